@@ -1,0 +1,56 @@
+# Two commands do everything: `make demo` and `make test`. `PORT` sets the port, `UIE_*` the service.
+.PHONY: demo serve test lint lock env test-env clean
+.DELETE_ON_ERROR:
+
+export BENTOML_DO_NOT_TRACK := true
+export UV_LINK_MODE ?= copy
+PORT ?= 3000
+
+# Exactly one of onnxruntime and onnxruntime-gpu is installed: the GPU one where an NVIDIA GPU is.
+RUNTIME := $(shell if nvidia-smi -L >/dev/null 2>&1; then echo gpu; else echo cpu; fi)
+UV := .venv/bin/uv
+PYTHON := .venv/bin/python
+
+demo: env
+	$(PYTHON) -m benchmarks demo --port $(PORT)
+
+serve: env
+	$(PYTHON) -m service serve --port $(PORT)
+
+test: test-env
+	$(MAKE) --no-print-directory lint
+	$(PYTHON) -m pytest
+
+lint: test-env
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+# What serving and the harness need; no torch. `test` adds the rest to the same environment.
+env: .venv/serve-$(RUNTIME).done
+test-env: .venv/test-$(RUNTIME).done
+
+.venv/serve-%.done: requirements/serve-%.txt | $(UV)
+	$(UV) pip install --quiet --python $(PYTHON) -r $<
+	touch $@
+
+.venv/test-%.done: requirements/test-%.txt | $(UV)
+	$(UV) pip install --python $(PYTHON) -r $<
+	touch $@ .venv/serve-$*.done
+
+$(UV):
+	python3 -m venv .venv
+	.venv/bin/pip install --quiet uv==0.13.9
+
+# No index addresses: a lock names versions and hashes, and any index that has them will do.
+COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links --python-version 3.11 pyproject.toml
+
+lock: | $(UV)
+	for runtime in cpu gpu; do \
+		$(COMPILE) --extra $$runtime -o requirements/serve-$$runtime.txt && \
+		$(COMPILE) --extra $$runtime --extra export --extra test -o requirements/test-$$runtime.txt || exit 1; \
+	done
+
+clean:
+	rm -rf .venv data runs

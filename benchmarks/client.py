@@ -1,0 +1,92 @@
+"""The service as the harness knows it: over HTTP, by the contract, and in no other way."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote as _quote
+
+import aiohttp
+from yarl import URL
+
+from benchmarks.errors import TargetError
+
+_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back; `status` 0 means that nothing did."""
+
+    status: int
+    body: Any
+    server_ms: dict[str, float]  # by stage, from Server-Timing
+
+
+class Target:
+    """One service under a base URL."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self.url = url.rstrip("/")
+
+    async def get(self, path: str) -> Any:
+        """The JSON of a GET that must succeed. Raises TargetError."""
+        answer = await self._ask("GET", path)
+        return _must(answer, f"GET {path}")
+
+    async def item(self, item_id: str) -> dict[str, Any] | None:
+        """The item, or None where there is none. Raises TargetError."""
+        answer = await self._ask("GET", f"/v1/items/{_quote(item_id, safe='')}")
+        return None if answer.status == 404 else dict(_must(answer, "GET /v1/items"))
+
+    async def upload(self, items: str, images: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
+        """Bulk upload: `items` is the JSON list, `images` are (file name, content). Raises TargetError."""
+        form = aiohttp.FormData()
+        form.add_field("items", items)
+        for name, data in images:
+            form.add_field("images", data, filename=name, content_type="application/octet-stream")
+        answer = await self._ask("POST", "/v1/items", data=form)
+        return list(_must(answer, "POST /v1/items")["results"])
+
+    async def search(self, image: bytes, params: list[tuple[str, str]]) -> Answer:
+        """One query. Never raises for what the service does: the answer says it."""
+        return await self._ask("POST", "/v1/search", data=image, params=params)
+
+    async def embed(self, image: bytes) -> Answer:
+        """One embedding; as `search`."""
+        return await self._ask("POST", "/v1/embed", data=image)
+
+    async def _ask(self, method: str, path: str, **kwargs: Any) -> Answer:
+        if isinstance(kwargs.get("data"), bytes):
+            kwargs["headers"] = {"Content-Type": "application/octet-stream"}
+        try:
+            url = URL(self.url + path, encoded=True)
+            async with self._session.request(method, url, **kwargs) as response:
+                body = await response.json(content_type=None)
+                timing = response.headers.get("Server-Timing", "")
+                return Answer(response.status, body, _stages(timing))
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            return Answer(0, {"detail": f"{type(error).__name__}: {error}"}, {})
+
+
+@asynccontextmanager
+async def connect(url: str, concurrency: int) -> AsyncIterator[Target]:
+    """A target with at most `concurrency` connections."""
+    connector = aiohttp.TCPConnector(limit=concurrency)
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        yield Target(session, url)
+
+
+def _must(answer: Answer, what: str) -> Any:
+    if answer.status == 200:
+        return answer.body
+    detail = answer.body.get("detail", answer.body) if isinstance(answer.body, dict) else answer.body
+    raise TargetError(f"{what} failed ({answer.status or 'no answer'}): {detail}")
+
+
+def _stages(server_timing: str) -> dict[str, float]:
+    """`decode;dur=1.5, infer;dur=9` to milliseconds by stage."""
+    parts = (part.strip().split(";dur=") for part in server_timing.split(",") if ";dur=" in part)
+    return {stage: float(ms) for stage, ms in parts}

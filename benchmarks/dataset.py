@@ -1,0 +1,100 @@
+"""A data set in UnED's layout: `data/info_files/<domain>/<split>.json` and `data/images/...`.
+
+An info file is a JSON list of `{"path", "class_id"}`; `class_id` is an int or a list of ints, local to
+its domain. A domain with a split `index` searches that one; elsewhere the test queries are the gallery.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from benchmarks.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row of an info file."""
+
+    id: str  # "<domain>/<split>/<row>": sorting by it keeps the order of the rows
+    domain: str
+    path: str  # relative to data/images
+    class_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A folder in UnED's layout. Info files are read when asked for."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        if not self._info.is_dir():
+            raise DataError(f"{self.root} is not a data set: there is no {self._info}")
+
+    @cached_property
+    def domains(self) -> list[str]:
+        """By name."""
+        return sorted(folder.name for folder in self._info.iterdir() if folder.is_dir())
+
+    @property
+    def fingerprint(self) -> str:
+        """What the builder said of the content; of an UnED folder, its place."""
+        return str(self._card.get("fingerprint") or self.root.resolve())
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Domains that could not be built here, and why."""
+        return dict(self._card.get("left_out", {}))
+
+    def gallery_split(self, domain: str) -> str:
+        """Where the domain's test queries search: `index`, or `test` itself."""
+        return "index" if self._file(domain, "index").exists() else "test"
+
+    def records(self, domain: str, split: str) -> list[Record]:
+        """The rows of one info file, in its order. Raises DataError."""
+        file = self._file(domain, split)
+        try:
+            rows = json.loads(file.read_text())
+            return [
+                Record(f"{domain}/{split}/{row:07d}", domain, entry["path"], _class_ids(entry["class_id"]))
+                for row, entry in enumerate(rows)
+            ]
+        except FileNotFoundError as error:
+            raise DataError(f"{file} does not exist") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{file} is not a list of {{path, class_id}}: {error!r}") from error
+
+    def gallery(self, domain: str) -> list[Record]:
+        """The pictures that the domain puts into the merged test index."""
+        return self.records(domain, self.gallery_split(domain))
+
+    def queries(self, domain: str) -> list[Record]:
+        """The domain's test queries."""
+        return self.records(domain, "test")
+
+    def image(self, record: Record) -> Path:
+        """The picture's file."""
+        return self.root / "data" / "images" / record.path
+
+    def label(self, record: Record) -> str:
+        """The class as people read it: its name where the data set has names, else its ids."""
+        names = self._card.get("domains", {}).get(record.domain, {}).get("labels")
+        return ",".join(names[one] if names else str(one) for one in record.class_ids)
+
+    @property
+    def _info(self) -> Path:
+        return self.root / "data" / "info_files"
+
+    @cached_property
+    def _card(self) -> dict[str, Any]:
+        file = self.root / "octet.json"
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+
+    def _file(self, domain: str, split: str) -> Path:
+        return self._info / domain / f"{split}.json"
+
+
+def _class_ids(value: int | list[int]) -> tuple[int, ...]:
+    return tuple(int(one) for one in value) if isinstance(value, list) else (int(value),)

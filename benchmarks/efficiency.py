@@ -1,0 +1,202 @@
+"""How much of the machine reaches the caller: served images/s over an in-process ceiling, in one run.
+
+The one benchmark that imports the service: its ceiling is the same decode, preprocessing and session,
+called in a loop in this process, on the same cores, with nothing in between. Both take turns, so that a
+noisy neighbour slows both; the share is the median over the rounds.
+"""
+
+import asyncio
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.client import Target, connect
+from benchmarks.dataset import Dataset
+from benchmarks.errors import DataError, TargetError
+from benchmarks.service_process import ServiceProcess, running_service
+from service.encoder import Encoder
+from service.images import decode
+from service.manifest import load_manifest
+from service.settings import Settings, load_settings
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Medians over the rounds; CPU times are per image."""
+
+    served_images_per_s: float
+    ceiling_images_per_s: float
+    share: float
+    server_cpu_ms: float
+    client_cpu_ms: float
+    ceiling_cpu_ms: float
+    stages_ms: dict[str, float]  # mean wall time a request spends in each
+    latency_ms: float  # mean
+
+
+@dataclass(frozen=True)
+class _Round:
+    served: float
+    ceiling: float
+    server_cpu_s: float
+    client_cpu_s: float
+    ceiling_cpu_s: float
+    stages_ms: list[dict[str, float]]
+    latencies_ms: list[float]
+
+
+def measure(data: Dataset, rounds: int, images: int, concurrency: int, console: Console) -> Efficiency:
+    """`images` pictures a round on each side. Raises TargetError where a request fails."""
+    pictures = _pictures(data, images)
+    settings = load_settings()
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch) / "service.log"
+        with running_service(log, data_dir=f"{scratch}/index") as service, _Ceiling(settings) as ceiling:
+            ceiling.run(pictures[:64])  # warm both up
+            asyncio.run(_serve(service, pictures[:64], concurrency))
+            done = []
+            for number in range(rounds):
+                done.append(_one_round(service, ceiling, pictures, concurrency))
+                console.print(
+                    f"round {number + 1} of {rounds}: served {done[-1].served:.0f} images/s, "
+                    f"ceiling {done[-1].ceiling:.0f}, share {done[-1].served / done[-1].ceiling:.3f}"
+                )
+    return _summary(done, len(pictures))
+
+
+def print_efficiency(found: Efficiency, console: Console) -> None:
+    """Where the time and the CPU go."""
+    console.print(
+        f"served {found.served_images_per_s:.1f} images/s of {found.ceiling_images_per_s:.1f} in process: "
+        f"share {found.share:.3f}"
+    )
+    table = Table("CPU per image", "ms", title="both cores are busy: what is not the ceiling's is overhead")
+    table.add_row("decode, preprocess and infer (the ceiling's whole)", f"{found.ceiling_cpu_ms:.2f}")
+    overhead = found.server_cpu_ms - found.ceiling_cpu_ms
+    table.add_row("the service's: HTTP, BentoML, queueing, JSON", f"{overhead:.2f}")
+    table.add_row("the client's, on the same cores", f"{found.client_cpu_ms:.2f}")
+    console.print(table)
+    table = Table("a request's time", "mean ms", title=f"of {found.latency_ms:.1f} ms")
+    for stage, ms in found.stages_ms.items():
+        table.add_row(stage, f"{ms:.2f}")
+    table.add_row("the rest: HTTP both ways", f"{found.latency_ms - sum(found.stages_ms.values()):.2f}")
+    console.print(table)
+
+
+class _Ceiling:
+    """Decode the next batch while the session runs the last one; every core has work all the time."""
+
+    def __init__(self, settings: Settings) -> None:
+        manifest = load_manifest(settings.model_folder)
+        self._preprocessing = manifest.preprocessing
+        self._max_pixels = settings.max_image_pixels
+        self._batch = settings.max_batch
+        self._encoder = Encoder(settings.model_folder, manifest, settings.provider, settings.session_threads)
+        self._decoders = ThreadPoolExecutor(settings.decode_threads)
+        self._session = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> "_Ceiling":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._decoders.shutdown()
+        self._session.shutdown()
+
+    def run(self, pictures: Sequence[bytes]) -> None:
+        running = None
+        for start in range(0, len(pictures), self._batch):
+            pixels = list(self._decoders.map(self._decode, pictures[start : start + self._batch]))
+            if running:
+                running.result()
+            running = self._session.submit(self._encoder.encode, np.stack(pixels))
+        if running:
+            running.result()
+
+    def _decode(self, data: bytes) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+        return decode(data, self._preprocessing, self._max_pixels)
+
+
+def _one_round(
+    service: ServiceProcess, ceiling: _Ceiling, pictures: Sequence[bytes], concurrency: int
+) -> _Round:
+    own = psutil.Process()
+    start, cpu = time.perf_counter(), _cpu_s(own)
+    ceiling.run(pictures)
+    ceiling_s, ceiling_cpu_s = time.perf_counter() - start, _cpu_s(own) - cpu
+
+    server = psutil.Process(service.pid)
+    start, cpu, server_cpu = time.perf_counter(), _cpu_s(own), _tree_cpu_s(server)
+    stages, latencies = asyncio.run(_serve(service, pictures, concurrency))
+    served_s = time.perf_counter() - start
+    return _Round(
+        served=len(pictures) / served_s,
+        ceiling=len(pictures) / ceiling_s,
+        server_cpu_s=_tree_cpu_s(server) - server_cpu,
+        client_cpu_s=_cpu_s(own) - cpu,
+        ceiling_cpu_s=ceiling_cpu_s,
+        stages_ms=stages,
+        latencies_ms=latencies,
+    )
+
+
+async def _serve(
+    service: ServiceProcess, pictures: Sequence[bytes], concurrency: int
+) -> tuple[list[dict[str, float]], list[float]]:
+    stages: list[dict[str, float]] = []
+    latencies: list[float] = []
+    waiting = iter(pictures)
+
+    async def worker(target: Target) -> None:
+        for picture in waiting:
+            start = time.perf_counter()
+            answer = await target.embed(picture)
+            latencies.append((time.perf_counter() - start) * 1e3)
+            if answer.status != 200:
+                raise TargetError(f"/v1/embed answered {answer.status}: {answer.body}")
+            stages.append(answer.server_ms)
+
+    async with connect(service.url, concurrency) as target:
+        await asyncio.gather(*(worker(target) for _ in range(concurrency)))
+    return stages, latencies
+
+
+def _pictures(data: Dataset, count: int) -> list[bytes]:
+    """Test pictures of all domains in turn, again from the start where there are too few."""
+    domains = [data.queries(domain) for domain in data.domains]
+    turns = [query for turn in itertools.zip_longest(*domains) for query in turn if query is not None]
+    if not turns:
+        raise DataError(f"{data.root} has no test pictures")
+    return [data.image(query).read_bytes() for query in itertools.islice(itertools.cycle(turns), count)]
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _tree_cpu_s(process: psutil.Process) -> float:
+    return _cpu_s(process) + sum(_cpu_s(child) for child in process.children(recursive=True))
+
+
+def _summary(rounds: Sequence[_Round], images: int) -> Efficiency:
+    stages = [one for done in rounds for one in done.stages_ms]
+    return Efficiency(
+        served_images_per_s=statistics.median(done.served for done in rounds),
+        ceiling_images_per_s=statistics.median(done.ceiling for done in rounds),
+        share=statistics.median(done.served / done.ceiling for done in rounds),
+        server_cpu_ms=statistics.median(done.server_cpu_s for done in rounds) / images * 1e3,
+        client_cpu_ms=statistics.median(done.client_cpu_s for done in rounds) / images * 1e3,
+        ceiling_cpu_ms=statistics.median(done.ceiling_cpu_s for done in rounds) / images * 1e3,
+        stages_ms={stage: statistics.mean(one[stage] for one in stages) for stage in stages[0]},
+        latency_ms=statistics.mean(ms for done in rounds for ms in done.latencies_ms),
+    )

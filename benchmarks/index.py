@@ -1,0 +1,91 @@
+"""The gallery into the service: bulk uploads, and nothing that is there already."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from benchmarks.client import Target, connect
+from benchmarks.dataset import Dataset, Record
+from benchmarks.errors import DataError, TargetError
+from benchmarks.progress import progress_bar
+
+_IMAGES_PER_REQUEST = 64
+_UPLOADS = 2  # at a time: one is read and sent while the other is embedded
+_CHECKS = 32
+
+
+async def index_gallery(data: Dataset, url: str, console: Console) -> int:
+    """Upload what is missing of the merged test index; returns how many pictures that were.
+
+    Raises TargetError at the first refusal; what was uploaded stays, and a second run goes on from there.
+    """
+    async with connect(url, _CHECKS) as target:
+        known = {row["name"]: row["items"] for row in (await target.get("/v1/domains"))["domains"]}
+        with progress_bar(console) as progress:
+            missing = []
+            for domain in data.domains:
+                records = data.gallery(domain)
+                if known.get(domain):
+                    records = await _not_indexed(data, target, records, progress)
+                missing += records
+            bar = progress.add_task("indexing the gallery", total=len(missing))
+            await _upload_all(data, target, missing, progress, bar)
+    return len(missing)
+
+
+async def _not_indexed(
+    data: Dataset, target: Target, records: Sequence[Record], progress: Progress
+) -> list[Record]:
+    bar = progress.add_task(f"already indexed? {records[0].domain}", total=len(records))
+    places = asyncio.Semaphore(_CHECKS)
+
+    async def missing(record: Record) -> bool:
+        async with places:
+            item = await target.item(record.id)
+        progress.advance(bar)
+        return item is None or item["payload"] != _payload(data, record)
+
+    flags = await asyncio.gather(*(missing(record) for record in records))
+    progress.remove_task(bar)
+    return [record for record, flag in zip(records, flags, strict=True) if flag]
+
+
+async def _upload_all(
+    data: Dataset, target: Target, records: Sequence[Record], progress: Progress, bar: TaskID
+) -> None:
+    places = asyncio.Semaphore(_UPLOADS)
+
+    async def upload(chunk: Sequence[Record]) -> None:
+        async with places:
+            described = [
+                {
+                    "id": record.id,
+                    "domain": record.domain,
+                    "label": data.label(record),
+                    "payload": _payload(data, record),
+                }
+                for record in chunk
+            ]
+            images = [(record.id, _read(data, record)) for record in chunk]
+            results = await target.upload(json.dumps(described), images)
+        failed = [result for result in results if "error" in result]
+        if failed:
+            raise TargetError(f"{failed[0]['id']} was refused: {failed[0]['error']['detail']}")
+        progress.advance(bar, len(chunk))
+
+    starts = range(0, len(records), _IMAGES_PER_REQUEST)
+    await asyncio.gather(*(upload(records[start : start + _IMAGES_PER_REQUEST]) for start in starts))
+
+
+def _payload(data: Dataset, record: Record) -> dict[str, str]:
+    return {"path": record.path, "data": data.fingerprint}
+
+
+def _read(data: Dataset, record: Record) -> bytes:
+    try:
+        return data.image(record).read_bytes()
+    except OSError as error:
+        raise DataError(f"{data.image(record)} cannot be read: {error.strerror}") from error

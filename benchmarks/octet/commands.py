@@ -1,0 +1,70 @@
+"""Running the machine's own tools, with their growth on disk as the only sign of progress they all give."""
+
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.errors import SourceUnavailable
+
+OnBytes = Callable[[int], None]
+
+_LIMIT_S = 900.0  # the largest package at 200 kB/s
+_POLL_S = 0.2
+
+
+def run_command(command: list[str], folder: Path, on_bytes: OnBytes | None = None) -> None:
+    """Run in `folder`; while it runs, report the size of all files there. Failing is SourceUnavailable."""
+    if shutil.which(command[0]) is None:
+        raise SourceUnavailable(f"{command[0]} is not installed")
+    deadline_s = time.monotonic() + _LIMIT_S
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process,
+    ):
+        try:
+            while (status := _poll(process)) is None and time.monotonic() < deadline_s:
+                if on_bytes:
+                    on_bytes(_size_bytes(folder))
+        finally:
+            process.kill()  # a no-op once it has ended; after Ctrl-C or the limit it must not be waited for
+        if status is None:
+            raise SourceUnavailable(f"{command[0]} did not end within {_LIMIT_S:.0f} s")
+        if status:
+            log.seek(0)
+            raise SourceUnavailable(f"{command[0]} failed ({status}): {_sentence(log.read())}")
+
+
+def only_file(folder: Path, pattern: str) -> Path:
+    """The one file that a command was to leave."""
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise SourceUnavailable(f"{len(found)} files {pattern} were left where one was expected")
+    return found[0]
+
+
+def _poll(process: subprocess.Popen[bytes]) -> int | None:
+    try:
+        return process.wait(timeout=_POLL_S)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _size_bytes(folder: Path) -> int:
+    size_bytes = 0
+    for path in folder.rglob("*"):
+        try:
+            size_bytes += path.stat().st_size
+        except FileNotFoundError:  # tools rename and remove while we look
+            continue
+    return size_bytes
+
+
+def _sentence(log: bytes) -> str:
+    """The first line that says "error" in the tool's own way, else the last one."""
+    lines = [line.strip() for line in log.decode(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"E: |npm (error|ERR!)", line)]
+    return (errors or lines[-1:] or ["no message"])[0]

@@ -1,0 +1,124 @@
+"""From a run's observations to accuracy and latency: pure functions, and a table."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.dataset import Dataset
+from benchmarks.metrics import DomainScore, Judge, mean_over_domains, score_domain
+from benchmarks.runs import Observation, Run
+
+PERCENTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Of the answered queries, from the time each should have been sent."""
+
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    images_per_s: float
+
+
+def summarise(data: Dataset, run: Run) -> dict[str, Any]:
+    """Scores and latencies per domain and over all, as `summary.json` holds them."""
+    observations = run.observations()
+    domains: list[str] = run.said()["domains"]
+    scores = score_run(data, domains, observations)
+    by_domain = {
+        domain: {
+            **scores[domain].to_json(),
+            **asdict(latency([one for one in observations if one.domain == domain])),
+        }
+        for domain in domains
+    }
+    return {
+        "domains": by_domain,
+        "mean": mean_over_domains(scores),
+        "all": {
+            "queries": sum(score.queries for score in scores.values()),
+            "gallery": sum(score.gallery for score in scores.values()),
+            "failed": sum(score.failed for score in scores.values()),
+            "without_match": sum(score.without_match for score in scores.values()),
+            **asdict(latency(observations)),
+        },
+        "left_out": run.said()["left_out"],
+        "stages_ms": stage_means(observations),
+    }
+
+
+def score_run(
+    data: Dataset, domains: Sequence[str], observations: Sequence[Observation]
+) -> dict[str, DomainScore]:
+    """Per domain, against the merged gallery. Queries without an answer of status 200 have failed."""
+    judge = Judge(record for domain in domains for record in data.gallery(domain))
+    rankings = {one.query_id: one.hit_ids if one.status == 200 else None for one in observations}
+    return {domain: score_domain(judge, domain, data.queries(domain), rankings) for domain in domains}
+
+
+def latency(observations: Sequence[Observation]) -> Latency:
+    """Percentiles, and answered queries over the time in which they were asked."""
+    answered = [one for one in observations if one.status == 200]
+    if not answered:
+        return Latency(0.0, 0.0, 0.0, 0.0)
+    p50, p95, p99 = np.percentile([one.latency_ms for one in answered], PERCENTILES)
+    segments: dict[int, list[Observation]] = {}
+    for one in answered:
+        segments.setdefault(one.segment, []).append(one)
+    busy_s = sum(
+        max(one.done_s for one in part) - min(one.scheduled_s for one in part) for part in segments.values()
+    )
+    return Latency(float(p50), float(p95), float(p99), len(answered) / busy_s)
+
+
+def stage_means(observations: Sequence[Observation]) -> dict[str, float]:
+    """Mean milliseconds by stage, as the service says; `http` is all that it does not account for."""
+    answered = [one for one in observations if one.status == 200]
+    stages = {stage for one in answered for stage in one.server_ms}
+    means = {stage: _mean([one.server_ms.get(stage, 0.0) for one in answered]) for stage in sorted(stages)}
+    if answered:
+        means["http"] = _mean([one.latency_ms for one in answered]) - sum(means.values())
+    return means
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """`summary.json`."""
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def print_table(summary: Mapping[str, Any], console: Console) -> None:
+    """One line a domain, then the mean of the measures and the whole of the load."""
+    table = Table("domain")
+    for name in ("queries", "gallery", "R@1", "mMP@5", "p50 ms", "p95 ms", "p99 ms", "images/s"):
+        table.add_column(name, justify="right")
+    for domain, row in summary["domains"].items():
+        table.add_row(domain, *_cells(row))
+    table.add_section()
+    table.add_row("mean", *_cells({**summary["all"], **summary["mean"]}))
+    console.print(table)
+    whole = summary["all"]
+    console.print(f"failed queries: {whole['failed']}; queries without a match: {whole['without_match']}")
+    for domain, why in summary["left_out"].items():
+        console.print(f"left out: {domain} ({why})")
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{row['queries']:,}",
+        f"{row['gallery']:,}",
+        f"{row['R@1'] * 100:.1f}",
+        f"{row['mMP@5'] * 100:.1f}",
+        *(f"{row[f'p{percentile}_ms']:.0f}" for percentile in PERCENTILES),
+        f"{row['images_per_s']:.0f}",
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))

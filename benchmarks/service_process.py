@@ -1,0 +1,97 @@
+"""The service as a process of its own: started, waited for, stopped."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.errors import TargetError
+
+_START_S = 120
+_STOP_S = 30
+
+
+@dataclass(frozen=True)
+class ServiceProcess:
+    """A running service."""
+
+    url: str
+    pid: int
+    log: Path
+
+
+@contextmanager
+def running_service(log: Path, port: int | None = None, **settings: str) -> Iterator[ServiceProcess]:
+    """`python -m service serve`, ready, with `settings` as UIE_* variables; stopped at the end.
+
+    Raises TargetError where it does not become ready; the log says why.
+    """
+    port = port or free_port()
+    environment = {**os.environ, "BENTOML_DO_NOT_TRACK": "true", **_variables(settings)}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "serve", "--port", str(port)],
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is ours to pass on
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_ready(process, url, log)
+        yield ServiceProcess(url, process.pid, log)
+    finally:
+        _stop(process)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def port_is_free(port: int) -> bool:
+    """Whether the service could listen there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _variables(settings: Mapping[str, str]) -> dict[str, str]:
+    return {f"UIE_{name.upper()}": value for name, value in settings.items()}
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + _START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310 (our own address)
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise TargetError(f"the service did not start; the end of {log}:\n{log.read_text()[-2000:]}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # its session is its own: nothing else is hit
+        process.wait()

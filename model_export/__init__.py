@@ -1,0 +1,1 @@
+"""Trained models to ONNX model folders. The only package that imports torch."""

@@ -1,0 +1,49 @@
+"""Descriptors of a data set's images, by the torch graph."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import nn
+
+from benchmarks.dataset import Dataset
+from model_export.errors import SourceError
+from service.errors import ServiceError
+from service.images import decode
+from service.manifest import Preprocessing
+
+_BATCH = 32
+_MAX_PIXELS = 10**9
+
+
+def read_pixels(file: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """One picture as the service would see it: uint8 (H, W, 3). Raises SourceError."""
+    try:
+        return decode(file.read_bytes(), preprocessing, _MAX_PIXELS)
+    except (OSError, ServiceError) as error:
+        raise SourceError(f"{file}: {error}") from error
+
+
+def describe(graph: nn.Module, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """uint8 (N, H, W, 3) through a torch graph: float32 (N, D)."""
+    with torch.inference_mode():
+        return np.asarray(graph(torch.from_numpy(pixels)).numpy(), dtype=np.float32)
+
+
+def train_descriptors(
+    graph: nn.Module, data: Dataset, preprocessing: Preprocessing
+) -> dict[str, NDArray[np.float32]]:
+    """Descriptors (N, D) of each domain's training images."""
+    found = {}
+    for domain in data.domains:
+        files = [data.image(record) for record in data.records(domain, "train")]
+        batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
+        found[domain] = np.concatenate(
+            [
+                describe(graph, np.stack([read_pixels(file, preprocessing) for file in batch]))
+                for batch in track(batches, f"train images: {domain}")
+            ]
+        )
+    return found

@@ -1,0 +1,66 @@
+"""`python -m service`: run the service, and see its settings."""
+
+import asyncio
+import os
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from service.core import Core
+from service.errors import StartupError
+from service.manifest import load_manifest
+from service.settings import Settings, load_settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
+) -> None:
+    """Serve over HTTP, under BentoML's supervision. Settings are read from `UIE_*`."""
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
+    command = [sys.executable, "-m", "bentoml", "serve", "service.bento:service"]
+    os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])  # noqa: S606
+
+
+@app.command()
+def check() -> None:
+    """Do all that a start does, up to the golden image, and say what would refuse."""
+
+    async def start_and_close() -> None:
+        values = load_settings()
+        core = Core(values, load_manifest(values.model_folder))
+        try:
+            await core.start()
+        finally:
+            core.close()
+
+    asyncio.run(start_and_close())
+
+
+@app.command()
+def settings() -> None:
+    """Every setting, what it is for, and its value now."""
+    table = Table("variable", "value", "for")
+    values = load_settings()
+    for name, field in Settings.model_fields.items():
+        table.add_row(f"UIE_{name.upper()}", str(getattr(values, name)), field.description)
+    Console().print(table)
+
+
+def main() -> None:
+    """Refusals are one sentence on stderr and exit status 1."""
+    try:
+        app()
+    except StartupError as error:
+        typer.echo(f"service: {error}", err=True)
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()

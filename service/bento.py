@@ -1,0 +1,91 @@
+"""The BentoML service: the FastAPI app mounted on it, and two endpoints for BentoML's own clients.
+
+`bentoml serve service.bento:service`
+"""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import bentoml
+from pydantic import Field
+
+from service.core import Core
+from service.errors import ServiceError, StartupError
+from service.http.app import create_app, problem_response
+from service.http.embed import model_card
+from service.http.envelope import Envelope
+from service.http.native import FilesOnly
+from service.http.search import hit_json, neighbourhood
+from service.index import Query
+from service.manifest import load_manifest
+from service.settings import Settings, load_settings
+
+# Longer than any request of ours should take; deadlines are the client's (X-Deadline-Ms).
+_TIMEOUT_S = 600
+
+
+def build_service(settings: Settings) -> bentoml.Service[Any]:
+    """One service, one model, one index. Raises StartupError."""
+    core = Core(settings, load_manifest(settings.model_folder))
+
+    @bentoml.service(
+        name="universal-image-embedding",
+        workers=settings.workers,
+        traffic={"timeout": _TIMEOUT_S},
+        logging={"access": {"enabled": False}},  # a line a request costs more than the route itself
+    )
+    @bentoml.asgi_app(create_app(core))
+    class UniversalImageEmbedding:
+        @bentoml.on_deployment
+        def check() -> None:
+            """Refuse in the supervisor, once: a worker that refuses is only started again."""
+            # In a process of its own, so that this one holds no GPU and no lock on the index.
+            if subprocess.run([sys.executable, "-m", "service", "check"], check=False).returncode:
+                sys.exit(1)
+
+        @bentoml.api
+        async def embed(self, image: Path) -> dict[str, Any]:
+            """One image to its embedding."""
+            try:
+                embedded = await core.pipeline.embed(await _content(image))
+            except ServiceError as error:
+                return _native_problem(error)
+            return {"embedding": embedded.embedding.tolist(), **model_card(core)}
+
+        @bentoml.api
+        async def search(
+            self, image: Path, k: Annotated[int, Field(ge=1, le=100)] = 10, domain: str | None = None
+        ) -> dict[str, Any]:
+            """One image to its k nearest items, of one domain or of all."""
+            try:
+                embedded = await core.pipeline.embed(await _content(image))
+                query = Query(embedded.embedding, k, (domain,) if domain else ())
+                hits, _ = await core.timed_search(query)
+            except ServiceError as error:
+                return _native_problem(error)
+            found = {"hits": [hit_json(hit) for hit in hits], "domains": neighbourhood(hits)}
+            return {**found, **model_card(core)}
+
+    built: bentoml.Service[Any] = UniversalImageEmbedding
+    built.add_asgi_middleware(Envelope, core=core)
+    built.add_asgi_middleware(FilesOnly, max_bytes=settings.max_image_bytes)
+    return built
+
+
+async def _content(file: Path) -> bytes:
+    return await asyncio.to_thread(file.read_bytes)  # BentoML's temporary copy of the upload
+
+
+def _native_problem(error: ServiceError) -> dict[str, Any]:
+    # BentoML rewrites the errors that an endpoint raises, but passes on a Response that it returns,
+    # whatever the endpoint's own type is.
+    return cast("dict[str, Any]", problem_response(error))
+
+
+try:
+    service = build_service(load_settings())
+except StartupError as refusal:
+    sys.exit(f"service: {refusal}")

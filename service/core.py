@@ -1,0 +1,99 @@
+"""Everything that one worker process holds, made once at start and passed down."""
+
+import time
+from typing import TypeVar
+
+import numpy as np
+
+from service.encoder import Encoder
+from service.errors import NotReady, StartupError
+from service.index import Hit, IndexWorker, Query, open_index
+from service.manifest import Manifest, load_canonical
+from service.metrics import Metrics
+from service.pipeline import Pipeline
+from service.settings import Settings
+
+T = TypeVar("T")
+
+
+class Core:
+    """Settings and manifest from the beginning; the rest between `start` and `close`."""
+
+    def __init__(self, settings: Settings, manifest: Manifest) -> None:
+        self.settings = settings
+        self.manifest = manifest
+        self.ready = False
+        self._metrics: Metrics | None = None
+        self._pipeline: Pipeline | None = None
+        self._index: IndexWorker | None = None
+
+    async def start(self) -> None:
+        """Load the model, open the index, and be ready once a golden image went the whole way.
+
+        Raises StartupError.
+        """
+        settings, manifest = self.settings, self.manifest
+        encoder = Encoder(settings.model_folder, manifest, settings.provider, settings.session_threads)
+        self._metrics = Metrics()
+        self._metrics.model_info.labels(
+            manifest.name, manifest.fingerprint, encoder.provider, manifest.precision
+        ).set(1)
+        self._index = IndexWorker(
+            lambda: open_index(settings, manifest.dim, manifest.fingerprint),
+            manifest.fingerprint,
+            self._metrics.index_items.set,
+        )
+        self._pipeline = Pipeline(encoder, settings, self._metrics)
+        await self._check_golden_image()
+        self.ready = True
+
+    def close(self) -> None:
+        """Finish what is in flight, flush the index."""
+        self.ready = False
+        if self._pipeline:
+            self._pipeline.close()
+        if self._index:
+            self._index.close()
+
+    @property
+    def provider(self) -> str:
+        """The one that is active: `start` refuses any other than the one asked for."""
+        return self.settings.provider
+
+    @property
+    def metrics(self) -> Metrics:
+        """Raises NotReady, as do the two below."""
+        return _present(self._metrics)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """From encoded image to embedding."""
+        return _present(self._pipeline)
+
+    @property
+    def index(self) -> IndexWorker:
+        """The gallery."""
+        return _present(self._index)
+
+    async def timed_search(self, query: Query) -> tuple[list[Hit], float]:
+        """The hits, and the milliseconds that the index took, the wait for its thread included."""
+        start = time.perf_counter()
+        hits = await self.index.search(query)
+        search_ms = (time.perf_counter() - start) * 1e3
+        self.metrics.observe_stages({"search": search_ms})
+        return hits, search_ms
+
+    async def _check_golden_image(self) -> None:
+        image, canonical = load_canonical(self.settings.model_folder)
+        embedded = await self.pipeline.embed(image)
+        cosine = float(np.dot(embedded.embedding, np.asarray(canonical.embedding, dtype=np.float32)))
+        if not cosine > 0.999:
+            raise StartupError(
+                f"the golden image's embedding is off: cosine {cosine:.5f} to the canonical one"
+            )
+
+
+def _present(part: T | None) -> T:
+    if part is None:
+        raise NotReady("the service is starting")
+    return part

@@ -1,0 +1,64 @@
+"""Pixels to embeddings: uint8 (N, H, W, 3) -> float32 (N, dim), unit norm, by ONNX Runtime."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from service.errors import EncoderFailed, StartupError
+from service.manifest import Manifest
+
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+
+
+class Encoder:
+    """One ONNX Runtime session. Not for two threads at a time."""
+
+    def __init__(self, folder: Path, manifest: Manifest, provider: str, threads: int) -> None:
+        """Raises StartupError where the provider asked for is not the one that became active."""
+        wanted = _PROVIDERS.get(provider)
+        if wanted is None or wanted not in ort.get_available_providers():
+            raise StartupError(
+                f"provider {provider!r} is not available here; available: "
+                + ", ".join(
+                    name for name, long in _PROVIDERS.items() if long in ort.get_available_providers()
+                )
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Spinning threads would take the cores that decode the next batch.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = ort.InferenceSession(folder / "model.onnx", options, providers=[wanted])
+        active = self._session.get_providers()[0]
+        if active != wanted:  # ONNX Runtime falls back to the CPU without a word
+            raise StartupError(f"provider {provider!r} was asked for, but {active} is active")
+        self.provider = provider
+        self.manifest = manifest
+        self._check_graph(folder)
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (N, H, W, 3) -> float32 (N, dim), unit norm. Raises EncoderFailed."""
+        try:
+            (embeddings,) = self._session.run(["embedding"], {"pixels": pixels})
+        except Exception as error:  # the bindings raise several unrelated classes
+            raise EncoderFailed(f"inference failed on a batch of {len(pixels)}") from error
+        if embeddings.shape != (len(pixels), self.manifest.dim):
+            raise EncoderFailed(f"{len(pixels)} images in, embeddings {embeddings.shape} out")
+        return np.asarray(embeddings, dtype=np.float32)
+
+    def _check_graph(self, folder: Path) -> None:
+        px, dim = self.manifest.input_px, self.manifest.dim
+        inputs = {node.name: (node.type, node.shape[1:]) for node in self._session.get_inputs()}
+        outputs = {node.name: (node.type, node.shape[1:]) for node in self._session.get_outputs()}
+        if inputs != {"pixels": ("tensor(uint8)", [px, px, 3])} or outputs != {
+            "embedding": ("tensor(float)", [dim])
+        }:
+            raise StartupError(
+                f"{folder / 'model.onnx'} does not take uint8 (N, {px}, {px}, 3) and give float32 (N, {dim})"
+            )

@@ -1,0 +1,83 @@
+"""The FastAPI app: routes, error answers, and the life of the core."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Match
+
+from service import __version__
+from service.core import Core
+from service.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
+from service.http import embed, info, items, search
+from service.http.envelope import problem_body, problem_headers
+
+_METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH"]
+_log = logging.getLogger(__name__)
+
+
+def create_app(core: Core) -> FastAPI:
+    """The app that BentoML mounts; `core` lives as long as it does."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await core.start()
+        yield
+        await asyncio.to_thread(core.close)
+
+    app = FastAPI(title="Universal image embedding", version=__version__, lifespan=lifespan)
+    app.state.core = core
+    for router in (embed.router, search.router, items.router, info.router):
+        app.include_router(router)
+    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_bug)
+    app.add_api_route("/v1/{rest:path}", _no_such_route, methods=_METHODS, include_in_schema=False)
+    return app
+
+
+def problem_response(error: ServiceError) -> Response:
+    """The RFC 9457 answer."""
+    return Response(problem_body(error), error.status, problem_headers(error))
+
+
+def _on_service_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    return problem_response(error)
+
+
+def _on_invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    faults = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()]
+    return problem_response(InvalidRequest("; ".join(faults)))
+
+
+def _on_http_exception(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        return problem_response(MethodNotAllowed(error.detail))
+    return problem_response(InvalidRequest(error.detail))  # a form that cannot be parsed
+
+
+def _on_disconnect(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it; the metrics count it
+
+
+def _on_bug(request: Request, error: Exception) -> Response:
+    _log.error("request %s failed", request.state.request_id, exc_info=error)
+    return problem_response(ServiceError("an error of ours; the log has it under the request's id"))
+
+
+async def _no_such_route(request: Request) -> None:
+    path, method = request.url.path, request.method
+    if any(route.matches(request.scope)[0] is Match.PARTIAL for route in request.app.routes):
+        raise MethodNotAllowed(f"{path} does not take {method}")
+    raise NotFound(f"there is no {path}")

@@ -1,0 +1,126 @@
+"""From a request to its bytes: raw, multipart or JSON, never more than the limit.
+
+Nothing here decodes an image, and nothing fetches one: a string where a file belongs is refused.
+"""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
+
+MAX_IMAGES = 1000  # of one bulk request
+_FORM_SLACK_BYTES = 64 * 1024  # boundaries and small fields around one image
+_MAX_JSON_BYTES = 64 * 2**20
+_MAX_FIELD_BYTES = 8 * 2**20
+
+
+def media_type(headers: Mapping[str, str]) -> str:
+    """The content type without its parameters."""
+    return headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+async def read_image(request: Request, max_bytes: int) -> bytes:
+    """One image: the raw body, or multipart field `image`."""
+    data, _ = await read_image_and_fields(request, max_bytes)
+    return data
+
+
+async def read_image_and_fields(request: Request, max_bytes: int) -> tuple[bytes, dict[str, str]]:
+    """One image, and the text fields beside it (none where the image is the raw body)."""
+    kind = media_type(request.headers)
+    if kind == "multipart/form-data":
+        async with form_of(request, max_bytes + _FORM_SLACK_BYTES, max_files=1) as form:
+            data = await file_bytes(form.get("image"), "image", max_bytes)
+            return data, {name: value for name, value in form.items() if isinstance(value, str)}
+    if kind.startswith("image/") or kind in ("application/octet-stream", ""):
+        return await read_body(request, max_bytes), {}
+    raise UnsupportedMediaType(
+        f"send the image as image/*, application/octet-stream or multipart/form-data, not as {kind}"
+    )
+
+
+@contextlib.asynccontextmanager
+async def form_of(request: Request, max_bytes: int, max_files: int = MAX_IMAGES) -> AsyncIterator[FormData]:
+    """The multipart form, its files closed at the end. Reads at most `max_bytes`."""
+    _check_length(request, max_bytes)
+    counted = Request(request.scope, _counted(request.receive, max_bytes))
+    try:
+        form = await counted.form(max_files=max_files, max_fields=16, max_part_size=_MAX_FIELD_BYTES)
+    except (HTTPException, MultiPartException) as error:  # which of the two depends on the scope
+        detail = error.detail if isinstance(error, HTTPException) else error.message
+        raise InvalidRequest(f"the form cannot be read: {detail}") from error
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+async def file_bytes(value: UploadFile | str | None, field: str, max_bytes: int) -> bytes:
+    """The content of one file field."""
+    if not isinstance(value, UploadFile):
+        raise InvalidRequest(f"multipart field `{field}` must be there, and be a file")
+    if (value.size or 0) > max_bytes:
+        raise _too_many_bytes(max_bytes, value.size)
+    return await value.read()
+
+
+async def read_json(request: Request) -> Any:
+    """The JSON body."""
+    return parse_json(await read_body(request, _MAX_JSON_BYTES))
+
+
+def parse_json(text: bytes | str) -> Any:
+    """Strict JSON: no NaN, no lone surrogates. Raises InvalidRequest."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:  # undecodable text and JSON errors are ValueErrors
+        raise InvalidRequest(f"the JSON cannot be read: {error}") from error
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    _check_length(request, max_bytes)
+    chunks, got = [], 0
+    async for chunk in request.stream():
+        got += len(chunk)
+        if got > max_bytes:
+            raise _too_many_bytes(max_bytes, got)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _check_length(request: Request, max_bytes: int) -> None:
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > max_bytes:
+        raise _too_many_bytes(max_bytes, int(length))
+
+
+def _counted(receive: Receive, max_bytes: int) -> Receive:
+    got = 0
+
+    async def counted() -> Message:
+        nonlocal got
+        message = await receive()
+        got += len(message.get("body", b""))
+        if got > max_bytes:
+            raise _too_many_bytes(max_bytes, got)
+        return message
+
+    return counted
+
+
+def _too_many_bytes(limit: int, got: int | None) -> ImageTooLarge:
+    return ImageTooLarge("the request has too many bytes", limit=limit, got=got)

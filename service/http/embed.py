@@ -1,0 +1,106 @@
+"""`/v1/embed` and `/v1/embed/batch`: images in, embeddings out."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+from starlette.datastructures import UploadFile
+from starlette.responses import Response
+
+from service.core import Core
+from service.errors import DeadlineExceeded, InvalidRequest, ServiceError
+from service.http.body import MAX_IMAGES, file_bytes, form_of, read_image
+from service.http.docs import IMAGE_BODY, images_body
+from service.pipeline import Embedded
+
+router = APIRouter()
+
+
+@router.post("/v1/embed", openapi_extra=IMAGE_BODY)
+async def embed(request: Request) -> Response:
+    """One image to its embedding; as bytes with `Accept: application/octet-stream`."""
+    core: Core = request.app.state.core
+    data = await read_image(request, core.settings.max_image_bytes)
+    async with deadline(request):
+        embedded = await core.pipeline.embed(data)
+    note_stages(request, embedded.stages_ms)
+    if "application/octet-stream" in request.headers.get("accept", ""):
+        return Response(embedded.embedding.astype("<f4").tobytes(), media_type="application/octet-stream")
+    return json_response({"embedding": embedded.embedding.tolist(), **model_card(core)})
+
+
+@router.post("/v1/embed/batch", openapi_extra=images_body())
+async def embed_batch(request: Request) -> Response:
+    """Several images, each with its embedding or its own error, in order."""
+    core: Core = request.app.state.core
+    async with form_of(request, core.settings.max_request_bytes) as form, deadline(request):
+        files = form.getlist("images")
+        results = await embed_files(core, files)
+    note_bulk_stages(request, results)
+    return json_response({"results": [_result(one) for one in results], **model_card(core)})
+
+
+async def embed_files(core: Core, files: Sequence[UploadFile | str]) -> list[Embedded | ServiceError]:
+    """Each file's embedding, or what is wrong with that file. Raises InvalidRequest for none or too many."""
+    if not 1 <= len(files) <= MAX_IMAGES:
+        raise InvalidRequest("field `images` takes 1 to 1000 files", limit=MAX_IMAGES, got=len(files))
+    places = asyncio.Semaphore(core.pipeline.bulk_width)
+
+    async def one(value: UploadFile | str) -> Embedded | ServiceError:
+        async with places:
+            try:
+                data = await file_bytes(value, "images", core.settings.max_image_bytes)
+                return await core.pipeline.embed(data)
+            except ServiceError as error:
+                return error
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(value)) for value in files]
+    return [task.result() for task in tasks]
+
+
+@contextlib.asynccontextmanager
+async def deadline(request: Request) -> AsyncIterator[None]:
+    """Give up, and drop what still waits, when the client's `X-Deadline-Ms` has passed."""
+    given = request.headers.get("x-deadline-ms")
+    if given is not None and not (given.isdecimal() and 1 <= int(given) <= 3_600_000):
+        raise InvalidRequest("X-Deadline-Ms must be a whole number of milliseconds from 1 to 3600000")
+    try:
+        async with asyncio.timeout(int(given) / 1e3 if given else None):
+            yield
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"not done within {given} ms") from error
+
+
+def note_stages(request: Request, stages_ms: dict[str, float]) -> None:
+    """Add to the Server-Timing header."""
+    request.state.stages_ms.update(stages_ms)
+
+
+def note_bulk_stages(request: Request, results: Sequence[Embedded | ServiceError]) -> None:
+    """Of many images, the longest time that one spent in each stage."""
+    done = [result.stages_ms for result in results if isinstance(result, Embedded)]
+    if done:
+        note_stages(request, {stage: max(stages[stage] for stages in done) for stage in done[0]})
+
+
+def model_card(core: Core) -> dict[str, Any]:
+    """What makes an embedding comparable to another."""
+    manifest = core.manifest
+    return {"dim": manifest.dim, "model": manifest.name, "fingerprint": manifest.fingerprint}
+
+
+def json_response(content: Any) -> Response:
+    """Plain JSON: our content is made of plain values, so FastAPI's encoder has nothing to add."""
+    body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Response(body.encode(), media_type="application/json")
+
+
+def _result(one: Embedded | ServiceError) -> dict[str, Any]:
+    if isinstance(one, ServiceError):
+        return {"error": one.problem()}
+    return {"embedding": np.asarray(one.embedding).tolist()}

@@ -1,0 +1,109 @@
+"""What every request passes through: request id, keys, readiness, and the headers of the answer."""
+
+import hmac
+import json
+import re
+import uuid
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.core import Core
+from service.errors import InvalidRequest, NotReady, ServiceError, Unauthorized
+
+_OPEN_PATHS = {"/livez", "/readyz", "/healthz", "/metrics"}
+_ITEMS = "/v1/items/"
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")  # what may be echoed in a header
+
+
+class Envelope:
+    """ASGI middleware around the whole service, BentoML's own routes included."""
+
+    def __init__(self, app: ASGIApp, core: Core) -> None:
+        self._app = app
+        self._core = core
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        state = scope.setdefault("state", {})
+        state["stages_ms"] = {}
+        state["request_id"] = request_id = _request_id(headers.get("x-request-id"))
+
+        async def send_labelled(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer = MutableHeaders(scope=message)
+                answer["X-Request-Id"] = request_id
+                answer["X-Model-Fingerprint"] = self._core.manifest.fingerprint
+                if state["stages_ms"]:
+                    answer["Server-Timing"] = server_timing(state["stages_ms"])
+                self._count(scope, message["status"])
+            await send(message)
+
+        try:
+            self._admit(scope["path"], headers)
+            _keep_item_id(scope)
+        except ServiceError as error:
+            await send_problem(send_labelled, error)
+            return
+        await self._app(scope, receive, send_labelled)
+
+    def _admit(self, path: str, headers: Headers) -> None:
+        if not self._core.ready and path not in {"/livez", "/healthz", "/metrics"}:
+            raise NotReady("the service is starting or stopping")
+        keys = self._core.settings.api_keys
+        if keys and path not in _OPEN_PATHS:
+            given = headers.get("authorization", "").removeprefix("Bearer ").encode()
+            # All keys are compared, each in constant time.
+            if not sum(hmac.compare_digest(given, key.get_secret_value().encode()) for key in keys):
+                raise Unauthorized("send one of the service's keys as `Authorization: Bearer KEY`")
+
+    def _count(self, scope: Scope, status: int) -> None:
+        if self._core.ready:
+            route = getattr(scope.get("route"), "path", "other")
+            self._core.metrics.requests.labels(route, status).inc()
+
+
+def server_timing(stages_ms: dict[str, float]) -> str:
+    """The value of the Server-Timing header."""
+    return ", ".join(f"{stage};dur={ms:.3f}" for stage, ms in stages_ms.items())
+
+
+def problem_body(error: ServiceError) -> bytes:
+    """The RFC 9457 body."""
+    return json.dumps(error.problem()).encode()
+
+
+def problem_headers(error: ServiceError) -> dict[str, str]:
+    """The headers that go with it."""
+    headers = {"content-type": "application/problem+json"}
+    if "retry_after_s" in error.members:
+        headers["retry-after"] = str(error.members["retry_after_s"])
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return headers
+
+
+async def send_problem(send: Send, error: ServiceError) -> None:
+    """Answer outside of any framework."""
+    raw: list[Any] = [(name.encode(), value.encode()) for name, value in problem_headers(error).items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": problem_body(error)})
+
+
+def _keep_item_id(scope: Scope) -> None:
+    """An id may hold any character; left percent-encoded, none of them means anything to a router."""
+    if scope["path"].startswith(_ITEMS):
+        try:
+            path = unquote_to_bytes(scope["raw_path"].split(b"?")[0]).decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest("the id in the path is not UTF-8") from error
+        scope["path"] = _ITEMS + quote(path.removeprefix(_ITEMS), safe="")
+
+
+def _request_id(given: str | None) -> str:
+    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -1,0 +1,44 @@
+"""`/v1/domains` and `/v1/info`: what is indexed, and what serves it."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service import __version__
+from service.core import Core
+from service.http.embed import json_response
+
+router = APIRouter()
+
+
+@router.get("/v1/domains")
+async def domains(request: Request) -> Response:
+    """The domains that have items, by name."""
+    core: Core = request.app.state.core
+    counts = await core.index.domains()
+    return json_response({"domains": [{"name": name, "items": n} for name, n in counts.items()]})
+
+
+@router.get("/v1/info")
+async def info(request: Request) -> Response:
+    """The model's card, what is really active, the index, and the limits."""
+    core: Core = request.app.state.core
+    settings, manifest = core.settings, core.manifest
+    items, indexed_vectors = await core.index.counts()
+    return json_response(
+        {
+            "version": __version__,
+            "model": manifest.model_dump(mode="json"),
+            "provider": core.provider,
+            "precision": manifest.precision,
+            "index": {"backend": core.index.backend, "items": items, "indexed_vectors": indexed_vectors},
+            "limits": settings.model_dump(
+                include={
+                    "max_image_bytes",
+                    "max_image_pixels",
+                    "max_request_bytes",
+                    "max_batch",
+                    "queue_limit",
+                }
+            ),
+        }
+    )

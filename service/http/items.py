@@ -1,0 +1,164 @@
+"""`/v1/items`: put pictures into the gallery, read them, take them out."""
+
+from typing import Annotated, Any
+from urllib.parse import unquote
+
+import numpy as np
+from fastapi import APIRouter, Path, Request
+from fastapi import Query as QueryParam
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from starlette.responses import Response
+
+from service.core import Core
+from service.errors import InvalidRequest, ServiceError, UnsupportedMediaType
+from service.http.body import MAX_IMAGES, form_of, media_type, parse_json, read_image_and_fields, read_json
+from service.http.docs import IMAGE_AND_PAYLOAD_BODY, body_of, form, json_body
+from service.http.embed import deadline, embed_files, json_response, note_bulk_stages, note_stages
+from service.http.search import DomainName, check_embedding
+from service.index import Item
+from service.pipeline import Embedded
+
+router = APIRouter()
+
+# The envelope hands ids on percent-encoded, so that slashes and line breaks pass through the routers.
+ItemPath = Annotated[str, AfterValidator(unquote), Path(min_length=1, max_length=512)]
+Label = Annotated[str, QueryParam(max_length=512)]
+
+_ITEM = "/v1/items/{item_id}"
+
+
+class _Described(BaseModel):
+    """One entry of the field `items`."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    id: str = Field(min_length=1, max_length=512)
+    domain: str = Field(pattern="^[a-z0-9_-]{1,64}$")
+    label: str = Field(max_length=512)
+    payload: dict[str, Any] = {}
+
+
+_ITEMS_SCHEMA = {"type": "array", "items": _Described.model_json_schema()}
+_BULK_BODY = body_of(
+    {
+        **form(
+            {
+                "images": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                "items": {"type": "string", "description": "JSON list, in the order of the images"},
+            },
+            ["images", "items"],
+        ),
+        **json_body({"type": "object", "required": ["items"], "properties": {"items": _ITEMS_SCHEMA}}),
+    }
+)
+
+
+@router.put(_ITEM, openapi_extra=IMAGE_AND_PAYLOAD_BODY)
+async def put_item(request: Request, item_id: ItemPath, domain: DomainName, label: Label) -> Response:
+    """Index one picture; the same call again changes nothing."""
+    core: Core = request.app.state.core
+    data, fields = await read_image_and_fields(request, core.settings.max_image_bytes)
+    payload = parse_json(fields.get("payload", "{}"))
+    if not isinstance(payload, dict):
+        raise InvalidRequest("`payload` must be a JSON object")
+    async with deadline(request):
+        embedded = await core.pipeline.embed(data)
+        (created,) = await core.index.upsert([Item(item_id, domain, label, embedded.embedding, payload)])
+    note_stages(request, embedded.stages_ms)
+    return json_response({"id": item_id, "created": created})
+
+
+@router.post("/v1/items", openapi_extra=_BULK_BODY)
+async def post_items(request: Request) -> Response:
+    """Index many pictures, by image or by embedding; each has its own result."""
+    core: Core = request.app.state.core
+    kind = media_type(request.headers)
+    if kind == "application/json":
+        body = await read_json(request)
+        entries = _entries(body.get("items") if isinstance(body, dict) else None)
+        results = [_described_embedding(entry, core.manifest.dim) for entry in entries]
+    elif kind == "multipart/form-data":
+        results = await _from_images(request, core)
+    else:
+        raise UnsupportedMediaType(f"send multipart/form-data or application/json, not {kind or 'nothing'}")
+    good = [result for result in results if isinstance(result, Item)]
+    if good:
+        await core.index.upsert(good)
+    return json_response({"results": [_result_json(result) for result in results]})
+
+
+@router.get(_ITEM)
+async def get_item(request: Request, item_id: ItemPath) -> Response:
+    """The item, its embedding included."""
+    core: Core = request.app.state.core
+    item = await core.index.get(item_id)
+    return json_response(
+        {
+            "id": item.id,
+            "domain": item.domain,
+            "label": item.label,
+            "payload": item.payload,
+            "embedding": item.embedding.tolist(),
+        }
+    )
+
+
+@router.delete(_ITEM)
+async def delete_item(request: Request, item_id: ItemPath) -> Response:
+    """Whether there was such an item; now there is none."""
+    core: Core = request.app.state.core
+    return json_response({"deleted": await core.index.delete(item_id)})
+
+
+async def _from_images(request: Request, core: Core) -> list[Item | dict[str, Any]]:
+    async with form_of(request, core.settings.max_request_bytes) as fields, deadline(request):
+        described, files = fields.get("items"), fields.getlist("images")
+        if not isinstance(described, str):
+            raise InvalidRequest("multipart field `items` must be there, and be a JSON list")
+        entries = _entries(parse_json(described))
+        if len(entries) != len(files):
+            raise InvalidRequest(f"{len(files)} images, but {len(entries)} items")
+        embedded = await embed_files(core, files)
+    note_bulk_stages(request, embedded)
+    return [_described(entry, one) for entry, one in zip(entries, embedded, strict=True)]
+
+
+def _entries(value: Any) -> list[Any]:
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_IMAGES:
+        raise InvalidRequest(f"`items` must be a list of 1 to {MAX_IMAGES}")
+    return value
+
+
+def _described_embedding(entry: Any, dim: int) -> Item | dict[str, Any]:
+    try:
+        values = entry.get("embedding") if isinstance(entry, dict) else None
+        return _item(entry, check_embedding(values, dim))
+    except ServiceError as error:
+        return _failed(entry, error)
+
+
+def _described(entry: Any, embedded: Embedded | ServiceError) -> Item | dict[str, Any]:
+    try:
+        if isinstance(embedded, ServiceError):
+            raise embedded
+        return _item(entry, embedded.embedding)
+    except ServiceError as error:
+        return _failed(entry, error)
+
+
+def _item(entry: Any, embedding: NDArray[np.float32]) -> Item:
+    try:
+        said = _Described.model_validate(entry)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
+        raise InvalidRequest(faults) from error
+    return Item(said.id, said.domain, said.label, embedding, said.payload)
+
+
+def _failed(entry: Any, error: ServiceError) -> dict[str, Any]:
+    return {"id": entry.get("id") if isinstance(entry, dict) else None, "error": error.problem()}
+
+
+def _result_json(result: Item | dict[str, Any]) -> dict[str, Any]:
+    return {"id": result.id} if isinstance(result, Item) else result

@@ -1,0 +1,124 @@
+"""What an index is: items, queries, hits, and the protocol that both back ends implement."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One indexed picture. `(domain, label)` is its class."""
+
+    id: str  # the client's own; 1 to 512 characters
+    domain: str
+    label: str
+    embedding: NDArray[np.float32] = field(repr=False)  # (dim,), unit norm
+    payload: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to search for. Empty `domains` means all of them."""
+
+    embedding: NDArray[np.float32] = field(repr=False)  # (dim,), unit norm
+    k: int
+    domains: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()  # ids
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An item and its cosine similarity to the query."""
+
+    item: Item
+    score: float  # in [-1, 1]
+
+
+class VectorIndex(Protocol):
+    """Synchronous, and called from one thread. A write is durable when its call returns."""
+
+    backend: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the model whose embeddings the index was made for."""
+
+    def upsert(self, items: Sequence[Item]) -> None:
+        """Add or replace. Ids are distinct."""
+
+    def existing(self, ids: Sequence[str]) -> set[str]:
+        """Those of `ids` that are indexed."""
+
+    def get(self, item_id: str) -> Item | None:
+        """The item, or None."""
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove those that are there."""
+
+    def nearest(self, query: Query, limit: int) -> list[Item]:
+        """At least the `limit` best, or all there are; their order is not used."""
+
+    def count(self) -> int:
+        """Number of items."""
+
+    def domains(self) -> dict[str, int]:
+        """Items by domain, in the order of the names."""
+
+    def indexed_vectors(self) -> int:
+        """Vectors in an HNSW graph; the rest is searched exactly."""
+
+    def close(self) -> None:
+        """Flush and release."""
+
+
+# Any fixed namespace does; this one is the UUID of our own name.
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "universal-image-embedding")
+
+
+def point_id(item_id: str) -> str:
+    """Qdrant's points are UUIDs: the same string always gives the same one."""
+    return str(uuid.uuid5(_NAMESPACE, item_id))
+
+
+def point_payload(item: Item) -> dict[str, Any]:
+    """What a point carries beside its vector."""
+    return {"id": item.id, "domain": item.domain, "label": item.label, "payload": item.payload}
+
+
+def item_of(payload: dict[str, Any], vector: Any) -> Item:
+    """The inverse of `point_payload`."""
+    return Item(
+        payload["id"],
+        payload["domain"],
+        payload["label"],
+        np.asarray(vector, dtype=np.float32),
+        payload["payload"],
+    )
+
+
+def search(index: VectorIndex, query: Query) -> list[Hit]:
+    """The k best, scored in float64 from the stored vectors; equal scores in the order of the ids.
+
+    Engines score in float32 and break ties as they like. So fetch some more than k, score again, and
+    fetch twice as many wherever the last one fetched may still tie with the k-th.
+    """
+    wanted = query.embedding.astype(np.float64)
+    limit = query.k + 8
+    while True:
+        items = index.nearest(query, limit)
+        if not items:
+            return []
+        scores = np.stack([item.embedding for item in items]).astype(np.float64) @ wanted
+        hits = sorted(
+            (Hit(item, min(1.0, max(-1.0, float(score)))) for item, score in zip(items, scores, strict=True)),
+            key=lambda hit: (-hit.score, hit.item.id),
+        )
+        cut_is_clear = len(items) < limit or hits[query.k - 1].score - hits[-1].score > 1e-6
+        if cut_is_clear:
+            return hits[: query.k]
+        limit *= 2

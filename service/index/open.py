@@ -1,0 +1,17 @@
+"""Which index the settings ask for."""
+
+from qdrant_client import QdrantClient
+
+from service.index.base import VectorIndex
+from service.index.edge import EdgeIndex
+from service.index.server import ServerIndex
+from service.settings import Settings
+
+
+def open_index(settings: Settings, dim: int, fingerprint: str) -> VectorIndex:
+    """Raises StartupError."""
+    if settings.qdrant_url is None:
+        return EdgeIndex(settings.data_dir / settings.collection, dim, fingerprint)
+    key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
+    client = QdrantClient(url=settings.qdrant_url, api_key=key, timeout=10)
+    return ServerIndex(client, settings.collection, dim, fingerprint)

@@ -1,0 +1,101 @@
+"""The index on a Qdrant server, through qdrant-client."""
+
+from collections.abc import Sequence
+
+from qdrant_client import QdrantClient, models
+
+from service.errors import StartupError
+from service.index.base import Item, Query, item_of, point_id, point_payload
+
+_MAX_DOMAINS = 10_000
+
+
+class ServerIndex:
+    """One collection of a server; any number of service processes may share it."""
+
+    backend = "qdrant-server"
+
+    def __init__(self, client: QdrantClient, collection: str, dim: int, fingerprint: str) -> None:
+        """Use the collection, or make one for `dim` and `fingerprint`. Raises StartupError."""
+        self._client = client
+        self._collection = collection
+        try:
+            if not client.collection_exists(collection):
+                self._create(dim, fingerprint)
+            metadata = client.get_collection(collection).config.metadata or {}
+        except Exception as error:  # HTTP, gRPC and validation errors share no base
+            raise StartupError(f"the Qdrant collection {collection!r} cannot be opened: {error}") from error
+        if "fingerprint" not in metadata:
+            raise StartupError(f"the Qdrant collection {collection!r} was not made by this service")
+        self._fingerprint = str(metadata["fingerprint"])
+
+    @property
+    def fingerprint(self) -> str:
+        """See VectorIndex, here and below."""
+        return self._fingerprint
+
+    def upsert(self, items: Sequence[Item]) -> None:
+        points = [
+            models.PointStruct(
+                id=point_id(item.id), vector=item.embedding.tolist(), payload=point_payload(item)
+            )
+            for item in items
+        ]
+        self._client.upsert(self._collection, points, wait=True)
+
+    def existing(self, ids: Sequence[str]) -> set[str]:
+        points = self._client.retrieve(
+            self._collection, [point_id(i) for i in ids], with_payload=["id"], with_vectors=False
+        )
+        return {point.payload["id"] for point in points if point.payload}
+
+    def get(self, item_id: str) -> Item | None:
+        points = self._client.retrieve(
+            self._collection, [point_id(item_id)], with_payload=True, with_vectors=True
+        )
+        return item_of(points[0].payload or {}, points[0].vector) if points else None
+
+    def delete(self, ids: Sequence[str]) -> None:
+        selector = models.PointIdsList(points=[point_id(i) for i in ids])
+        self._client.delete(self._collection, selector, wait=True)
+
+    def nearest(self, query: Query, limit: int) -> list[Item]:
+        in_domains = models.FieldCondition(key="domain", match=models.MatchAny(any=list(query.domains)))
+        excluded = models.HasIdCondition(has_id=[point_id(i) for i in query.exclude])
+        found = self._client.query_points(
+            self._collection,
+            query=query.embedding.tolist(),
+            query_filter=models.Filter(
+                must=[in_domains] if query.domains else None,
+                must_not=[excluded] if query.exclude else None,
+            ),
+            search_params=models.SearchParams(exact=query.exact),
+            limit=limit,
+            with_payload=True,
+            with_vectors=True,
+        )
+        return [item_of(point.payload or {}, point.vector) for point in found.points]
+
+    def count(self) -> int:
+        return self._client.count(self._collection, exact=True).count
+
+    def domains(self) -> dict[str, int]:
+        facet = self._client.facet(self._collection, "domain", limit=_MAX_DOMAINS, exact=True)
+        return dict(sorted((str(hit.value), hit.count) for hit in facet.hits))
+
+    def indexed_vectors(self) -> int:
+        return self._client.get_collection(self._collection).indexed_vectors_count or 0
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _create(self, dim: int, fingerprint: str) -> None:
+        self._client.create_collection(
+            self._collection,
+            vectors_config=models.VectorParams(size=dim, distance=models.Distance.DOT),
+            hnsw_config=models.HnswConfigDiff(m=16, payload_m=16),
+            metadata={"fingerprint": fingerprint},
+        )
+        for field, is_tenant in (("domain", True), ("label", False)):
+            schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=is_tenant)
+            self._client.create_payload_index(self._collection, field, schema, wait=True)

@@ -1,0 +1,102 @@
+"""One thread that owns the index, and the only way to it: async in, one call at a time."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from service.errors import FingerprintMismatch, IndexUnavailable, UnknownDomain, UnknownItem
+from service.index.base import Hit, Item, Query, VectorIndex, search
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class IndexWorker:
+    """What the routes ask of an index. Every method may raise IndexUnavailable."""
+
+    def __init__(
+        self, open_index: Callable[[], VectorIndex], fingerprint: str, observe_items: Callable[[float], None]
+    ) -> None:
+        """`fingerprint` is the served model's; `observe_items` is told the number of items."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="index")
+        self._index = self._thread.submit(open_index).result()
+        self._fingerprint = fingerprint
+        self._observe_items = observe_items
+        self._observe_items(self._index.count())
+        self.backend = self._index.backend
+
+    async def upsert(self, items: Sequence[Item]) -> list[bool]:
+        """Add or replace; of equal ids the last counts. True where the id is new.
+
+        Raises FingerprintMismatch.
+        """
+        return await self._call(self._upsert, items)
+
+    async def search(self, query: Query) -> list[Hit]:
+        """Raises FingerprintMismatch, or UnknownDomain where a domain asked for has no item."""
+        return await self._call(self._search, query)
+
+    async def get(self, item_id: str) -> Item:
+        """Raises UnknownItem."""
+        item = await self._call(self._index.get, item_id)
+        if item is None:
+            raise UnknownItem("no item has this id", id=item_id)
+        return item
+
+    async def delete(self, item_id: str) -> bool:
+        """Whether there was such an item."""
+        return await self._call(self._delete, item_id)
+
+    async def domains(self) -> dict[str, int]:
+        """Items by domain."""
+        return await self._call(self._index.domains)
+
+    async def counts(self) -> tuple[int, int]:
+        """Items, and how many of their vectors are in an HNSW graph."""
+        return await self._call(lambda: (self._index.count(), self._index.indexed_vectors()))
+
+    def close(self) -> None:
+        """Finish what was asked, then flush."""
+        self._thread.submit(self._index.close).result()
+        self._thread.shutdown()
+
+    async def _call(self, function: Callable[..., T], *args: object) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        except (FingerprintMismatch, UnknownDomain):
+            raise
+        except Exception as error:  # the engines' errors share no base
+            _log.exception("the index failed")
+            raise IndexUnavailable("the index did not answer") from error
+
+    def _check_fingerprint(self) -> None:
+        if self._index.fingerprint != self._fingerprint:
+            raise FingerprintMismatch(
+                "the index holds vectors of another model; serve that one, or use another collection",
+                index=self._index.fingerprint,
+                model=self._fingerprint,
+            )
+
+    def _upsert(self, items: Sequence[Item]) -> list[bool]:
+        self._check_fingerprint()
+        last = {item.id: item for item in items}
+        known = self._index.existing(list(last))
+        self._index.upsert(list(last.values()))
+        self._observe_items(self._index.count())
+        return [item.id not in known for item in items]
+
+    def _delete(self, item_id: str) -> bool:
+        known = bool(self._index.existing([item_id]))
+        self._index.delete([item_id])
+        self._observe_items(self._index.count())
+        return known
+
+    def _search(self, query: Query) -> list[Hit]:
+        self._check_fingerprint()
+        if query.domains:
+            unknown = sorted(set(query.domains) - self._index.domains().keys())
+            if unknown:
+                raise UnknownDomain("no item of this domain is indexed", domains=unknown)
+        return search(self._index, query)

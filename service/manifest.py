@@ -1,0 +1,111 @@
+"""The manifest: what an exported model says of itself, beside its `model.onnx`.
+
+Preprocessing travels with the model: everything that happens to an image before the graph is
+written here, and a value that this code does not know is an error that names the file.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import ManifestError
+
+
+class Preprocessing(BaseModel):
+    """From decoded pixels to the graph's input; normalisation is inside the graph."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_px: int = Field(ge=1, description="Side of the square that the graph takes.")
+    resize: Literal["short-side"] = Field(description="The short side is scaled to `resize_px`.")
+    resize_px: int = Field(ge=1)
+    interpolation: Literal["bicubic", "bilinear"] = Field(description="Pillow's filters, with antialias.")
+    crop: Literal["centre"]
+    exif: Literal["apply", "ignore"] = Field(description="EXIF rotation.")
+
+
+class Manifest(Preprocessing):
+    """`manifest.json`, version 1."""
+
+    schema_version: Literal[1]
+    name: str
+    dim: int = Field(ge=1)
+    precision: Literal["fp32"]
+    strategy: str = Field(description="How the embedding was trained.")
+    mean: tuple[float, float, float] = Field(description="Inside the graph; of pixels in [0, 255].")
+    std: tuple[float, float, float]
+    domains: dict[str, int] = Field(description="Training domains: number of classes.")
+    data_fingerprint: str
+    source: str = Field(description="Where the weights come from.")
+    source_sha256: str
+    licence: str
+    onnx_sha256: str
+    fingerprint: str
+    exported: str = Field(description="ISO date.")
+    tools: dict[str, str]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The part that decoding needs."""
+        return Preprocessing(**self.model_dump(include=set(Preprocessing.model_fields)))
+
+
+class Canonical(BaseModel):
+    """`canonical.json`: the embedding that `canonical.png` had in the framework it was trained in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_sha256: str
+    embedding: tuple[float, ...]
+
+
+def fingerprint(onnx_sha256: str, preprocessing: Preprocessing, precision: str) -> str:
+    """Hash of weights, preprocessing and precision: equal fingerprints mean comparable vectors."""
+    said = {"onnx": onnx_sha256, "precision": precision, **preprocessing.model_dump()}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read and check `folder/manifest.json` against `folder/model.onnx`. Raises ManifestError."""
+    file = folder / "manifest.json"
+    try:
+        manifest = Manifest.model_validate_json(file.read_bytes())
+    except FileNotFoundError as error:
+        raise ManifestError(f"no model here: {file} does not exist") from error
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ManifestError(f"{file}: {faults}") from error
+    found = sha256_of(folder / "model.onnx")
+    if found != manifest.onnx_sha256:
+        raise ManifestError(
+            f"{folder / 'model.onnx'} is not the file that {file} describes "
+            f"(sha256 {found[:12]}, expected {manifest.onnx_sha256[:12]})"
+        )
+    expected = fingerprint(found, manifest.preprocessing, manifest.precision)
+    if manifest.fingerprint != expected:
+        raise ManifestError(f"{file}: fingerprint is {manifest.fingerprint}, its contents give {expected}")
+    return manifest
+
+
+def load_canonical(folder: Path) -> tuple[bytes, Canonical]:
+    """The canonical image (encoded) and its embedding. Raises ManifestError."""
+    image, file = folder / "canonical.png", folder / "canonical.json"
+    try:
+        data, canonical = image.read_bytes(), Canonical.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ManifestError(f"{file}: {error}") from error
+    if hashlib.sha256(data).hexdigest() != canonical.image_sha256:
+        raise ManifestError(f"{image} is not the image that {file} describes")
+    return data, canonical
+
+
+def sha256_of(file: Path) -> str:
+    """Hex SHA-256 of a file. Raises ManifestError where it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ManifestError(f"{file} cannot be read: {error.strerror}") from error

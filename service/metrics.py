@@ -1,0 +1,47 @@
+"""What Prometheus sees. BentoML serves it at /metrics, summed over its worker processes."""
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_STAGE_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics:
+    """All metrics of the service, in a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.requests = Counter("uie_requests", "Answered requests.", ["route", "status"], registry=registry)
+        self.stages = Histogram(
+            "uie_stage_duration_seconds",
+            "Time in a stage: decode, queue, infer (of the whole batch), search.",
+            ["stage"],
+            buckets=_STAGE_S,
+            registry=registry,
+        )
+        self.batch_images = Histogram(
+            "uie_batch_images", "Images in an inference.", buckets=_IMAGES, registry=registry
+        )
+        self.queue_depth = Gauge(
+            "uie_queue_depth_images",
+            "Images in the service: decoding, waiting, or in the session.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.index_items = Gauge(
+            "uie_index_items", "Items in the index.", multiprocess_mode="livemax", registry=registry
+        )
+        self.model_info = Gauge(
+            "uie_model_info",
+            "Always 1; the labels say which model is served.",
+            ["model", "fingerprint", "provider", "precision"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+
+    def observe_stages(self, stages_ms: Mapping[str, float]) -> None:
+        """Milliseconds by stage."""
+        for stage, ms in stages_ms.items():
+            self.stages.labels(stage).observe(ms / 1e3)

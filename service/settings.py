@@ -1,0 +1,80 @@
+"""The settings: read once from `UIE_*` environment variables, frozen, passed down."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.errors import SettingsError
+
+_ROOT = Path(__file__).resolve().parent.parent
+_CORES = len(os.sched_getaffinity(0))
+
+
+class Settings(BaseSettings):
+    """Each field is the environment variable `UIE_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix="UIE_", frozen=True, extra="ignore")
+
+    model: str = Field(
+        "efficientnet-lite0-octet-pca64", description="A model of the zoo by name, or a model folder."
+    )
+    provider: str = Field(
+        "cpu", pattern="^[a-z]+$", description="ONNX Runtime execution provider: cpu, cuda, tensorrt, ..."
+    )
+    session_threads: int = Field(_CORES, ge=1, description="Threads of one inference.")
+    decode_threads: int = Field(_CORES, ge=1, description="Images decoded at the same time.")
+    workers: int = Field(1, ge=1, description="Service processes; more than one needs a Qdrant server.")
+
+    data_dir: Path = Field(Path("data/index"), description="Folder of the embedded index.")
+    qdrant_url: str | None = Field(None, description="A Qdrant server, instead of the embedded index.")
+    qdrant_api_key: SecretStr | None = Field(None, description="Its key.")
+    collection: str = Field("items", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Collection in the index.")
+
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Bearer keys that are accepted, separated by commas. None: no key is asked for."
+    )
+    max_image_bytes: int = Field(20 * 2**20, ge=1, description="Largest encoded image.")
+    max_image_pixels: int = Field(64_000_000, ge=1, description="Largest width x height.")
+    max_request_bytes: int = Field(256 * 2**20, ge=1, description="Largest body with several images.")
+    max_batch: int = Field(16, ge=1, le=1024, description="Most images in one inference.")
+    queue_limit: int = Field(512, ge=1, description="Most images in the service at a time.")
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(SecretStr(key.strip()) for key in value.split(",") if key.strip())
+        return value
+
+    @model_validator(mode="after")
+    def _one_process_per_embedded_index(self) -> Self:
+        if self.workers > 1 and self.qdrant_url is None:
+            raise ValueError(
+                f"UIE_WORKERS={self.workers} needs UIE_QDRANT_URL: "
+                "the embedded index can be opened by one process only"
+            )
+        return self
+
+    @property
+    def model_folder(self) -> Path:
+        """`model` as a folder: a path if it looks like one, else a name in the zoo."""
+        if "/" in self.model or self.model.startswith("."):
+            return Path(self.model)
+        return _ROOT / "model_export" / "zoo" / self.model
+
+
+def load_settings() -> Settings:
+    """Read the environment. Raises SettingsError with one sentence per wrong setting."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors():
+            name = "_".join(str(part) for part in fault["loc"][:1]).upper()
+            lines.append(
+                f"UIE_{name}: {fault['msg']}" if name else fault["msg"].removeprefix("Value error, ")
+            )
+        raise SettingsError("; ".join(lines)) from error

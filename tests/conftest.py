@@ -1,0 +1,52 @@
+"""The real things that tests share: one live service, and the Octet test bed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from rich.console import Console
+
+from benchmarks.dataset import Dataset
+from benchmarks.octet import build_octet
+from benchmarks.service_process import ServiceProcess, running_service
+from service.manifest import Manifest, load_manifest
+from service.settings import load_settings
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def octet() -> Dataset:
+    """Built once, under the git-ignored `data/`, and shared with the demo."""
+    folder = ROOT / "data" / "octet"
+    summary = build_octet(folder, console=Console())
+    assert not summary.left_out, f"Octet is not whole here: {summary.left_out}"
+    return Dataset(folder)
+
+
+@pytest.fixture(scope="session")
+def zoo_model() -> Path:
+    """The model folder that ships."""
+    return load_settings().model_folder
+
+
+@pytest.fixture(scope="session")
+def manifest(zoo_model: Path) -> Manifest:
+    """What it says of itself."""
+    return load_manifest(zoo_model)
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    """`bentoml serve` with the shipped model and an empty embedded index."""
+    folder = tmp_path_factory.mktemp("service")
+    with running_service(folder / "service.log", data_dir=str(folder / "index")) as process:
+        yield process
+
+
+@pytest.fixture
+def http(service: ServiceProcess) -> Iterator[httpx.Client]:
+    """A client of the live service."""
+    with httpx.Client(base_url=service.url, timeout=60) as client:
+        yield client

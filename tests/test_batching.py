@@ -1,0 +1,174 @@
+"""The batcher, with an encoder that can be checked by hand: the embedding is the first pixel."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.batching import Batcher, Encode, Encoded
+from service.errors import EncoderFailed, NotReady
+
+BAD = 13
+
+
+def picture(value: int) -> NDArray[np.uint8]:
+    return np.full((2, 2, 3), value, dtype=np.uint8)
+
+
+def first_pixel(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    if (pixels[:, 0, 0, 0] == BAD).any():
+        raise EncoderFailed("a bad picture was in the batch")
+    return pixels[:, 0, 0, :1].astype(np.float32)
+
+
+class Gate:
+    """An encoder that waits to be let through, and so lets a test decide what waits behind it."""
+
+    def __init__(self, encode: Encode = first_pixel) -> None:
+        self.entered = threading.Semaphore(0)
+        self.open = threading.Semaphore(0)
+        self._encode = encode
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.entered.release()
+        assert self.open.acquire(timeout=20)
+        return self._encode(pixels)
+
+
+@contextmanager
+def batching(encode: Encode, max_batch: int = 4) -> Iterator[tuple[Batcher, list[int]]]:
+    sizes: list[int] = []
+    batcher = Batcher(encode, max_batch, sizes.append)
+    try:
+        yield batcher, sizes
+    finally:
+        batcher.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def submit_behind(gate: Gate, batcher: Batcher, values: list[int]) -> list[asyncio.Task[Encoded]]:
+    """The first picture is in the session, the others wait."""
+    tasks = [asyncio.create_task(batcher.submit(picture(values[0])))]
+    await asyncio.to_thread(gate.entered.acquire)
+    tasks += [asyncio.create_task(batcher.submit(picture(value))) for value in values[1:]]
+    await until(lambda: batcher.depth == len(values) - 1)
+    return tasks
+
+
+async def test_a_lone_image_does_not_wait() -> None:
+    with batching(first_pixel) as (batcher, sizes):
+        encoded = await batcher.submit(picture(7))
+        assert encoded.embedding.tolist() == [7]
+        assert encoded.batch_images == 1
+        assert sizes == [1]
+
+
+async def test_what_waits_goes_together_up_to_the_limit_in_order() -> None:
+    gate = Gate()
+    with batching(gate) as (batcher, sizes):
+        tasks = await submit_behind(gate, batcher, list(range(1, 8)))
+        for _ in range(3):
+            gate.open.release()
+        results = await asyncio.gather(*tasks)
+        assert [result.embedding.tolist() for result in results] == [[value] for value in range(1, 8)]
+        assert [result.batch_images for result in results] == [1, 4, 4, 4, 4, 2, 2]
+        assert sizes == [1, 4, 2]
+
+
+async def test_one_bad_image_fails_alone() -> None:
+    gate = Gate()
+    with batching(gate) as (batcher, _):
+        tasks = await submit_behind(gate, batcher, [1, 2, BAD, 4])
+        for _ in range(5):  # the first, the batch, and its three images one by one
+            gate.open.release()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [r.embedding.tolist() if isinstance(r, Encoded) else type(r) for r in results] == [
+            [1],
+            [2],
+            EncoderFailed,
+            [4],
+        ]
+
+
+async def test_an_image_whose_client_has_gone_is_left_out() -> None:
+    gate = Gate()
+    with batching(gate) as (batcher, sizes):
+        tasks = await submit_behind(gate, batcher, [1, 2, 3])
+        tasks[1].cancel()
+        await asyncio.gather(tasks[1], return_exceptions=True)
+        gate.open.release()
+        gate.open.release()
+        assert (await tasks[2]).batch_images == 1
+        assert sizes == [1, 1]
+
+
+async def test_cancelling_inside_the_session_harms_nobody() -> None:
+    gate = Gate()
+    with batching(gate) as (batcher, _):
+        tasks = await submit_behind(gate, batcher, [1, 2])
+        tasks[0].cancel()
+        gate.open.release()
+        gate.open.release()
+        assert (await tasks[1]).embedding.tolist() == [2]
+        assert tasks[0].cancelled()
+
+
+async def test_an_embedding_that_is_not_finite_fails_alone() -> None:
+    def nan_for_bad(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        values = pixels[:, 0, 0, :1].astype(np.float32)
+        values[values == BAD] = np.nan
+        return values
+
+    gate = Gate(nan_for_bad)
+    with batching(gate) as (batcher, _):
+        tasks = await submit_behind(gate, batcher, [1, BAD, 3])
+        gate.open.release()
+        gate.open.release()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[1], EncoderFailed)
+        assert isinstance(results[2], Encoded)
+
+
+async def test_the_thread_outlives_a_bug_in_the_encoder() -> None:
+    def bug(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if pixels[0, 0, 0, 0] == BAD:
+            raise ZeroDivisionError
+        return first_pixel(pixels)
+
+    with batching(bug) as (batcher, _):
+        with pytest.raises(EncoderFailed, match="ZeroDivisionError"):
+            await batcher.submit(picture(BAD))
+        assert batcher.alive
+        assert (await batcher.submit(picture(1))).embedding.tolist() == [1]
+
+
+async def test_closing_finishes_what_waits_and_then_refuses() -> None:
+    gate = Gate()
+    batcher = Batcher(gate, 4, lambda _: None)
+    tasks = await submit_behind(gate, batcher, [1, 2])
+    closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+    gate.open.release()
+    gate.open.release()
+    assert [result.embedding.tolist() for result in await asyncio.gather(*tasks)] == [[1], [2]]
+    await closing
+    assert not batcher.alive
+    with pytest.raises(NotReady):
+        await batcher.submit(picture(3))
+
+
+async def test_many_clients_each_get_their_own() -> None:
+    with batching(first_pixel, max_batch=16) as (batcher, sizes):
+        values = [value for value in range(250) if value != BAD]
+        results = await asyncio.gather(*(batcher.submit(picture(value)) for value in values))
+        assert [result.embedding.tolist() for result in results] == [[value] for value in values]
+        assert sum(sizes) == len(values)
+        assert max(sizes) <= 16
