@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -95,7 +96,7 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 
 def print_table(summary: Mapping[str, Any], console: Console) -> None:
     """One line a domain, then the mean of the measures and the whole of the load."""
-    table = Table("domain")
+    table = Table("domain", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("queries", "gallery", "R@1", "mMP@5", "p50 ms", "p95 ms", "p99 ms", "images/s"):
         table.add_column(name, justify="right")
     for domain, row in summary["domains"].items():

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks.dataset import Dataset
 from benchmarks.errors import BenchmarkError
@@ -36,7 +36,7 @@ def export(
 @app.command(name="list")
 def list_models() -> None:
     """The models of the zoo."""
-    table = Table("name", "dim", "precision", "fingerprint", "licence", "strategy")
+    table = Table(Column("name", no_wrap=True), "dim", "precision", "fingerprint", "licence", "strategy")
     for folder in sorted(ZOO.iterdir()):
         card = load_manifest(folder)
         table.add_row(card.name, str(card.dim), card.precision, card.fingerprint, card.licence, card.strategy)

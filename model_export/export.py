@@ -119,7 +119,7 @@ def canonical_picture() -> Image.Image:
 def _write_canonical(graph: nn.Module, row: Backbone, folder: Path) -> None:
     file = folder / "canonical.png"
     canonical_picture().save(file, optimize=True)
-    (embedding,) = describe(graph, read_pixels(file, row.preprocessing)[None])
+    (embedding,) = describe(graph, np.stack([read_pixels(file, row.preprocessing)]))
     said = Canonical(
         image_sha256=hashlib.sha256(file.read_bytes()).hexdigest(), embedding=tuple(embedding.tolist())
     )

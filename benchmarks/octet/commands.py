@@ -1,11 +1,13 @@
 """Running the machine's own tools, with their growth on disk as the only sign of progress they all give."""
 
+import os
 import re
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.errors import SourceUnavailable
@@ -55,11 +57,10 @@ def _poll(process: subprocess.Popen[bytes]) -> int | None:
 
 def _size_bytes(folder: Path) -> int:
     size_bytes = 0
-    for path in folder.rglob("*"):
-        try:
-            size_bytes += path.stat().st_size
-        except FileNotFoundError:  # tools rename and remove while we look
-            continue
+    for parent, _, names in os.walk(folder):  # rglob would stumble over folders that vanish meanwhile
+        for name in names:
+            with suppress(FileNotFoundError):
+                size_bytes += Path(parent, name).stat().st_size
     return size_bytes
 
 

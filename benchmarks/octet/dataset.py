@@ -71,7 +71,7 @@ def build_domain(
 def choose(domain: Domain, items: Iterable[Item]) -> list[Picture]:
     """Sorted by path; exact duplicates go (the first class by name keeps the picture), then small classes."""
     pictures: dict[str, Picture] = {}
-    for item in sorted(items):
+    for item in sorted(items, key=lambda item: (item.class_name, item.source_set, item.file_name)):
         # Same bytes: comparing decoded pixels instead finds no more in any of the sources.
         sha256 = hashlib.sha256(item.content).hexdigest()
         if sha256 not in pictures:

@@ -92,7 +92,8 @@ class EdgeIndex:
 
     def domains(self) -> dict[str, int]:
         facet = self._shard.facet(FacetRequest("domain", limit=_MAX_DOMAINS, exact=True))
-        return dict(sorted((str(hit.value), hit.count) for hit in facet.hits))
+        # A domain whose last item went is still listed, with a count of 0.
+        return dict(sorted((str(hit.value), hit.count) for hit in facet.hits if hit.count))
 
     def indexed_vectors(self) -> int:
         return self._shard.info().indexed_vectors_count

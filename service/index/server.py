@@ -81,7 +81,7 @@ class ServerIndex:
 
     def domains(self) -> dict[str, int]:
         facet = self._client.facet(self._collection, "domain", limit=_MAX_DOMAINS, exact=True)
-        return dict(sorted((str(hit.value), hit.count) for hit in facet.hits))
+        return dict(sorted((str(hit.value), hit.count) for hit in facet.hits if hit.count))
 
     def indexed_vectors(self) -> int:
         return self._client.get_collection(self._collection).indexed_vectors_count or 0

@@ -1,0 +1,13 @@
+"""A folder of fake tools that is all of PATH: what it lacks is not installed."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder

@@ -1,0 +1,290 @@
+"""The embedding routes of the live service, good requests and bad."""
+
+import asyncio
+import io
+import json
+import os
+import socket
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.service_process import ServiceProcess, running_service
+from service.encoder import Encoder
+from service.images import decode
+from service.manifest import Manifest
+from tests.pictures import encode, exif, noise, quadrants
+
+PNG = {"Content-Type": "image/png"}
+
+
+def embedding_of(response: httpx.Response) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+    assert response.status_code == 200, response.text
+    return np.asarray(response.json()["embedding"])
+
+
+def problem_of(response: httpx.Response) -> tuple[int, str]:
+    """Checks the shape of RFC 9457, too."""
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert set(problem) >= {"type", "title", "status", "detail"}
+    assert problem["status"] == response.status_code
+    for secret in ("Traceback", "/", "service."):
+        assert secret not in problem["detail"].replace("image/*", "").replace("/v1", "").replace(
+            "application/", ""
+        ).replace("multipart/", ""), problem
+    return response.status_code, problem["type"]
+
+
+def test_the_embedding_is_the_models(http: httpx.Client, zoo_model: Path, manifest: Manifest) -> None:
+    data = encode(noise(1))
+    response = http.post("/v1/embed", content=data, headers=PNG)
+    direct = Encoder(zoo_model, manifest, "cpu", 1).encode(decode(data, manifest.preprocessing, 10**6)[None])
+    np.testing.assert_allclose(embedding_of(response), direct[0], atol=2e-6)
+    said = response.json()
+    assert (said["dim"], said["model"], said["fingerprint"]) == (64, manifest.name, manifest.fingerprint)
+
+
+def test_every_answer_is_labelled(http: httpx.Client, manifest: Manifest) -> None:
+    given = http.post("/v1/embed", content=encode(noise(1)), headers={**PNG, "X-Request-Id": "mine-1"})
+    assert given.headers["x-request-id"] == "mine-1"
+    assert given.headers["x-model-fingerprint"] == manifest.fingerprint
+    stages = dict(part.strip().split(";dur=") for part in given.headers["server-timing"].split(","))
+    assert set(stages) == {"decode", "queue", "infer"}
+    assert all(float(ms) >= 0 for ms in stages.values())
+    for response in (http.get("/v1/nothing"), http.post("/v1/embed", content=b"x", headers=PNG)):
+        assert response.headers["x-model-fingerprint"] == manifest.fingerprint
+        assert len(response.headers["x-request-id"]) == 32
+    injected = http.get("/v1/info", headers={"X-Request-Id": "a b"})
+    assert injected.headers["x-request-id"] != "a b"
+
+
+def test_raw_multipart_and_binary_answer_agree(http: httpx.Client) -> None:
+    data = encode(noise(2))
+    raw = embedding_of(http.post("/v1/embed", content=data, headers=PNG))
+    for kind in ("image/jpg", "application/octet-stream", "IMAGE/PNG; x=y"):
+        np.testing.assert_array_equal(
+            raw, embedding_of(http.post("/v1/embed", content=data, headers={"Content-Type": kind}))
+        )
+    np.testing.assert_array_equal(raw, embedding_of(http.post("/v1/embed", files={"image": data})))
+    binary = http.post("/v1/embed", content=data, headers={**PNG, "Accept": "application/octet-stream"})
+    assert binary.headers["content-type"] == "application/octet-stream"
+    assert len(binary.content) == 64 * 4
+    np.testing.assert_array_equal(raw, np.frombuffer(binary.content, dtype="<f4"))
+
+
+def test_exif_rotation_reaches_the_embedding(http: httpx.Client) -> None:
+    upright = embedding_of(http.post("/v1/embed", content=encode(quadrants(200, 200)), headers=PNG))
+    turned = quadrants(200, 200).transpose(Image.Transpose.ROTATE_90)
+    rotated = http.post("/v1/embed", content=encode(turned, exif=exif(6)), headers=PNG)
+    np.testing.assert_allclose(embedding_of(rotated), upright, atol=1e-5)
+
+
+def huge_header() -> bytes:
+    data = bytearray(encode(Image.new("L", (8, 8))))
+    data[16:24] = struct.pack(">2I", 20_000, 20_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
+    return bytes(data)
+
+
+GOOD = {
+    "1x1": encode(Image.new("RGB", (1, 1))),
+    "cmyk": encode(quadrants().convert("CMYK"), "JPEG"),
+    "16-bit": encode(Image.fromarray(np.full((50, 50), 0x80FF, dtype=np.uint16))),
+    "palette with transparency": encode(quadrants().convert("P"), transparency=0),
+    "animated": encode(quadrants(), "GIF", save_all=True, append_images=[noise(1, 300, 200)]),
+    "avif": encode(quadrants(), "AVIF"),
+    "tiff": encode(quadrants(), "TIFF"),
+    "bmp": encode(quadrants(), "BMP"),
+    "webp": encode(quadrants(), "WEBP"),
+}
+TRUNCATED = encode(noise(3, 400, 300), "JPEG")[:-2000]
+BAD = {
+    "truncated": (TRUNCATED, 400, "undecodable-image"),
+    "zero bytes": (b"", 400, "undecodable-image"),
+    "not an image": (b"hello, world", 400, "undecodable-image"),
+    "400 million pixels": (huge_header(), 413, "image-too-large"),
+    "50 MB": (bytes(50_000_000), 413, "image-too-large"),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_unusual_images_have_embeddings(http: httpx.Client, name: str) -> None:
+    embedding = embedding_of(http.post("/v1/embed", content=GOOD[name], headers=PNG))
+    assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("how", ["raw", "multipart", "chunked"])
+def test_bad_images_have_problems(http: httpx.Client, name: str, how: str) -> None:
+    data, status, slug = BAD[name]
+
+    def chunks() -> Iterator[bytes]:
+        for start in range(0, len(data), 1 << 16):
+            yield data[start : start + (1 << 16)]
+
+    if how == "multipart":
+        response = http.post("/v1/embed", files={"image": ("x.jpg", data)})
+    else:
+        response = http.post("/v1/embed", content=data if how == "raw" else chunks(), headers=PNG)
+    assert problem_of(response) == (status, slug)
+    if status == 413:
+        assert response.json()["got"] > response.json()["limit"]
+
+
+def test_a_body_that_is_too_long_is_refused_before_it_was_read(service: ServiceProcess) -> None:
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(
+            b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 50000000\r\n\r\n"
+        )
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")  # not one byte of the body was sent
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "slug"),
+    [
+        ({"files": {"other": b"x"}}, 400, "invalid-request"),
+        ({"files": {"image": (None, "http://127.0.0.1/x.png")}}, 400, "invalid-request"),
+        ({"json": {"image": "x"}}, 415, "unsupported-media-type"),
+        ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported-media-type"),
+        ({"data": {"image": "x"}}, 415, "unsupported-media-type"),
+        (
+            {"content": b"nonsense", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+            400,
+            "invalid-request",
+        ),
+        ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "invalid-request"),
+        ({"content": b"x", "headers": {**PNG, "X-Deadline-Ms": "soon"}}, 400, "invalid-request"),
+    ],
+)
+def test_malformed_requests(http: httpx.Client, request_: dict[str, Any], status: int, slug: str) -> None:
+    assert problem_of(http.post("/v1/embed", **request_)) == (status, slug)
+
+
+def test_routes_and_methods_that_do_not_exist(http: httpx.Client) -> None:
+    assert problem_of(http.get("/v1/nothing")) == (404, "not-found")
+    assert problem_of(http.get("/v1/embed")) == (405, "method-not-allowed")
+
+
+async def test_of_32_at_once_only_the_broken_one_fails(service: ServiceProcess, http: httpx.Client) -> None:
+    images = [encode(noise(seed)) for seed in range(31)]
+    alone = [embedding_of(http.post("/v1/embed", content=image, headers=PNG)) for image in images]
+    async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
+        sent = [*images[:16], TRUNCATED, *images[16:]]
+        answers = await asyncio.gather(
+            *(client.post("/v1/embed", content=image, headers=PNG) for image in sent)
+        )
+    assert [answer.status_code for answer in answers] == [200] * 16 + [400] + [200] * 15
+    assert problem_of(answers[16]) == (400, "undecodable-image")
+    together = [embedding_of(answer) for answer in answers[:16] + answers[17:]]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_batch_answers_each_image_in_order(http: httpx.Client) -> None:
+    images = [encode(noise(seed)) for seed in range(40)]
+    files: list[tuple[str, Any]] = [("images", (f"{n}.png", image)) for n, image in enumerate(images)]
+    files[7] = ("images", ("broken.png", TRUNCATED))
+    files[9] = ("images", (None, "http://127.0.0.1/x.png"))
+    response = http.post("/v1/embed/batch", files=files)
+    assert response.status_code == 200
+    results = response.json()["results"]
+    assert results[7]["error"]["type"] == "undecodable-image"
+    assert results[9]["error"]["type"] == "invalid-request"
+    for n in (0, 8, 39):
+        single = embedding_of(http.post("/v1/embed", content=images[n], headers=PNG))
+        np.testing.assert_allclose(results[n]["embedding"], single, atol=1e-5)
+    assert [set(result) for n, result in enumerate(results) if n not in (7, 9)] == [{"embedding"}] * 38
+
+
+def test_batch_without_images(http: httpx.Client) -> None:
+    assert problem_of(http.post("/v1/embed/batch", files={"other": b"x"})) == (400, "invalid-request")
+    assert problem_of(http.post("/v1/embed/batch", json={})) == (415, "unsupported-media-type")
+
+
+def test_a_deadline_that_cannot_be_met(http: httpx.Client) -> None:
+    large = encode(Image.effect_noise((3000, 3000), 90).convert("RGB"), "PNG", compress_level=1)
+    response = http.post("/v1/embed", content=large, headers={**PNG, "X-Deadline-Ms": "1"})
+    assert problem_of(response) == (504, "deadline-exceeded")
+
+
+def test_health_info_and_metrics(http: httpx.Client, manifest: Manifest) -> None:
+    assert http.get("/livez").status_code == 200
+    assert http.get("/readyz").status_code == 200
+    info = http.get("/v1/info").json()
+    assert info["provider"] == "cpu"
+    assert info["model"] == json.loads(manifest.model_dump_json())
+    assert info["index"]["backend"] == "qdrant-edge"
+    http.post("/v1/embed", content=encode(noise(1)), headers=PNG)
+    metrics = http.get("/metrics").text
+    for name in (
+        'uie_requests_total{route="/v1/embed",status="200"}',
+        'uie_stage_duration_seconds_count{stage="decode"}',
+        'uie_stage_duration_seconds_count{stage="queue"}',
+        'uie_stage_duration_seconds_count{stage="infer"}',
+        "uie_batch_images_count",
+        "uie_queue_depth_images 0.0",
+        "uie_index_items",
+        f'uie_model_info{{fingerprint="{manifest.fingerprint}"',
+    ):
+        assert name in metrics, name
+
+
+def test_bentoml_clients_have_endpoints_of_their_own(http: httpx.Client, service: ServiceProcess) -> None:
+    data = encode(noise(5))
+    wanted = embedding_of(http.post("/v1/embed", content=data, headers=PNG))
+    np.testing.assert_array_equal(embedding_of(http.post("/embed", files={"image": data})), wanted)
+    found = http.post("/search", files={"image": data}, data={"k": "3"}).json()
+    assert set(found) == {"hits", "domains", "dim", "model", "fingerprint"}
+    assert problem_of(http.post("/embed", files={"image": TRUNCATED})) == (400, "undecodable-image")
+
+
+@pytest.mark.parametrize("path", ["/embed", "/search"])
+def test_bentoml_fetches_and_unpickles_nothing(http: httpx.Client, path: str) -> None:
+    url = "http://127.0.0.1:9/x.png"
+    assert problem_of(http.post(path, files={"image": (None, url)})) == (400, "invalid-request")
+    both = [("image", ("a.png", encode(noise(1)))), ("image", (None, url))]
+    assert problem_of(http.post(path, files=both)) == (400, "invalid-request")
+    for kind in ("application/json", "application/vnd.bentoml+pickle", "application/x-www-form-urlencoded"):
+        refused = http.post(path, content=b"{}", headers={"Content-Type": kind})
+        assert problem_of(refused) == (415, "unsupported-media-type")
+    assert problem_of(http.post(path, files={"image": bytes(50_000_000)})) == (413, "image-too-large")
+
+
+def test_keys_a_small_queue_and_the_real_bentoml_client(tmp_path: Path) -> None:
+    """One more service, for the settings that the shared one does not have."""
+    settings = {"api_keys": "alpha,beta", "queue_limit": "1", "data_dir": str(tmp_path / "index")}
+    with running_service(tmp_path / "log", **settings) as service:
+        with httpx.Client(base_url=service.url, timeout=60) as client:
+            assert client.get("/readyz").status_code == 200
+            for headers in ({}, {"Authorization": "Bearer gamma"}, {"Authorization": "alpha "}):
+                refused = client.get("/v1/info", headers=headers)
+                assert problem_of(refused) == (401, "unauthorized")
+            for key in ("alpha", "beta"):
+                assert client.get("/v1/info", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        asyncio.run(_overload(service.url))
+        picture = tmp_path / "picture.png"
+        picture.write_bytes(encode(noise(1)))
+        with bentoml.SyncHTTPClient(service.url, token="beta") as native:  # noqa: S106
+            assert len(native.embed(image=picture)["embedding"]) == 64
+    assert "alpha" not in (tmp_path / "log").read_text()
+
+
+async def _overload(url: str) -> None:
+    headers = {**PNG, "Authorization": "Bearer alpha"}
+    data = encode(noise(1, 1500, 1500))
+    async with httpx.AsyncClient(base_url=url, timeout=60, headers=headers) as client:
+        answers = await asyncio.gather(*(client.post("/v1/embed", content=data) for _ in range(16)))
+    codes = {answer.status_code for answer in answers}
+    assert codes == {200, 429}
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert problem_of(refused) == (429, "overloaded")
+    assert refused.headers["retry-after"] == "1"
