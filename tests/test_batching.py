@@ -51,7 +51,7 @@ def batching(encode: Encode, max_batch: int = 4) -> Iterator[tuple[Batcher, list
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (the other side is a thread)
             await asyncio.sleep(0.001)
 
 

@@ -211,9 +211,8 @@ def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def worker(index: VectorIndex) -> Iterator[IndexWorker]:
-    made = IndexWorker(lambda: index, "model-a", lambda _: None)
-    yield made
+def worker(index: VectorIndex) -> IndexWorker:
+    return IndexWorker(lambda: index, "model-a", lambda _: None)
 
 
 async def test_worker_says_what_is_new(worker: IndexWorker) -> None:

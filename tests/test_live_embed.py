@@ -1,9 +1,7 @@
 """The embedding routes of the live service, good requests and bad."""
 
 import asyncio
-import io
 import json
-import os
 import socket
 import struct
 import zlib
@@ -37,10 +35,8 @@ def problem_of(response: httpx.Response) -> tuple[int, str]:
     problem = response.json()
     assert set(problem) >= {"type", "title", "status", "detail"}
     assert problem["status"] == response.status_code
-    for secret in ("Traceback", "/", "service."):
-        assert secret not in problem["detail"].replace("image/*", "").replace("/v1", "").replace(
-            "application/", ""
-        ).replace("multipart/", ""), problem
+    for inner in ("Traceback", ".py", "/home", " at 0x"):
+        assert inner not in response.text
     return response.status_code, problem["type"]
 
 
@@ -85,7 +81,10 @@ def test_exif_rotation_reaches_the_embedding(http: httpx.Client) -> None:
     upright = embedding_of(http.post("/v1/embed", content=encode(quadrants(200, 200)), headers=PNG))
     turned = quadrants(200, 200).transpose(Image.Transpose.ROTATE_90)
     rotated = http.post("/v1/embed", content=encode(turned, exif=exif(6)), headers=PNG)
-    np.testing.assert_allclose(embedding_of(rotated), upright, atol=1e-5)
+    # Resampling rows before columns, or columns before rows, rounds differently.
+    assert float(embedding_of(rotated) @ upright) > 0.9999
+    unturned = http.post("/v1/embed", content=encode(turned), headers=PNG)
+    assert float(embedding_of(unturned) @ upright) < 0.99
 
 
 def huge_header() -> bytes:
@@ -144,7 +143,8 @@ def test_a_body_that_is_too_long_is_refused_before_it_was_read(service: ServiceP
     host, port = service.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(
-            b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 50000000\r\n\r\n"
+            b"POST /v1/embed HTTP/1.1\r\nHost: x\r\n"
+            b"Content-Type: image/png\r\nContent-Length: 50000000\r\n\r\n"
         )
         assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")  # not one byte of the body was sent
 
@@ -175,10 +175,10 @@ def test_routes_and_methods_that_do_not_exist(http: httpx.Client) -> None:
     assert problem_of(http.get("/v1/embed")) == (405, "method-not-allowed")
 
 
-async def test_of_32_at_once_only_the_broken_one_fails(service: ServiceProcess, http: httpx.Client) -> None:
+async def test_of_32_at_once_only_the_broken_one_fails(service: ServiceProcess) -> None:
     images = [encode(noise(seed)) for seed in range(31)]
-    alone = [embedding_of(http.post("/v1/embed", content=image, headers=PNG)) for image in images]
     async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
+        alone = [embedding_of(await client.post("/v1/embed", content=image, headers=PNG)) for image in images]
         sent = [*images[:16], TRUNCATED, *images[16:]]
         answers = await asyncio.gather(
             *(client.post("/v1/embed", content=image, headers=PNG) for image in sent)
@@ -238,7 +238,7 @@ def test_health_info_and_metrics(http: httpx.Client, manifest: Manifest) -> None
         assert name in metrics, name
 
 
-def test_bentoml_clients_have_endpoints_of_their_own(http: httpx.Client, service: ServiceProcess) -> None:
+def test_bentoml_clients_have_endpoints_of_their_own(http: httpx.Client) -> None:
     data = encode(noise(5))
     wanted = embedding_of(http.post("/v1/embed", content=data, headers=PNG))
     np.testing.assert_array_equal(embedding_of(http.post("/embed", files={"image": data})), wanted)
@@ -259,13 +259,14 @@ def test_bentoml_fetches_and_unpickles_nothing(http: httpx.Client, path: str) ->
     assert problem_of(http.post(path, files={"image": bytes(50_000_000)})) == (413, "image-too-large")
 
 
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern", "ignore:The `__get_pydantic")  # BentoML's client
 def test_keys_a_small_queue_and_the_real_bentoml_client(tmp_path: Path) -> None:
     """One more service, for the settings that the shared one does not have."""
     settings = {"api_keys": "alpha,beta", "queue_limit": "1", "data_dir": str(tmp_path / "index")}
     with running_service(tmp_path / "log", **settings) as service:
         with httpx.Client(base_url=service.url, timeout=60) as client:
             assert client.get("/readyz").status_code == 200
-            for headers in ({}, {"Authorization": "Bearer gamma"}, {"Authorization": "alpha "}):
+            for headers in ({}, {"Authorization": "Bearer gamma"}, {"Authorization": "alpha"}):
                 refused = client.get("/v1/info", headers=headers)
                 assert problem_of(refused) == (401, "unauthorized")
             for key in ("alpha", "beta"):

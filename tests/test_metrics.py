@@ -71,7 +71,12 @@ def test_a_query_among_its_own_hits_is_a_mistake_of_the_caller() -> None:
 
 def test_means_count_failed_queries_and_those_without_a_match() -> None:
     queries = [record("q0", "a", 0), record("q1", "a", 1), record("q2", "a", 99), record("q3", "a", 2)]
-    rankings = {"q0": ["a0-0", "a0-1", "a0-2", "a0-3", "a0-4"], "q1": ["a0-0", "a1-0"], "q2": ["a0-0"], "q3": None}
+    rankings = {
+        "q0": ["a0-0", "a0-1", "a0-2", "a0-3", "a0-4"],
+        "q1": ["a0-0", "a1-0"],
+        "q2": ["a0-0"],
+        "q3": None,
+    }
     score = score_domain(JUDGE, "a", queries, rankings)
     assert score.r_at_1 == 1 / 4
     assert score.mmp_at_5 == (1 + 1 / 2) / 4

@@ -110,7 +110,9 @@ def test_the_shipped_model_is_small_and_says_everything(zoo_model: Path, manifes
     assert sha256_of(zoo_model / "model.onnx") == manifest.onnx_sha256
 
 
-def test_encoder_gives_the_canonical_embedding_batched_and_single(zoo_model: Path, manifest: Manifest) -> None:
+def test_encoder_gives_the_canonical_embedding_batched_and_single(
+    zoo_model: Path, manifest: Manifest
+) -> None:
     encoder = Encoder(zoo_model, manifest, "cpu", 2)
     data, canonical = load_canonical(zoo_model)
     pixels = decode(data, manifest.preprocessing, 10**6)

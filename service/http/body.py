@@ -50,6 +50,9 @@ async def read_image_and_fields(request: Request, max_bytes: int) -> tuple[bytes
 @contextlib.asynccontextmanager
 async def form_of(request: Request, max_bytes: int, max_files: int = MAX_IMAGES) -> AsyncIterator[FormData]:
     """The multipart form, its files closed at the end. Reads at most `max_bytes`."""
+    if media_type(request.headers) != "multipart/form-data":
+        kind = media_type(request.headers) or "nothing"
+        raise UnsupportedMediaType(f"send multipart/form-data, not {kind}")
     _check_length(request, max_bytes)
     counted = Request(request.scope, _counted(request.receive, max_bytes))
     try:

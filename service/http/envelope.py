@@ -57,9 +57,10 @@ class Envelope:
             raise NotReady("the service is starting or stopping")
         keys = self._core.settings.api_keys
         if keys and path not in _OPEN_PATHS:
-            given = headers.get("authorization", "").removeprefix("Bearer ").encode()
+            given = headers.get("authorization", "").encode()
             # All keys are compared, each in constant time.
-            if not sum(hmac.compare_digest(given, key.get_secret_value().encode()) for key in keys):
+            wanted = [f"Bearer {key.get_secret_value()}".encode() for key in keys]
+            if not sum(hmac.compare_digest(given, one) for one in wanted):
                 raise Unauthorized("send one of the service's keys as `Authorization: Bearer KEY`")
 
     def _count(self, scope: Scope, status: int) -> None:

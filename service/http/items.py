@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from starlette.responses import Response
 
 from service.core import Core
-from service.errors import InvalidRequest, ServiceError, UnsupportedMediaType
+from service.errors import InvalidRequest, ServiceError
 from service.http.body import MAX_IMAGES, form_of, media_type, parse_json, read_image_and_fields, read_json
 from service.http.docs import IMAGE_AND_PAYLOAD_BODY, body_of, form, json_body
 from service.http.embed import deadline, embed_files, json_response, note_bulk_stages, note_stages
@@ -73,15 +73,12 @@ async def put_item(request: Request, item_id: ItemPath, domain: DomainName, labe
 async def post_items(request: Request) -> Response:
     """Index many pictures, by image or by embedding; each has its own result."""
     core: Core = request.app.state.core
-    kind = media_type(request.headers)
-    if kind == "application/json":
+    if media_type(request.headers) == "application/json":
         body = await read_json(request)
         entries = _entries(body.get("items") if isinstance(body, dict) else None)
         results = [_described_embedding(entry, core.manifest.dim) for entry in entries]
-    elif kind == "multipart/form-data":
-        results = await _from_images(request, core)
     else:
-        raise UnsupportedMediaType(f"send multipart/form-data or application/json, not {kind or 'nothing'}")
+        results = await _from_images(request, core)
     good = [result for result in results if isinstance(result, Item)]
     if good:
         await core.index.upsert(good)

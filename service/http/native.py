@@ -7,8 +7,8 @@ bodies of any size. So: multipart only, a file where a file belongs, and no more
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import ServiceError, UnsupportedMediaType
-from service.http.body import file_bytes, form_of, media_type, read_body
+from service.errors import ServiceError
+from service.http.body import file_bytes, form_of, read_body
 from service.http.envelope import send_problem
 
 _PATHS = {"/embed", "/search"}
@@ -33,8 +33,6 @@ class FilesOnly:
         await self._app(scope, _replay(body), send)
 
     async def _checked_body(self, request: Request) -> bytes:
-        if media_type(request.headers) != "multipart/form-data":
-            raise UnsupportedMediaType("send multipart/form-data with the file field `image`")
         body = await read_body(request, self._max_bytes)
         async with form_of(Request(request.scope, _replay(body)), self._max_bytes, max_files=1) as form:
             for value in form.getlist("image"):

@@ -1,10 +1,7 @@
 """Which index the settings ask for."""
 
-from qdrant_client import QdrantClient
-
 from service.index.base import VectorIndex
 from service.index.edge import EdgeIndex
-from service.index.server import ServerIndex
 from service.settings import Settings
 
 
@@ -12,6 +9,11 @@ def open_index(settings: Settings, dim: int, fingerprint: str) -> VectorIndex:
     """Raises StartupError."""
     if settings.qdrant_url is None:
         return EdgeIndex(settings.data_dir / settings.collection, dim, fingerprint)
+    # Imported where it is asked for: the client takes a second to load, at every start.
+    from qdrant_client import QdrantClient
+
+    from service.index.server import ServerIndex
+
     key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
     client = QdrantClient(url=settings.qdrant_url, api_key=key, timeout=10)
     return ServerIndex(client, settings.collection, dim, fingerprint)

@@ -1,0 +1,141 @@
+"""Data sets, runs and reports: the pure parts of the harness."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.dataset import Dataset
+from benchmarks.errors import DataError, RunError
+from benchmarks.report import latency, stage_means, summarise
+from benchmarks.runs import Observation, Run, to_line
+
+
+def info_file(root: Path, domain: str, split: str, rows: object) -> None:
+    file = root / "data" / "info_files" / domain / f"{split}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(rows if isinstance(rows, str) else json.dumps(rows))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Dataset:
+    """Two domains: `a` searches itself, `b` has an index of its own."""
+    info_file(tmp_path, "a", "test", [{"path": f"a/{n}.png", "class_id": n // 2} for n in range(4)])
+    info_file(tmp_path, "b", "test", [{"path": "b/q.png", "class_id": [7, 8]}])
+    info_file(
+        tmp_path, "b", "index", [{"path": "b/0.png", "class_id": 8}, {"path": "b/1.png", "class_id": 9}]
+    )
+    return Dataset(tmp_path)
+
+
+def test_uned_layout(small: Dataset) -> None:
+    assert small.domains == ["a", "b"]
+    assert [record.id for record in small.gallery("a")] == [f"a/test/000000{n}" for n in range(4)]
+    assert [record.id for record in small.gallery("b")] == ["b/index/0000000", "b/index/0000001"]
+    (query,) = small.queries("b")
+    assert query.class_ids == (7, 8)
+    assert small.label(query) == "7,8"
+    assert small.image(query) == small.root / "data" / "images" / "b" / "q.png"
+
+
+def test_names_of_classes_are_used_where_the_data_set_has_them(small: Dataset) -> None:
+    (small.root / "octet.json").write_text(json.dumps({"domains": {"a": {"labels": ["cat", "dog"]}}}))
+    named = Dataset(small.root)
+    assert [named.label(record) for record in named.queries("a")] == ["cat", "cat", "dog", "dog"]
+
+
+@pytest.mark.parametrize(
+    "rows", ["{", [1], [{"path": "x"}], {"path": "x"}, [{"path": "x", "class_id": "one"}]]
+)
+def test_a_malformed_info_file_is_named(tmp_path: Path, rows: object) -> None:
+    info_file(tmp_path, "a", "test", rows)
+    with pytest.raises(DataError, match=r"test\.json"):
+        Dataset(tmp_path).queries("a")
+
+
+def test_a_folder_that_is_no_data_set(tmp_path: Path, small: Dataset) -> None:
+    with pytest.raises(DataError, match="is not a data set"):
+        Dataset(tmp_path / "nothing")
+    with pytest.raises(DataError, match="does not exist"):
+        small.records("a", "val")
+
+
+def seen(query_id: str, hits: list[str], at_s: float, took_s: float, **changes: object) -> Observation:
+    values: dict[str, object] = {
+        "query_id": query_id,
+        "domain": query_id.split("/")[0],
+        "status": 200,
+        "hit_ids": hits,
+        "scheduled_s": at_s,
+        "sent_s": at_s,
+        "done_s": at_s + took_s,
+        "server_ms": {"decode": 1.0, "infer": 2.0},
+        "segment": 0,
+        **changes,
+    }
+    return Observation(**values)  # type: ignore[arg-type]
+
+
+A = [f"a/test/000000{n}" for n in range(4)]
+Q, B0, B1 = "b/test/0000000", "b/index/0000000", "b/index/0000001"
+
+
+def test_a_summary_by_hand(small: Dataset, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.begin({"data": str(small.root), "domains": ["a", "b"], "left_out": {"c": "no such package"}})
+    with run.writer() as stream:
+        stream.write(to_line(seen(A[0], [A[1], A[2]], 0.0, 0.010)))
+        stream.write(to_line(seen(A[1], [A[2], A[0]], 0.0, 0.030)))
+        stream.write(to_line(seen(A[2], [], 0.5, 0.5, status=500, error="broken")))
+        stream.write(to_line(seen(A[3], [A[2]], 0.090, 0.010)))
+        stream.write(to_line(seen(Q, [B1, B0], 0.1, 0.1, segment=1)))
+    summary = summarise(small, run)
+    assert summary["domains"]["a"]["R@1"] == 2 / 4
+    assert summary["domains"]["a"]["mMP@5"] == 2 / 4
+    assert summary["domains"]["a"]["failed"] == 1
+    assert summary["domains"]["a"]["p50_ms"] == pytest.approx(10)
+    assert summary["domains"]["a"]["images_per_s"] == pytest.approx(3 / 0.1)
+    assert summary["domains"]["b"]["R@1"] == 0.0
+    assert summary["domains"]["b"]["mMP@5"] == 0.0  # n_q = 1: only the first place counts
+    assert summary["mean"] == {"R@1": 1 / 4, "mMP@5": 1 / 4}
+    assert summary["all"]["queries"] == 5
+    assert summary["all"]["gallery"] == 6
+    assert summary["all"]["failed"] == 1
+    assert summary["all"]["images_per_s"] == pytest.approx(4 / (0.1 + 0.1))  # both segments' time
+    assert summary["left_out"] == {"c": "no such package"}
+
+
+def test_latency_of_nothing() -> None:
+    assert latency([seen("a/x", [], 0, 1, status=0)]).images_per_s == 0
+
+
+def test_what_the_service_does_not_account_for_is_http() -> None:
+    means = stage_means([seen("a/x", [], 0, 0.010), seen("a/y", [], 0, 0.020)])
+    assert means == {"decode": 1.0, "infer": 2.0, "http": pytest.approx(12)}
+
+
+def test_a_run_is_resumed_and_a_torn_line_forgotten(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    assert run.begin({"k": 10}) == []
+    with run.writer() as stream:
+        stream.write(to_line(seen("a/x", ["a/y"], 0, 1)))
+        stream.write(to_line(seen("a/z", ["a/y"], 0, 1))[:40])
+    assert [one.query_id for one in run.begin({"k": 10})] == ["a/x"]
+    with run.writer() as stream:
+        stream.write(to_line(seen("a/z", [], 0, 1)))
+    assert [one.query_id for one in run.observations()] == ["a/x", "a/z"]
+
+
+def test_another_runs_folder_is_not_written_to(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.begin({"k": 10, "url": "x"})
+    with pytest.raises(RunError, match="another run: k, url differ"):
+        run.begin({"k": 5})
+
+
+def test_damaged_runs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is not a run"):
+        Run(tmp_path).said()
+    (tmp_path / "observations.jsonl").write_text("{}\n")
+    with pytest.raises(RunError, match="damaged"):
+        Run(tmp_path).observations()
