@@ -96,9 +96,9 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 
 def print_table(summary: Mapping[str, Any], console: Console) -> None:
     """One line a domain, then the mean of the measures and the whole of the load."""
-    table = Table("domain", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("domain", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("queries", "gallery", "R@1", "mMP@5", "p50 ms", "p95 ms", "p99 ms", "images/s"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for domain, row in summary["domains"].items():
         table.add_row(domain, *_cells(row))
     table.add_section()
