@@ -11,6 +11,10 @@ RUNTIME := $(shell if nvidia-smi -L >/dev/null 2>&1; then echo gpu; else echo cp
 UV := .venv/bin/uv
 PYTHON := .venv/bin/python
 
+ifeq ($(RUNTIME),gpu)
+demo serve: export UIE_PROVIDER ?= cuda
+endif
+
 demo: env
 	$(PYTHON) -m benchmarks demo --port $(PORT)
 

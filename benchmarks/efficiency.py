@@ -42,6 +42,7 @@ class Efficiency:
     ceiling_cpu_ms: float
     stages_ms: dict[str, float]  # mean wall time a request spends in each
     latency_ms: float  # mean
+    answered: int  # requests, every one with status 200
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def measure(data: Dataset, rounds: int, images: int, concurrency: int, console: 
 
 def print_efficiency(found: Efficiency, console: Console) -> None:
     """Where the time and the CPU go."""
+    console.print(f"{found.answered:,} requests, every one answered with 200")
     console.print(
         f"served {found.served_images_per_s:.1f} images/s of {found.ceiling_images_per_s:.1f} in process: "
         f"share {found.share:.3f}"
@@ -199,4 +201,5 @@ def _summary(rounds: Sequence[_Round], images: int) -> Efficiency:
         ceiling_cpu_ms=statistics.median(done.ceiling_cpu_s for done in rounds) / images * 1e3,
         stages_ms={stage: statistics.mean(one[stage] for one in stages) for stage in stages[0]},
         latency_ms=statistics.mean(ms for done in rounds for ms in done.latencies_ms),
+        answered=len(stages),
     )

@@ -81,7 +81,7 @@ async def _upload_all(
 
 
 def _payload(data: Dataset, record: Record) -> dict[str, str]:
-    return {"path": record.path, "data": data.fingerprint}
+    return {"path": record.path, "data": data.fingerprint[:12]}
 
 
 def _read(data: Dataset, record: Record) -> bytes:

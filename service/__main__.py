@@ -14,6 +14,9 @@ from service.errors import StartupError
 from service.manifest import load_manifest
 from service.settings import Settings, load_settings
 
+# Longer than clients keep an idle connection: one that is closed as it is used again fails a request.
+_KEEP_ALIVE_S = 75
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
 
@@ -25,7 +28,8 @@ def serve(
     """Serve over HTTP, under BentoML's supervision. Settings are read from `UIE_*`."""
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
     command = [sys.executable, "-m", "bentoml", "serve", "service.bento:service"]
-    os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])  # noqa: S606
+    command += ["--host", host, "--port", str(port), "--timeout-keep-alive", str(_KEEP_ALIVE_S)]
+    os.execv(sys.executable, command)  # noqa: S606 (the supervisor takes over this process)
 
 
 @app.command()

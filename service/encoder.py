@@ -30,6 +30,8 @@ class Encoder:
                     name for name, long in _PROVIDERS.items() if long in ort.get_available_providers()
                 )
             )
+        if provider in ("cuda", "tensorrt"):
+            ort.preload_dlls()  # CUDA and cuDNN, from the packages that came with the wheel
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         # Spinning threads would take the cores that decode the next batch.

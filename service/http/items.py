@@ -15,7 +15,7 @@ from service.errors import InvalidRequest, ServiceError
 from service.http.body import MAX_IMAGES, form_of, media_type, parse_json, read_image_and_fields, read_json
 from service.http.docs import IMAGE_AND_PAYLOAD_BODY, body_of, form, json_body
 from service.http.embed import deadline, embed_files, json_response, note_bulk_stages, note_stages
-from service.http.search import DomainName, check_embedding
+from service.http.search import DomainName, check_embedding, item_json
 from service.index import Item
 from service.pipeline import Embedded
 
@@ -76,7 +76,7 @@ async def post_items(request: Request) -> Response:
     if media_type(request.headers) == "application/json":
         body = await read_json(request)
         entries = _entries(body.get("items") if isinstance(body, dict) else None)
-        results = [_described_embedding(entry, core.manifest.dim) for entry in entries]
+        results = [_described(entry, _given_embedding(entry, core.manifest.dim)) for entry in entries]
     else:
         results = await _from_images(request, core)
     good = [result for result in results if isinstance(result, Item)]
@@ -90,15 +90,7 @@ async def get_item(request: Request, item_id: ItemPath) -> Response:
     """The item, its embedding included."""
     core: Core = request.app.state.core
     item = await core.index.get(item_id)
-    return json_response(
-        {
-            "id": item.id,
-            "domain": item.domain,
-            "label": item.label,
-            "payload": item.payload,
-            "embedding": item.embedding.tolist(),
-        }
-    )
+    return json_response({**item_json(item), "embedding": item.embedding.tolist()})
 
 
 @router.delete(_ITEM)
@@ -118,7 +110,10 @@ async def _from_images(request: Request, core: Core) -> list[Item | dict[str, An
             raise InvalidRequest(f"{len(files)} images, but {len(entries)} items")
         embedded = await embed_files(core, files)
     note_bulk_stages(request, embedded)
-    return [_described(entry, one) for entry, one in zip(entries, embedded, strict=True)]
+    return [
+        _described(entry, one.embedding if isinstance(one, Embedded) else one)
+        for entry, one in zip(entries, embedded, strict=True)
+    ]
 
 
 def _entries(value: Any) -> list[Any]:
@@ -127,21 +122,20 @@ def _entries(value: Any) -> list[Any]:
     return value
 
 
-def _described_embedding(entry: Any, dim: int) -> Item | dict[str, Any]:
+def _given_embedding(entry: Any, dim: int) -> NDArray[np.float32] | ServiceError:
     try:
-        values = entry.get("embedding") if isinstance(entry, dict) else None
-        return _item(entry, check_embedding(values, dim))
+        return check_embedding(entry.get("embedding") if isinstance(entry, dict) else None, dim)
     except ServiceError as error:
-        return _failed(entry, error)
+        return error
 
 
-def _described(entry: Any, embedded: Embedded | ServiceError) -> Item | dict[str, Any]:
+def _described(entry: Any, embedding: NDArray[np.float32] | ServiceError) -> Item | dict[str, Any]:
     try:
-        if isinstance(embedded, ServiceError):
-            raise embedded
-        return _item(entry, embedded.embedding)
+        if isinstance(embedding, ServiceError):
+            raise embedding
+        return _item(entry, embedding)
     except ServiceError as error:
-        return _failed(entry, error)
+        return {"id": entry.get("id") if isinstance(entry, dict) else None, "error": error.problem()}
 
 
 def _item(entry: Any, embedding: NDArray[np.float32]) -> Item:
@@ -151,10 +145,6 @@ def _item(entry: Any, embedding: NDArray[np.float32]) -> Item:
         faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
         raise InvalidRequest(faults) from error
     return Item(said.id, said.domain, said.label, embedding, said.payload)
-
-
-def _failed(entry: Any, error: ServiceError) -> dict[str, Any]:
-    return {"id": entry.get("id") if isinstance(entry, dict) else None, "error": error.problem()}
 
 
 def _result_json(result: Item | dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from service.errors import EmbeddingShape, InvalidRequest
 from service.http.body import media_type, read_image, read_json
 from service.http.docs import IMAGE, body_of, json_body
 from service.http.embed import deadline, json_response, model_card, note_stages
-from service.index import Hit, Query
+from service.index import Hit, Item, Query
 
 router = APIRouter()
 
@@ -62,16 +62,14 @@ def neighbourhood(hits: list[Hit]) -> dict[str, float]:
     return {name: n / len(hits) for name, n in Counter(hit.item.domain for hit in hits).most_common()}
 
 
+def item_json(item: Item) -> dict[str, Any]:
+    """An item as the contract has it."""
+    return {"id": item.id, "domain": item.domain, "label": item.label, "payload": item.payload}
+
+
 def hit_json(hit: Hit) -> dict[str, Any]:
-    """A hit as the contract has it."""
-    item = hit.item
-    return {
-        "id": item.id,
-        "domain": item.domain,
-        "label": item.label,
-        "score": hit.score,
-        "payload": item.payload,
-    }
+    """A hit: its item, and the score."""
+    return {**item_json(hit.item), "score": hit.score}
 
 
 def check_embedding(values: Any, dim: int) -> NDArray[np.float32]:
