@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from service.settings import Settings, load_settings
 
 # Longer than any request of ours should take; deadlines are the client's (X-Deadline-Ms).
 _TIMEOUT_S = 600
+_ROOT = Path(__file__).resolve().parent.parent
 
 
 def build_service(settings: Settings) -> bentoml.Service[Any]:
@@ -43,7 +45,9 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
         def check() -> None:
             """Refuse in the supervisor, once: a worker that refuses is only started again."""
             # In a process of its own, so that this one holds no GPU and no lock on the index.
-            if subprocess.run([sys.executable, "-m", "service", "check"], check=False).returncode:
+            command = [sys.executable, "-m", "service", "check"]
+            environment = {**os.environ, "PYTHONPATH": str(_ROOT)}  # a built bento is not where we stand
+            if subprocess.run(command, env=environment, check=False).returncode:
                 sys.exit(1)
 
         @bentoml.api
