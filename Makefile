@@ -3,7 +3,6 @@
 .DELETE_ON_ERROR:
 
 export BENTOML_DO_NOT_TRACK := true
-export UV_LINK_MODE ?= copy
 PORT ?= 3000
 
 # Exactly one of onnxruntime and onnxruntime-gpu is installed: the GPU one where an NVIDIA GPU is.

@@ -91,9 +91,12 @@ def demo(
     data: Annotated[Path, typer.Option(help="Where Octet is, or is built.")] = Path("data/octet"),
     runs: Annotated[Path, typer.Option(help="Where the run is kept.")] = Path("runs"),
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Queries at a time.")] = 16,
+    as_json: JSON = False,
 ) -> None:
     """Build Octet, start the service, index, replay, and print the table."""
-    run_demo(data, runs, port, concurrency, Console())
+    summary = run_demo(data, runs, port, concurrency, Console())
+    if as_json:
+        _print_json(summary)
 
 
 def _report(run: Run, console: Console, as_json: bool) -> None:

@@ -2,15 +2,17 @@
 
 import asyncio
 import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from benchmarks.dataset import Dataset, Record
 from benchmarks.errors import TargetError
-from benchmarks.index import index_gallery
+from benchmarks.index import index_fits, index_gallery
 from benchmarks.metrics import Judge
 from benchmarks.octet import build_octet
 from benchmarks.replay import replay
@@ -19,26 +21,40 @@ from benchmarks.runs import Run
 from benchmarks.service_process import port_is_free, running_service
 
 
-def demo(data_folder: Path, runs: Path, port: int, concurrency: int, console: Console) -> None:
-    """Build Octet, serve, index, replay, report; on a terminal, go on serving until Ctrl-C."""
+def demo(data_folder: Path, runs: Path, port: int, concurrency: int, console: Console) -> dict[str, Any]:
+    """Build Octet, serve, index, replay, report; on a terminal, go on serving until Ctrl-C.
+
+    The index under `runs` is the demo's own. Returns the run's summary.
+    """
     if not port_is_free(port):
         raise TargetError(f"port {port} is in use; choose another with PORT=...")
     build_octet(data_folder, console=console)
     data = Dataset(data_folder)
+    index = runs / "index"
     console.print("starting the service ...")
-    with running_service(runs / "service.log", port) as service:
-        uploaded = asyncio.run(index_gallery(data, service.url, console))
-        console.print(f"gallery: {uploaded:,} pictures uploaded")
-        run = fresh_run(runs / "demo")
-        asyncio.run(replay(data, service.url, run.folder, concurrency, k=10, console=console))
-        summary = summarise(data, run)
-        write_summary(run.folder, summary)
-        print_table(summary, console)
-        if sys.stdin.isatty() and sys.stdout.isatty():
-            _keep_serving(service.url, data.image(_showpiece(data, run)), console)
+    with running_service(runs / "service.log", port, data_dir=str(index)) as service:
+        if asyncio.run(index_fits(data, service.url)):
+            return _measure(data, service.url, runs / "demo", concurrency, console)
+    console.print("the demo's index holds other things as well; starting with an empty one ...")
+    shutil.rmtree(index)
+    with running_service(runs / "service.log", port, data_dir=str(index)) as service:
+        return _measure(data, service.url, runs / "demo", concurrency, console)
 
 
-def fresh_run(folder: Path) -> Run:
+def _measure(data: Dataset, url: str, out: Path, concurrency: int, console: Console) -> dict[str, Any]:
+    uploaded = asyncio.run(index_gallery(data, url, console))
+    console.print(f"gallery: {uploaded:,} pictures uploaded")
+    run = _fresh_run(out)
+    asyncio.run(replay(data, url, run.folder, concurrency, k=10, console=console))
+    summary = summarise(data, run)
+    write_summary(run.folder, summary)
+    print_table(summary, console)
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        _keep_serving(url, data.image(_showpiece(data, run)), console)
+    return summary
+
+
+def _fresh_run(folder: Path) -> Run:
     """An empty run folder: the demo measures anew each time."""
     for name in ("run.json", "observations.jsonl", "summary.json"):
         (folder / name).unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks.client import Target, connect
 from benchmarks.dataset import Dataset
@@ -40,6 +40,7 @@ class Efficiency:
     server_cpu_ms: float
     client_cpu_ms: float
     ceiling_cpu_ms: float
+    unused_cpu_ms: float
     stages_ms: dict[str, float]  # mean wall time a request spends in each
     latency_ms: float  # mean
     answered: int  # requests, every one with status 200
@@ -82,13 +83,14 @@ def print_efficiency(found: Efficiency, console: Console) -> None:
         f"served {found.served_images_per_s:.1f} images/s of {found.ceiling_images_per_s:.1f} in process: "
         f"share {found.share:.3f}"
     )
-    table = Table("CPU per image", "ms", title="both cores are busy: what is not the ceiling's is overhead")
+    table = Table("CPU per served image", Column("ms", justify="right"))
     table.add_row("decode, preprocess and infer (the ceiling's whole)", f"{found.ceiling_cpu_ms:.2f}")
     overhead = found.server_cpu_ms - found.ceiling_cpu_ms
     table.add_row("the service's: HTTP, BentoML, queueing, JSON", f"{overhead:.2f}")
     table.add_row("the client's, on the same cores", f"{found.client_cpu_ms:.2f}")
+    table.add_row("unused: a core waits for another", f"{found.unused_cpu_ms:.2f}")
     console.print(table)
-    table = Table("a request's time", "mean ms", title=f"of {found.latency_ms:.1f} ms")
+    table = Table("time of a request", Column("mean ms", justify="right"))
     for stage, ms in found.stages_ms.items():
         table.add_row(stage, f"{ms:.2f}")
     table.add_row("the rest: HTTP both ways", f"{found.latency_ms - sum(found.stages_ms.values()):.2f}")
@@ -192,13 +194,18 @@ def _tree_cpu_s(process: psutil.Process) -> float:
 
 def _summary(rounds: Sequence[_Round], images: int) -> Efficiency:
     stages = [one for done in rounds for one in done.stages_ms]
+    served = statistics.median(done.served for done in rounds)
+    server_cpu_ms = statistics.median(done.server_cpu_s for done in rounds) / images * 1e3
+    client_cpu_ms = statistics.median(done.client_cpu_s for done in rounds) / images * 1e3
+    cores = len(psutil.Process().cpu_affinity())
     return Efficiency(
-        served_images_per_s=statistics.median(done.served for done in rounds),
+        served_images_per_s=served,
         ceiling_images_per_s=statistics.median(done.ceiling for done in rounds),
         share=statistics.median(done.served / done.ceiling for done in rounds),
-        server_cpu_ms=statistics.median(done.server_cpu_s for done in rounds) / images * 1e3,
-        client_cpu_ms=statistics.median(done.client_cpu_s for done in rounds) / images * 1e3,
+        server_cpu_ms=server_cpu_ms,
+        client_cpu_ms=client_cpu_ms,
         ceiling_cpu_ms=statistics.median(done.ceiling_cpu_s for done in rounds) / images * 1e3,
+        unused_cpu_ms=cores / served * 1e3 - server_cpu_ms - client_cpu_ms,
         stages_ms={stage: statistics.mean(one[stage] for one in stages) for stage in stages[0]},
         latency_ms=statistics.mean(ms for done in rounds for ms in done.latencies_ms),
         answered=len(stages),

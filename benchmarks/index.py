@@ -36,6 +36,16 @@ async def index_gallery(data: Dataset, url: str, console: Console) -> int:
     return len(missing)
 
 
+async def index_fits(data: Dataset, url: str) -> bool:
+    """Whether the service's index may become this gallery: the served model's, with nothing else in it."""
+    async with connect(url, 1) as target:
+        info = await target.get("/v1/info")
+        domains = (await target.get("/v1/domains"))["domains"]
+    sizes = {domain: len(data.gallery(domain)) for domain in data.domains}
+    alone = all(row["items"] <= sizes.get(row["name"], 0) for row in domains)
+    return alone and info["index"]["fingerprint"] == info["model"]["fingerprint"]
+
+
 async def _not_indexed(
     data: Dataset, target: Target, records: Sequence[Record], progress: Progress
 ) -> list[Record]:

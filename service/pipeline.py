@@ -40,7 +40,7 @@ class Pipeline:
         )
         self.batcher = Batcher(encoder.encode, settings.max_batch, metrics.batch_images.observe)
         # A bulk request feeds the session without filling the queue that others wait in.
-        self.bulk_width = 2 * settings.max_batch
+        self.bulk_width = min(2 * settings.max_batch, settings.queue_limit)
 
     async def embed(self, data: bytes) -> Embedded:
         """Raises UndecodableImage, ImageTooLarge, Overloaded, EncoderFailed."""

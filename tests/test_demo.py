@@ -15,10 +15,11 @@ import pytest
 from rich.console import Console
 
 from benchmarks.dataset import Dataset, Record
-from benchmarks.index import index_gallery
+from benchmarks.index import index_fits, index_gallery
 from benchmarks.runs import Run
 from benchmarks.service_process import ServiceProcess, free_port, running_service
 from tests.conftest import ROOT
+from tests.pictures import encode, noise
 
 
 def command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -46,7 +47,6 @@ def demo(octet: Dataset, folder: Path) -> str:
         f"--data={octet.root}",
         f"--runs={folder}",
         f"--port={free_port()}",
-        UIE_DATA_DIR=str(folder / "index"),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -146,6 +146,19 @@ def test_a_second_upload_sends_nothing_and_a_gap_is_filled(octet: Dataset, again
         second = command("index", str(octet.root), "--url", again.url, "--json")
         assert json.loads(second.stdout.splitlines()[-1]) == {"uploaded": 1}
         assert client.get(f"/v1/items/{quote(gone.id, safe='')}").json()["label"] == octet.label(gone)
+
+
+async def test_an_index_with_something_else_in_it_does_not_fit(octet: Dataset, again: ServiceProcess) -> None:
+    assert await index_fits(octet, again.url)
+    async with httpx.AsyncClient(base_url=again.url) as client:
+        params = {"domain": "mine", "label": "cat"}
+        headers = {"Content-Type": "image/png"}
+        (
+            await client.put("/v1/items/x", content=encode(noise(1)), headers=headers, params=params)
+        ).raise_for_status()
+        assert not await index_fits(octet, again.url)
+        (await client.delete("/v1/items/x")).raise_for_status()
+    assert await index_fits(octet, again.url)
 
 
 def test_a_replay_goes_on_where_it_stopped(octet: Dataset, again: ServiceProcess, folder: Path) -> None:

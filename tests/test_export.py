@@ -53,7 +53,7 @@ def test_what_ships_is_what_the_code_makes(exported: Path, zoo_model: Path, octe
 
 
 def test_parity_on_real_photos(octet: Dataset, zoo_model: Path) -> None:
-    """Torch with a head of the test's own against its export; batch 1 and 7, batched == single."""
+    """Batched == single; against torch, the export itself checks (see `exported`, and the test below)."""
     photos = parity_photos(octet, ROW)
     assert photos.shape == (15, 224, 224, 3)
     ours = embeddings_of(zoo_model, photos)

@@ -152,6 +152,7 @@ def test_index_metrics(gallery: httpx.Client) -> None:
     assert 'uie_stage_duration_seconds_count{stage="search"}' in metrics
     assert gallery.get("/v1/info").json()["index"] == {
         "backend": "qdrant-edge",
+        "fingerprint": gallery.get("/v1/info").json()["model"]["fingerprint"],
         "items": 12,
         "indexed_vectors": 0,
     }

@@ -18,7 +18,6 @@ from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
 
 MAX_IMAGES = 1000  # of one bulk request
 _FORM_SLACK_BYTES = 64 * 1024  # boundaries and small fields around one image
-_MAX_JSON_BYTES = 64 * 2**20
 _MAX_FIELD_BYTES = 8 * 2**20
 
 
@@ -75,9 +74,9 @@ async def file_bytes(value: UploadFile | str | None, field: str, max_bytes: int)
     return await value.read()
 
 
-async def read_json(request: Request) -> Any:
+async def read_json(request: Request, max_bytes: int) -> Any:
     """The JSON body."""
-    return parse_json(await read_body(request, _MAX_JSON_BYTES))
+    return parse_json(await read_body(request, max_bytes))
 
 
 def parse_json(text: bytes | str) -> Any:

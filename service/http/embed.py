@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Request
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
@@ -103,4 +102,4 @@ def json_response(content: Any) -> Response:
 def _result(one: Embedded | ServiceError) -> dict[str, Any]:
     if isinstance(one, ServiceError):
         return {"error": one.problem()}
-    return {"embedding": np.asarray(one.embedding).tolist()}
+    return {"embedding": one.embedding.tolist()}

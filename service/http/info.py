@@ -30,7 +30,12 @@ async def info(request: Request) -> Response:
             "model": manifest.model_dump(mode="json"),
             "provider": core.provider,
             "precision": manifest.precision,
-            "index": {"backend": core.index.backend, "items": items, "indexed_vectors": indexed_vectors},
+            "index": {
+                "backend": core.index.backend,
+                "fingerprint": core.index.fingerprint,
+                "items": items,
+                "indexed_vectors": indexed_vectors,
+            },
             "limits": settings.model_dump(
                 include={
                     "max_image_bytes",

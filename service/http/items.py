@@ -25,6 +25,7 @@ router = APIRouter()
 ItemPath = Annotated[str, AfterValidator(unquote), Path(min_length=1, max_length=512)]
 Label = Annotated[str, QueryParam(max_length=512)]
 
+_MAX_JSON_BYTES = 16 * 2**20
 _ITEM = "/v1/items/{item_id}"
 
 
@@ -74,7 +75,7 @@ async def post_items(request: Request) -> Response:
     """Index many pictures, by image or by embedding; each has its own result."""
     core: Core = request.app.state.core
     if media_type(request.headers) == "application/json":
-        body = await read_json(request)
+        body = await read_json(request, _MAX_JSON_BYTES)
         entries = _entries(body.get("items") if isinstance(body, dict) else None)
         results = [_described(entry, _given_embedding(entry, core.manifest.dim)) for entry in entries]
     else:
@@ -130,20 +131,18 @@ def _given_embedding(entry: Any, dim: int) -> NDArray[np.float32] | ServiceError
 
 
 def _described(entry: Any, embedding: NDArray[np.float32] | ServiceError) -> Item | dict[str, Any]:
-    try:
-        if isinstance(embedding, ServiceError):
-            raise embedding
-        return _item(entry, embedding)
-    except ServiceError as error:
-        return {"id": entry.get("id") if isinstance(entry, dict) else None, "error": error.problem()}
+    made = embedding if isinstance(embedding, ServiceError) else _item(entry, embedding)
+    if isinstance(made, Item):
+        return made
+    return {"id": entry.get("id") if isinstance(entry, dict) else None, "error": made.problem()}
 
 
-def _item(entry: Any, embedding: NDArray[np.float32]) -> Item:
+def _item(entry: Any, embedding: NDArray[np.float32]) -> Item | InvalidRequest:
     try:
         said = _Described.model_validate(entry)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
-        raise InvalidRequest(faults) from error
+        faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        return InvalidRequest("; ".join(faults))
     return Item(said.id, said.domain, said.label, embedding, said.payload)
 
 

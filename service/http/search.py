@@ -21,6 +21,8 @@ router = APIRouter()
 DomainName = Annotated[str, QueryParam(pattern="^[a-z0-9_-]{1,64}$")]
 ItemId = Annotated[str, QueryParam(min_length=1, max_length=512)]
 
+_MAX_JSON_BYTES = 2**20
+
 _EMBEDDING_OR_ID = {
     "oneOf": [
         {
@@ -100,7 +102,7 @@ async def _query_embedding(request: Request, core: Core) -> NDArray[np.float32]:
         embedded = await core.pipeline.embed(data)
         note_stages(request, embedded.stages_ms)
         return embedded.embedding
-    body = await read_json(request)
+    body = await read_json(request, _MAX_JSON_BYTES)
     match body:
         case {"embedding": values, **rest} if not rest:
             return check_embedding(values, core.manifest.dim)

@@ -22,10 +22,11 @@ class IndexWorker:
         """`fingerprint` is the served model's; `observe_items` is told the number of items."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="index")
         self._index = self._thread.submit(open_index).result()
-        self._fingerprint = fingerprint
+        self._served = fingerprint
         self._observe_items = observe_items
         self._observe_items(self._index.count())
         self.backend = self._index.backend
+        self.fingerprint = self._index.fingerprint  # of the model whose vectors it holds
 
     async def upsert(self, items: Sequence[Item]) -> list[bool]:
         """Add or replace; of equal ids the last counts. True where the id is new.
@@ -72,11 +73,11 @@ class IndexWorker:
             raise IndexUnavailable("the index did not answer") from error
 
     def _check_fingerprint(self) -> None:
-        if self._index.fingerprint != self._fingerprint:
+        if self.fingerprint != self._served:
             raise FingerprintMismatch(
                 "the index holds vectors of another model; serve that one, or use another collection",
-                index=self._index.fingerprint,
-                model=self._fingerprint,
+                index=self.fingerprint,
+                model=self._served,
             )
 
     def _upsert(self, items: Sequence[Item]) -> list[bool]:
