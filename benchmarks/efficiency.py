@@ -23,6 +23,7 @@ from rich.table import Column, Table
 from benchmarks.client import Target, connect
 from benchmarks.dataset import Dataset
 from benchmarks.errors import DataError, TargetError
+from benchmarks.report import stage_means
 from benchmarks.service_process import ServiceProcess, running_service
 from service.encoder import Encoder
 from service.images import decode
@@ -41,8 +42,7 @@ class Efficiency:
     client_cpu_ms: float
     ceiling_cpu_ms: float
     unused_cpu_ms: float
-    stages_ms: dict[str, float]  # mean wall time a request spends in each
-    latency_ms: float  # mean
+    stages_ms: dict[str, float]  # mean wall time that a request spends in each
     answered: int  # requests, every one with status 200
 
 
@@ -90,10 +90,9 @@ def print_efficiency(found: Efficiency, console: Console) -> None:
     table.add_row("the client's, on the same cores", f"{found.client_cpu_ms:.2f}")
     table.add_row("unused: a core waits for another", f"{found.unused_cpu_ms:.2f}")
     console.print(table)
-    table = Table("time of a request", Column("mean ms", justify="right"))
+    table = Table("time of a request, by stage", Column("mean ms", justify="right"))
     for stage, ms in found.stages_ms.items():
         table.add_row(stage, f"{ms:.2f}")
-    table.add_row("the rest: HTTP both ways", f"{found.latency_ms - sum(found.stages_ms.values()):.2f}")
     console.print(table)
 
 
@@ -206,7 +205,6 @@ def _summary(rounds: Sequence[_Round], images: int) -> Efficiency:
         client_cpu_ms=client_cpu_ms,
         ceiling_cpu_ms=statistics.median(done.ceiling_cpu_s for done in rounds) / images * 1e3,
         unused_cpu_ms=cores / served * 1e3 - server_cpu_ms - client_cpu_ms,
-        stages_ms={stage: statistics.mean(one[stage] for one in stages) for stage in stages[0]},
-        latency_ms=statistics.mean(ms for done in rounds for ms in done.latencies_ms),
+        stages_ms=stage_means(stages, [ms for done in rounds for ms in done.latencies_ms]),
         answered=len(stages),
     )

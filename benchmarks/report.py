@@ -31,6 +31,7 @@ class Latency:
 def summarise(data: Dataset, run: Run) -> dict[str, Any]:
     """Scores and latencies per domain and over all, as `summary.json` holds them."""
     observations = run.observations()
+    answered = [one for one in observations if one.status == 200]
     domains: list[str] = run.said()["domains"]
     scores = score_run(data, domains, observations)
     by_domain = {
@@ -51,7 +52,7 @@ def summarise(data: Dataset, run: Run) -> dict[str, Any]:
             **asdict(latency(observations)),
         },
         "left_out": run.said()["left_out"],
-        "stages_ms": stage_means(observations),
+        "stages_ms": stage_means([one.server_ms for one in answered], [one.latency_ms for one in answered]),
     }
 
 
@@ -79,14 +80,17 @@ def latency(observations: Sequence[Observation]) -> Latency:
     return Latency(float(p50), float(p95), float(p99), len(answered) / busy_s)
 
 
-def stage_means(observations: Sequence[Observation]) -> dict[str, float]:
-    """Mean milliseconds by stage, as the service says; `http` is all that it does not account for."""
-    answered = [one for one in observations if one.status == 200]
-    stages = {stage for one in answered for stage in one.server_ms}
-    means = {stage: _mean([one.server_ms.get(stage, 0.0) for one in answered]) for stage in sorted(stages)}
-    if answered:
-        means["http"] = _mean([one.latency_ms for one in answered]) - sum(means.values())
-    return means
+def stage_means(server_ms: Sequence[Mapping[str, float]], latencies_ms: Sequence[float]) -> dict[str, float]:
+    """Mean milliseconds of a request by where they went; they add up to the mean latency.
+
+    The stages are the service's own; `other` is the rest of its `total`, and `http` is what is outside.
+    """
+    if not server_ms:
+        return {}
+    stages = sorted({stage for one in server_ms for stage in one})
+    means = {stage: _mean([one.get(stage, 0.0) for one in server_ms]) for stage in stages}
+    total = means.pop("total", sum(means.values()))
+    return {**means, "other": total - sum(means.values()), "http": _mean(latencies_ms) - total}
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

@@ -90,7 +90,7 @@ def test_every_query_was_asked_once_and_answered(demo: str, octet: Dataset, fold
         assert len(one.hit_ids) == 10
         assert one.query_id not in one.hit_ids
         assert one.scheduled_s <= one.sent_s <= one.done_s
-        assert set(one.server_ms) == {"decode", "queue", "infer", "search"}
+        assert set(one.server_ms) == {"decode", "queue", "infer", "search", "total"}
 
 
 def test_scores_equal_numpy_over_the_services_own_embeddings(

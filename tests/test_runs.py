@@ -69,7 +69,7 @@ def seen(query_id: str, hits: list[str], at_s: float, took_s: float, **changes: 
         "scheduled_s": at_s,
         "sent_s": at_s,
         "done_s": at_s + took_s,
-        "server_ms": {"decode": 1.0, "infer": 2.0},
+        "server_ms": {"decode": 1.0, "infer": 2.0, "total": 4.0},
         "segment": 0,
         **changes,
     }
@@ -109,9 +109,12 @@ def test_latency_of_nothing() -> None:
     assert latency([seen("a/x", [], 0, 1, status=0)]).images_per_s == 0
 
 
-def test_what_the_service_does_not_account_for_is_http() -> None:
-    means = stage_means([seen("a/x", [], 0, 0.010), seen("a/y", [], 0, 0.020)])
-    assert means == {"decode": 1.0, "infer": 2.0, "http": pytest.approx(12)}
+def test_where_the_time_went_adds_up_to_the_latency() -> None:
+    means = stage_means(
+        [{"decode": 0.5, "infer": 2.0, "total": 4.0}, {"decode": 1.5, "infer": 2.0, "total": 4.0}], [10, 20]
+    )
+    assert means == {"decode": 1.0, "infer": 2.0, "other": pytest.approx(1), "http": pytest.approx(11)}
+    assert stage_means([], []) == {}
 
 
 def test_a_run_is_resumed_and_a_torn_line_forgotten(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import hmac
 import json
 import re
+import time
 import uuid
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
@@ -30,6 +31,7 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        arrived = time.perf_counter()
         state = scope.setdefault("state", {})
         state["stages_ms"] = {}
         state["request_id"] = request_id = _request_id(headers.get("x-request-id"))
@@ -39,8 +41,8 @@ class Envelope:
                 answer = MutableHeaders(scope=message)
                 answer["X-Request-Id"] = request_id
                 answer["X-Model-Fingerprint"] = self._core.manifest.fingerprint
-                if state["stages_ms"]:
-                    answer["Server-Timing"] = server_timing(state["stages_ms"])
+                total_ms = (time.perf_counter() - arrived) * 1e3
+                answer["Server-Timing"] = server_timing({**state["stages_ms"], "total": total_ms})
                 self._count(scope, message["status"])
             await send(message)
 
