@@ -33,11 +33,16 @@ lint: test-env
 env: .venv/serve-$(RUNTIME).done
 test-env: .venv/test-$(RUNTIME).done
 
+# What was installed for the other runtime goes first: their files overwrite each other.
+WITHOUT_RUNTIME = $(UV) pip uninstall --quiet --python $(PYTHON) onnxruntime onnxruntime-gpu 2>/dev/null || true
+
 .venv/serve-%.done: requirements/serve-%.txt | $(UV)
+	@$(WITHOUT_RUNTIME)
 	$(UV) pip install --quiet --python $(PYTHON) -r $<
 	touch $@
 
 .venv/test-%.done: requirements/test-%.txt | $(UV)
+	@$(WITHOUT_RUNTIME)
 	$(UV) pip install --python $(PYTHON) -r $<
 	touch $@ .venv/serve-$*.done
 

@@ -4,6 +4,7 @@ An info file is a JSON list of `{"path", "class_id"}`; `class_id` is an int or a
 its domain. A domain with a split `index` searches that one; elsewhere the test queries are the gallery.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,10 +39,15 @@ class Dataset:
         """By name."""
         return sorted(folder.name for folder in self._info.iterdir() if folder.is_dir())
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """What the builder said of the content; of an UnED folder, its place."""
-        return str(self._card.get("fingerprint") or self.root.resolve())
+        """What the builder said of the content; elsewhere, a hash of the info files."""
+        if "fingerprint" in self._card:
+            return str(self._card["fingerprint"])
+        digest = hashlib.sha256()
+        for file in sorted(self._info.rglob("*.json")):
+            digest.update(f"{file.relative_to(self._info)}\0".encode() + file.read_bytes())
+        return digest.hexdigest()
 
     @property
     def left_out(self) -> dict[str, str]:

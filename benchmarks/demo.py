@@ -35,6 +35,8 @@ def demo(data_folder: Path, runs: Path, port: int, concurrency: int, console: Co
     with running_service(runs / "service.log", port, data_dir=str(index)) as service:
         if asyncio.run(index_fits(data, service.url)):
             return _measure(data, service.url, runs / "demo", concurrency, console)
+    if not index.exists():
+        raise TargetError("the server's collection holds other things; set UIE_COLLECTION to a new one")
     console.print("the demo's index holds other things as well; starting with an empty one ...")
     shutil.rmtree(index)
     with running_service(runs / "service.log", port, data_dir=str(index)) as service:

@@ -88,7 +88,7 @@ def print_efficiency(found: Efficiency, console: Console) -> None:
     overhead = found.server_cpu_ms - found.ceiling_cpu_ms
     table.add_row("the service's: HTTP, BentoML, queueing, JSON", f"{overhead:.2f}")
     table.add_row("the client's, on the same cores", f"{found.client_cpu_ms:.2f}")
-    table.add_row("unused: a core waits for another", f"{found.unused_cpu_ms:.2f}")
+    table.add_row("unused, or taken by others on this machine", f"{found.unused_cpu_ms:.2f}")
     console.print(table)
     table = Table("time of a request, by stage", Column("mean ms", justify="right"))
     for stage, ms in found.stages_ms.items():
@@ -97,7 +97,7 @@ def print_efficiency(found: Efficiency, console: Console) -> None:
 
 
 class _Ceiling:
-    """Decode the next batch while the session runs the last one; every core has work all the time."""
+    """The service's own session and batch size; the next batch is decoded while the last one runs."""
 
     def __init__(self, settings: Settings) -> None:
         manifest = load_manifest(settings.model_folder)

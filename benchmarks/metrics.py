@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from benchmarks.dataset import Record
+from benchmarks.errors import RunError
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,12 @@ class Judge:
     def score(self, query: Record, hit_ids: Sequence[str] | None) -> QueryScore:
         """Score one ranking, best first; None for a query that failed.
 
-        A hit that is the query itself raises ValueError: excluding it, by id, is the caller's part.
+        A hit that is the query itself raises RunError: the service was asked to leave it out.
         An id that is not of this gallery is a wrong answer.
         """
         relevant = self._relevant(query)
         if query.id in (hit_ids or ()):
-            raise ValueError(f"query {query.id} is among its own hits")
+            raise RunError(f"query {query.id} is among its own hits: the service did not leave it out")
         m = min(len(relevant), 5)
         if hit_ids is None or m == 0:
             return QueryScore(0.0, 0.0, len(relevant))

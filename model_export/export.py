@@ -45,15 +45,27 @@ def export_model(row: Backbone, data: Dataset, out: Path) -> Manifest:
     unfinished = out.with_name(out.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    onnx_file = unfinished / "model.onnx"
-    write_onnx(graph, row, onnx_file)
-    check_parity(graph, onnx_file, parity_photos(data, row))
-    manifest = _manifest(row, data, onnx_file, out.name)
-    (unfinished / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
-    _write_canonical(graph, row, unfinished)
-    shutil.rmtree(out, ignore_errors=True)
-    unfinished.rename(out)
+    try:
+        onnx_file = unfinished / "model.onnx"
+        write_onnx(graph, row, onnx_file)
+        check_parity(graph, onnx_file, parity_photos(data, row))
+        manifest = _manifest(row, data, onnx_file, out.name)
+        (unfinished / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
+        _write_canonical(graph, row, unfinished)
+        _replace(out, unfinished)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return manifest
+
+
+def _replace(out: Path, finished: Path) -> None:
+    """The old model goes when the new one is in its place, and not before."""
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    finished.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_onnx(graph: nn.Module, row: Backbone, file: Path) -> None:
@@ -81,21 +93,26 @@ def write_onnx(graph: nn.Module, row: Backbone, file: Path) -> None:
 
 
 def check_parity(graph: nn.Module, onnx_file: Path, pixels: NDArray[np.uint8]) -> float:
-    """Torch against ONNX Runtime at batch 1 and 7, and batched against single.
+    """Torch against ONNX Runtime at batch 1 and 7, and batch 7 against batch 1.
 
-    Returns the lowest cosine; raises ParityError where it is under MIN_COSINE.
+    Returns the lowest cosine; raises ParityError where it is under MIN_COSINE, or a norm is not 1.
     """
     wanted = describe(graph, pixels)  # (N, dim), unit norm
     session = ort.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
-    lowest = 1.0
-    for batch in (1, 7):
+
+    def by_batches_of(batch: int) -> NDArray[np.float32]:
         starts = range(0, len(pixels), batch)
         parts = [session.run(None, {"pixels": pixels[start : start + batch]})[0] for start in starts]
-        lowest = min(lowest, float((np.concatenate(parts) * wanted).sum(axis=1).min()))
+        return np.asarray(np.concatenate(parts))
+
+    singles, sevens = by_batches_of(1), by_batches_of(7)
+    for rows in (wanted, singles, sevens):
+        if not np.abs(np.linalg.norm(rows, axis=1) - 1).max() < 1e-5:
+            raise ParityError("the embeddings are not of unit norm")
+    pairs = ((singles, wanted), (sevens, wanted), (sevens, singles))
+    lowest = min(float((one * other).sum(axis=1).min()) for one, other in pairs)
     if not lowest >= MIN_COSINE:
-        raise ParityError(
-            f"torch and ONNX Runtime disagree: lowest cosine {lowest:.6f}, allowed {MIN_COSINE}"
-        )
+        raise ParityError(f"torch and ONNX Runtime disagree: lowest cosine {lowest:.6f} < {MIN_COSINE}")
     return lowest
 
 

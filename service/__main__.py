@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import sys
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.core import Core
-from service.errors import StartupError
+from service.errors import SettingsError, StartupError
 from service.manifest import load_manifest
 from service.settings import Settings, load_settings
 
@@ -26,10 +27,20 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
 ) -> None:
     """Serve over HTTP, under BentoML's supervision. Settings are read from `UIE_*`."""
+    _check_port(host, port)
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
     command = [sys.executable, "-m", "bentoml", "serve", "service.bento:service"]
     command += ["--host", host, "--port", str(port), "--timeout-keep-alive", str(_KEEP_ALIVE_S)]
     os.execv(sys.executable, command)  # noqa: S606 (the supervisor takes over this process)
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SettingsError(f"{host}:{port} cannot be listened on: {error.strerror}") from error
 
 
 @app.command()

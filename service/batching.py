@@ -8,6 +8,7 @@ one by one so that only the one at fault fails.
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -18,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, NotReady, ServiceError
+
+_log = logging.getLogger(__name__)
 
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -105,15 +108,19 @@ class Batcher:
                     return batch
 
     def _run(self, batch: list[_Waiting]) -> list[Encoded | ServiceError]:
-        start = time.perf_counter()
         try:
-            embeddings = self._encode(np.stack([item.pixels for item in batch]))  # (N, dim) float32
-        except Exception as error:  # the thread must outlive any batch; each image gets the error
+            return self._encode_batch(batch)
+        except Exception as error:  # the thread must outlive any batch; each image gets its own error
             if len(batch) > 1:
                 return [outcome for item in batch for outcome in self._run([item])]
             if not isinstance(error, ServiceError):
+                _log.exception("inference failed")
                 error = EncoderFailed(f"inference failed: {type(error).__name__}")
             return [error]
+
+    def _encode_batch(self, batch: list[_Waiting]) -> list[Encoded | ServiceError]:
+        start = time.perf_counter()
+        embeddings = self._encode(np.stack([item.pixels for item in batch]))  # (N, dim) float32
         infer_ms = (time.perf_counter() - start) * 1e3
         self._observe_batch(len(batch))
         return [

@@ -44,11 +44,7 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
         @bentoml.on_deployment
         def check() -> None:
             """Refuse in the supervisor, once: a worker that refuses is only started again."""
-            # In a process of its own, so that this one holds no GPU and no lock on the index.
-            command = [sys.executable, "-m", "service", "check"]
-            environment = {**os.environ, "PYTHONPATH": str(_ROOT)}  # a built bento is not where we stand
-            if subprocess.run(command, env=environment, check=False).returncode:
-                sys.exit(1)
+            _check_in_a_process_of_its_own()
 
         @bentoml.api
         async def embed(self, image: Path) -> dict[str, Any]:
@@ -77,6 +73,14 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
     built.add_asgi_middleware(Envelope, core=core)
     built.add_asgi_middleware(FilesOnly, max_bytes=settings.max_image_bytes)
     return built
+
+
+def _check_in_a_process_of_its_own() -> None:
+    # So that the supervisor holds no GPU and no lock on the index. A built bento is not where we stand.
+    search_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "service", "check"]
+    if subprocess.run(command, env={**os.environ, "PYTHONPATH": search_path}, check=False).returncode:
+        sys.exit(1)
 
 
 async def _content(file: Path) -> bytes:

@@ -22,7 +22,7 @@ class Core:
     def __init__(self, settings: Settings, manifest: Manifest) -> None:
         self.settings = settings
         self.manifest = manifest
-        self.ready = False
+        self._started = False
         self._metrics: Metrics | None = None
         self._pipeline: Pipeline | None = None
         self._index: IndexWorker | None = None
@@ -45,15 +45,20 @@ class Core:
         )
         self._pipeline = Pipeline(encoder, settings, self._metrics)
         await self._check_golden_image()
-        self.ready = True
+        self._started = True
 
     def close(self) -> None:
         """Finish what is in flight, flush the index."""
-        self.ready = False
+        self._started = False
         if self._pipeline:
             self._pipeline.close()
         if self._index:
             self._index.close()
+
+    @property
+    def ready(self) -> bool:
+        """Started, not stopping, and the session's thread runs."""
+        return self._started and self.pipeline.batcher.alive
 
     @property
     def provider(self) -> str:

@@ -14,8 +14,7 @@ ServiceError                      becomes one RFC 9457 answer
 ├── EmbeddingShape          422   search: a given vector cannot be an embedding of this model
 ├── NotFound                404   search
 │   ├── UnknownItem
-│   ├── UnknownDomain
-│   └── UnknownModel
+│   └── UnknownDomain
 ├── MethodNotAllowed        405   read
 ├── FingerprintMismatch     409   search: the index holds another model's vectors
 ├── IndexUnavailable        503   search
@@ -122,12 +121,6 @@ class UnknownDomain(NotFound):
     """No item of this domain is indexed."""
 
     slug, title = "unknown-domain", "Unknown domain"
-
-
-class UnknownModel(NotFound):
-    """No such model is loaded."""
-
-    slug, title = "unknown-model", "Unknown model"
 
 
 class MethodNotAllowed(ServiceError):

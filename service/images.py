@@ -88,7 +88,7 @@ def _gray(values: NDArray[np.generic]) -> Image.Image:
 def _centre_square(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     # Scaling the short side to resize_px and then cutting input_px out of the middle is one resize
     # of the box that will be left, so the rest is never computed.
-    side = min(image.size) * min(1.0, preprocessing.input_px / preprocessing.resize_px)
+    side = min(image.size) * preprocessing.input_px / preprocessing.resize_px
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
     px = preprocessing.input_px

@@ -7,9 +7,9 @@ written here, and a value that this code does not know is an error that names th
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.errors import ManifestError
 
@@ -25,6 +25,12 @@ class Preprocessing(BaseModel):
     interpolation: Literal["bicubic", "bilinear"] = Field(description="Pillow's filters, with antialias.")
     crop: Literal["centre"]
     exif: Literal["apply", "ignore"] = Field(description="EXIF rotation.")
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        if self.resize_px < self.input_px:
+            raise ValueError(f"resize_px {self.resize_px} is less than input_px {self.input_px}")
+        return self
 
 
 class Manifest(Preprocessing):

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.errors import SettingsError
 
 _ROOT = Path(__file__).resolve().parent.parent
+_LATER = {"UIE_GALLERY_DIR"}  # of the contract, for the page that is still to come
 _CORES = len(os.sched_getaffinity(0))
 
 
@@ -45,9 +46,12 @@ class Settings(BaseSettings):
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(SecretStr(key.strip()) for key in value.split(",") if key.strip())
-        return value
+        if not isinstance(value, str):
+            return value
+        keys = tuple(SecretStr(key.strip()) for key in value.split(",") if key.strip())
+        if not keys:
+            raise ValueError("set, but without a key in it: the service would be open to all")
+        return keys
 
     @model_validator(mode="after")
     def _one_process_per_embedded_index(self) -> Self:
@@ -68,6 +72,10 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """Read the environment. Raises SettingsError with one sentence per wrong setting."""
+    known = {f"UIE_{name.upper()}" for name in Settings.model_fields} | _LATER
+    unknown = sorted(name for name in os.environ if name.startswith("UIE_") and name not in known)
+    if unknown:  # a misspelt UIE_API_KEYS must not start an open service
+        raise SettingsError(f"no such setting: {', '.join(unknown)}")
     try:
         return Settings()
     except ValidationError as error:

@@ -1,5 +1,6 @@
 """The real things that tests share: one live service, and the Octet test bed."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from service.manifest import Manifest, load_manifest
 from service.settings import load_settings
 
 ROOT = Path(__file__).parent.parent
+
+# Tests say their settings; what the shell exports is somebody else's.
+for _name in [name for name in os.environ if name.startswith("UIE_")]:
+    del os.environ[_name]
 
 
 @pytest.fixture(scope="session")

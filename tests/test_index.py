@@ -239,6 +239,21 @@ async def test_worker_knows_its_domains(worker: IndexWorker) -> None:
     assert json.loads(json.dumps(refusal.value.problem()))["domains"] == ["nothing"]
 
 
+def test_many_equal_pictures_are_not_all_fetched(index: VectorIndex) -> None:
+    row = vectors(1)[0]
+    index.upsert([Item(f"same-{n:05d}", "a", "x", row) for n in range(3000)])
+    hits = search(index, Query(row, 5))
+    assert len(hits) == 5
+    assert {hit.score for hit in hits} == {hits[0].score}
+
+
+async def test_a_domain_is_known_even_where_all_of_it_is_excluded(worker: IndexWorker) -> None:
+    one, two = items(2)
+    await worker.upsert([one, two])
+    assert await worker.search(Query(one.embedding, 3, domains=(one.domain,), exclude=(one.id,))) == []
+    assert (await worker.counts())[0] == 2
+
+
 async def test_another_models_index_is_neither_searched_nor_written(index: VectorIndex) -> None:
     worker = IndexWorker(lambda: index, "model-b", lambda _: None)
     with pytest.raises(FingerprintMismatch):

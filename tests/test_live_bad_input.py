@@ -91,7 +91,16 @@ def test_a_body_that_is_too_long_is_refused_before_it_was_read(service: ServiceP
             "invalid-request",
         ),
         ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "invalid-request"),
+        (
+            {
+                "content": b"x",
+                "headers": {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"},
+            },
+            400,
+            "invalid-request",
+        ),
         ({"content": b"x", "headers": {**PNG, "X-Deadline-Ms": "soon"}}, 400, "invalid-request"),
+        ({"content": b"x", "headers": {**PNG, "X-Deadline-Ms": "1" * 5000}}, 400, "invalid-request"),
     ],
 )
 def test_malformed_requests(http: httpx.Client, request_: dict[str, Any], status: int, slug: str) -> None:

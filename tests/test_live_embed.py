@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -102,6 +106,32 @@ def test_batch_without_images(http: httpx.Client) -> None:
     assert problem_of(http.post("/v1/embed/batch", json={})) == (415, "unsupported-media-type")
 
 
+def images_seen(http: httpx.Client) -> float:
+    """Images that went through the session since the service started."""
+    lines = http.get("/metrics").text.splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("uie_batch_images_sum")))
+
+
+def test_images_of_clients_that_have_gone_are_not_inferred(
+    service: ServiceProcess, http: httpx.Client
+) -> None:
+    host, port = service.url.removeprefix("http://").split(":")
+    data = encode(noise(1, 600, 600))
+    head = "POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+    head += f"Content-Length: {len(data)}\r\n\r\n"
+    before = images_seen(http)
+    clients = [socket.create_connection((host, int(port)), timeout=20) for _ in range(200)]
+    for client in clients:
+        client.sendall(head.encode() + data)
+    for client in clients:
+        client.close()
+    # The queue is empty again once the next picture is through.
+    embedding_of(http.post("/v1/embed", content=data, headers=PNG))
+    while "uie_queue_depth_images 0.0" not in http.get("/metrics").text:
+        time.sleep(0.05)
+    assert images_seen(http) - before < 100
+
+
 def test_a_deadline_that_cannot_be_met(http: httpx.Client) -> None:
     large = encode(Image.effect_noise((3000, 3000), 90).convert("RGB"), "PNG", compress_level=1)
     response = http.post("/v1/embed", content=large, headers={**PNG, "X-Deadline-Ms": "1"})
@@ -149,10 +179,28 @@ def test_bentoml_fetches_and_unpickles_nothing(http: httpx.Client, path: str) ->
         refused = http.post(path, content=b"{}", headers={"Content-Type": kind})
         assert problem_of(refused) == (415, "unsupported-media-type")
     assert problem_of(http.post(path, files={"image": bytes(50_000_000)})) == (413, "image-too-large")
+    odd = {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"}
+    assert problem_of(http.post(path, content=b"x", headers=odd)) == (400, "invalid-request")
+
+
+def test_an_upload_to_bentomls_endpoint_that_is_dropped_keeps_nothing_waiting(tmp_path: Path) -> None:
+    """Else the service waits for it, and so for its own end, until BentoML's timeout."""
+    with running_service(tmp_path / "log", data_dir=str(tmp_path / "index")) as service:
+        host, port = service.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as client:
+            client.sendall(
+                b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+                b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+            )
+            time.sleep(0.5)
+        supervisor = psutil.Process(service.pid)
+        supervisor.send_signal(signal.SIGTERM)
+        supervisor.wait(20)
 
 
 NATIVE = """
 import sys
+import time
 from pathlib import Path
 import bentoml
 with bentoml.SyncHTTPClient(sys.argv[1], token="beta") as client:
@@ -169,8 +217,8 @@ def test_keys_a_small_queue_and_the_real_bentoml_client(tmp_path: Path) -> None:
             for headers in ({}, {"Authorization": "Bearer gamma"}, {"Authorization": "alpha"}):
                 refused = client.get("/v1/info", headers=headers)
                 assert problem_of(refused) == (401, "unauthorized")
-            for key in ("alpha", "beta"):
-                assert client.get("/v1/info", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+            for given in ("Bearer alpha", "bearer beta"):
+                assert client.get("/v1/info", headers={"Authorization": given}).status_code == 200
         asyncio.run(_overload(service.url))
         picture = tmp_path / "picture.png"
         picture.write_bytes(encode(noise(1)))

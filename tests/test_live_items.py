@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,19 @@ def test_wrong_puts(
     assert "d" not in {row["name"] for row in http.get("/v1/domains").json()["domains"]}
 
 
-@pytest.mark.parametrize("payload", ["[]", "x", '{"a": NaN}', "1"])
+DEEP = "[" * 200 + "]" * 200
+PAYLOADS = [
+    "[]",
+    "x",
+    '{"a": NaN}',
+    "1",
+    f'{{"a": {DEEP}}}',
+    '{"a": [18446744073709551616]}',
+    f'{{"a": "{"x" * 70_000}"}}',
+]
+
+
+@pytest.mark.parametrize("payload", PAYLOADS, ids=range(len(PAYLOADS)))
 def test_wrong_payloads(http: httpx.Client, payload: str) -> None:
     response = http.put(
         "/v1/items/x",
@@ -81,6 +95,11 @@ def test_wrong_payloads(http: httpx.Client, payload: str) -> None:
         params={"domain": "d", "label": "l"},
     )
     assert problem_of(response) == (400, "invalid-request")
+    rest = f'"domain": "d", "label": "l", "embedding": {[1.0] * 64}, "payload": {payload}'
+    entry = f'{{"items": [{{"id": "x", {rest}}}]}}'
+    bulk = http.post("/v1/items", content=entry, headers={"Content-Type": "application/json"})
+    assert bulk.status_code == 400 or bulk.json()["results"][0]["error"]["type"] == "invalid-request"
+    assert problem_of(http.get("/v1/items/x")) == (404, "unknown-item")
 
 
 def test_bulk_results_are_per_item(http: httpx.Client) -> None:
@@ -145,23 +164,42 @@ def test_wrong_bulk_requests(http: httpx.Client, request_: dict[str, Any]) -> No
 def test_what_was_answered_survives_kill_9_of_the_service(tmp_path: Path) -> None:
     """The whole process tree at once, in the middle of writing; then a new service on the same folder."""
     data_dir = str(tmp_path / "index")
-    answered = []
+    answered: list[str] = []
+    data = encode(noise(1, 32, 32))
+    nested: Any = 1
+    for _ in range(30):
+        nested = [nested]
+
+    def write(url: str) -> None:
+        payload = {"payload": json.dumps({"deep": nested})}
+        params = {"domain": "d", "label": "l"}
+        with httpx.Client(base_url=url, timeout=60) as client:
+            while True:
+                item_id = str(len(answered))
+                try:
+                    response = client.put(
+                        f"/v1/items/{item_id}", files={"image": data}, data=payload, params=params
+                    )
+                except httpx.TransportError:  # killed
+                    return
+                assert response.status_code == 200
+                answered.append(item_id)
+
     with running_service(tmp_path / "first.log", data_dir=data_dir) as service:
-        with httpx.Client(base_url=service.url, timeout=60) as client:
-            data = encode(noise(1, 32, 32))
-            for n in range(50):
-                url = f"/v1/items/{n}"
-                client.put(
-                    url, content=data, headers=PNG, params={"domain": "d", "label": "l"}
-                ).raise_for_status()
-                answered.append(str(n))
+        writer = threading.Thread(target=write, args=(service.url,))
+        writer.start()
+        while len(answered) < 50 and writer.is_alive():
+            time.sleep(0.01)
         supervisor = psutil.Process(service.pid)
         for process in [supervisor, *supervisor.children(recursive=True)]:
             os.kill(process.pid, signal.SIGKILL)
+        writer.join()
+    assert len(answered) >= 50
     with (
         running_service(tmp_path / "second.log", data_dir=data_dir) as service,
         httpx.Client(base_url=service.url, timeout=60) as client,
     ):
         for item_id in answered:
-            assert client.get(f"/v1/items/{item_id}").status_code == 200
-        assert client.get("/v1/domains").json() == {"domains": [{"name": "d", "items": 50}]}
+            assert client.get(f"/v1/items/{item_id}").json()["payload"] == {"deep": nested}
+        # The one that was on its way may be there or not.
+        assert client.get("/v1/domains").json()["domains"][0]["items"] in (len(answered), len(answered) + 1)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.dataset import Record
+from benchmarks.errors import RunError
 from benchmarks.metrics import Judge, mean_over_domains, score_domain
 
 
@@ -64,8 +65,8 @@ def test_a_gallery_item_with_several_labels_matches_any_of_them() -> None:
     assert judge.score(record("q", "a", 3, 4), ["both"]).n_q == 1
 
 
-def test_a_query_among_its_own_hits_is_a_mistake_of_the_caller() -> None:
-    with pytest.raises(ValueError, match="its own hits"):
+def test_a_query_among_its_own_hits_is_a_mistake_of_the_service() -> None:
+    with pytest.raises(RunError, match="its own hits"):
         JUDGE.score(GALLERY[0], ["a0-0"])
 
 

@@ -35,6 +35,9 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("UIE_MAX_BATCH", "many", "UIE_MAX_BATCH"),
         ("UIE_COLLECTION", "../up", "UIE_COLLECTION"),
         ("UIE_WORKERS", "2", "UIE_WORKERS=2 needs UIE_QDRANT_URL"),
+        ("UIE_API_KEYS", "", "UIE_API_KEYS"),
+        ("UIE_API_KEYS", " , ", "UIE_API_KEYS"),
+        ("UIE_API_KEY", "secret", "no such setting: UIE_API_KEY"),
     ],
 )
 def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
@@ -63,7 +66,14 @@ def rewrite(model: Path, **changes: object) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"resize": "stretch"}, {"crop": "random"}, {"exif": "maybe"}, {"precision": "int3"}, {"surprise": 1}],
+    [
+        {"resize": "stretch"},
+        {"crop": "random"},
+        {"exif": "maybe"},
+        {"precision": "int3"},
+        {"resize_px": 100},
+        {"surprise": 1},
+    ],
 )
 def test_a_manifest_with_unknown_values_is_an_error_that_names_the_file(
     model: Path, changes: dict[str, object]

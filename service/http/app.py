@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
 
 from service import __version__
@@ -40,6 +40,8 @@ def create_app(core: Core) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_bug)
+    # In the place of BentoML's own page, which loads a tracker.
+    app.add_api_route("/", _front, include_in_schema=False)
     app.add_api_route("/v1/{rest:path}", _no_such_route, methods=_METHODS, include_in_schema=False)
     return app
 
@@ -74,6 +76,10 @@ def _on_disconnect(_: Request, __: Exception) -> Response:
 def _on_bug(request: Request, error: Exception) -> Response:
     _log.error("request %s failed", request.state.request_id, exc_info=error)
     return problem_response(ServiceError("an error of ours; the log has it under the request's id"))
+
+
+async def _front() -> Response:
+    return RedirectResponse("/docs")
 
 
 async def _no_such_route(request: Request) -> None:

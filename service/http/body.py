@@ -56,8 +56,9 @@ async def form_of(request: Request, max_bytes: int, max_files: int = MAX_IMAGES)
     counted = Request(request.scope, _counted(request.receive, max_bytes))
     try:
         form = await counted.form(max_files=max_files, max_fields=16, max_part_size=_MAX_FIELD_BYTES)
-    except (HTTPException, MultiPartException) as error:  # which of the two depends on the scope
-        detail = error.detail if isinstance(error, HTTPException) else error.message
+    except (HTTPException, MultiPartException, UnicodeError, LookupError) as error:
+        # Which of the first two depends on the scope; the others are about the charset that was given.
+        detail = error.detail if isinstance(error, HTTPException) else str(error)
         raise InvalidRequest(f"the form cannot be read: {detail}") from error
     try:
         yield form

@@ -22,12 +22,7 @@ def json_body(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
-def images_body(**fields: dict[str, Any]) -> dict[str, Any]:
-    """Several images, and more fields."""
-    properties = {"images": {"type": "array", "items": _FILE}, **fields}
-    return body_of(form(properties, ["images", *fields]))
-
-
+IMAGES = {"type": "array", "items": _FILE}
 IMAGE = {**_RAW_IMAGE, **form({"image": _FILE}, ["image"])}
 IMAGE_BODY = body_of(IMAGE)
 IMAGE_AND_PAYLOAD_BODY = body_of(

@@ -3,20 +3,24 @@
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from service.core import Core
 from service.errors import DeadlineExceeded, InvalidRequest, ServiceError
 from service.http.body import MAX_IMAGES, file_bytes, form_of, read_image
-from service.http.docs import IMAGE_BODY, images_body
+from service.http.docs import IMAGE_BODY, IMAGES, body_of, form
 from service.pipeline import Embedded
 
 router = APIRouter()
+
+_DEADLINE = re.compile(r"[1-9][0-9]{0,6}")
 
 
 @router.post("/v1/embed", openapi_extra=IMAGE_BODY)
@@ -32,12 +36,12 @@ async def embed(request: Request) -> Response:
     return json_response({"embedding": embedded.embedding.tolist(), **model_card(core)})
 
 
-@router.post("/v1/embed/batch", openapi_extra=images_body())
+@router.post("/v1/embed/batch", openapi_extra=body_of(form({"images": IMAGES}, ["images"])))
 async def embed_batch(request: Request) -> Response:
     """Several images, each with its embedding or its own error, in order."""
     core: Core = request.app.state.core
-    async with form_of(request, core.settings.max_request_bytes) as form, deadline(request):
-        files = form.getlist("images")
+    async with form_of(request, core.settings.max_request_bytes) as fields, deadline(request):
+        files = fields.getlist("images")
         results = await embed_files(core, files)
     note_bulk_stages(request, results)
     return json_response({"results": [_result(one) for one in results], **model_card(core)})
@@ -64,15 +68,41 @@ async def embed_files(core: Core, files: Sequence[UploadFile | str]) -> list[Emb
 
 @contextlib.asynccontextmanager
 async def deadline(request: Request) -> AsyncIterator[None]:
-    """Give up, and drop what still waits, when the client's `X-Deadline-Ms` has passed."""
-    given = request.headers.get("x-deadline-ms")
-    if given is not None and not (given.isdecimal() and 1 <= int(given) <= 3_600_000):
-        raise InvalidRequest("X-Deadline-Ms must be a whole number of milliseconds from 1 to 3600000")
+    """Give up, and drop what still waits, when the client's `X-Deadline-Ms` has passed, or it has gone.
+
+    To be entered when the body has been read. Raises DeadlineExceeded or ClientDisconnect.
+    """
+    given_ms = deadline_ms(request)
+    gone = False
+
+    async def expire_when_gone(limit: asyncio.Timeout) -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        limit.reschedule(0)  # long past
+
     try:
-        async with asyncio.timeout(int(given) / 1e3 if given else None):
-            yield
+        async with asyncio.timeout(given_ms / 1e3 if given_ms else None) as limit:
+            watcher = asyncio.create_task(expire_when_gone(limit))
+            try:
+                yield
+            finally:
+                watcher.cancel()
     except TimeoutError as error:
-        raise DeadlineExceeded(f"not done within {given} ms") from error
+        if gone:
+            raise ClientDisconnect from error
+        raise DeadlineExceeded(f"not done within {given_ms} ms") from error
+
+
+def deadline_ms(request: Request) -> int | None:
+    """The client's `X-Deadline-Ms`. Raises InvalidRequest."""
+    given = request.headers.get("x-deadline-ms")
+    if given is None:
+        return None
+    if not _DEADLINE.fullmatch(given):
+        raise InvalidRequest("X-Deadline-Ms must be a whole number of milliseconds from 1 to 9999999")
+    return int(given)
 
 
 def note_stages(request: Request, stages_ms: dict[str, float]) -> None:

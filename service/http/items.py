@@ -1,5 +1,6 @@
 """`/v1/items`: put pictures into the gallery, read them, take them out."""
 
+import json
 from typing import Annotated, Any
 from urllib.parse import unquote
 
@@ -13,7 +14,7 @@ from starlette.responses import Response
 from service.core import Core
 from service.errors import InvalidRequest, ServiceError
 from service.http.body import MAX_IMAGES, form_of, media_type, parse_json, read_image_and_fields, read_json
-from service.http.docs import IMAGE_AND_PAYLOAD_BODY, body_of, form, json_body
+from service.http.docs import IMAGE_AND_PAYLOAD_BODY, IMAGES, body_of, form, json_body
 from service.http.embed import deadline, embed_files, json_response, note_bulk_stages, note_stages
 from service.http.search import DomainName, check_embedding, item_json
 from service.index import Item
@@ -26,6 +27,8 @@ ItemPath = Annotated[str, AfterValidator(unquote), Path(min_length=1, max_length
 Label = Annotated[str, QueryParam(max_length=512)]
 
 _MAX_JSON_BYTES = 16 * 2**20
+_MAX_PAYLOAD_BYTES = 64 * 2**10
+_MAX_PAYLOAD_DEPTH = 32
 _ITEM = "/v1/items/{item_id}"
 
 
@@ -37,7 +40,7 @@ class _Described(BaseModel):
     id: str = Field(min_length=1, max_length=512)
     domain: str = Field(pattern="^[a-z0-9_-]{1,64}$")
     label: str = Field(max_length=512)
-    payload: dict[str, Any] = {}
+    payload: Any = {}
 
 
 _ITEMS_SCHEMA = {"type": "array", "items": _Described.model_json_schema()}
@@ -45,7 +48,7 @@ _BULK_BODY = body_of(
     {
         **form(
             {
-                "images": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                "images": IMAGES,
                 "items": {"type": "string", "description": "JSON list, in the order of the images"},
             },
             ["images", "items"],
@@ -60,9 +63,7 @@ async def put_item(request: Request, item_id: ItemPath, domain: DomainName, labe
     """Index one picture; the same call again changes nothing."""
     core: Core = request.app.state.core
     data, fields = await read_image_and_fields(request, core.settings.max_image_bytes)
-    payload = parse_json(fields.get("payload", "{}"))
-    if not isinstance(payload, dict):
-        raise InvalidRequest("`payload` must be a JSON object")
+    payload = check_payload(parse_json(fields.get("payload", "{}")))
     async with deadline(request):
         embedded = await core.pipeline.embed(data)
         (created,) = await core.index.upsert([Item(item_id, domain, label, embedded.embedding, payload)])
@@ -117,6 +118,32 @@ async def _from_images(request: Request, core: Core) -> list[Item | dict[str, An
     ]
 
 
+def check_payload(value: Any) -> dict[str, Any]:
+    """A payload that comes back as it went in. Raises InvalidRequest.
+
+    The engine cannot read back what is nested more than about 120 deep, not even its own log, and turns
+    whole numbers over 64 bits into floats.
+    """
+    if not isinstance(value, dict):
+        raise InvalidRequest("`payload` must be a JSON object")
+    size_bytes = len(json.dumps(value, ensure_ascii=False).encode())
+    if size_bytes > _MAX_PAYLOAD_BYTES:
+        raise InvalidRequest("`payload` is too long", limit=_MAX_PAYLOAD_BYTES, got=size_bytes)
+    level: list[Any] = [value]
+    for _ in range(_MAX_PAYLOAD_DEPTH):
+        if any(type(part) is int and not -(2**63) <= part < 2**64 for part in level):
+            raise InvalidRequest("`payload` has a whole number that does not fit 64 bits")
+        inner = [
+            part.values() if isinstance(part, dict) else part
+            for part in level
+            if isinstance(part, dict | list)
+        ]
+        level = [part for parts in inner for part in parts]
+    if level:
+        raise InvalidRequest("`payload` is nested too deep", limit=_MAX_PAYLOAD_DEPTH)
+    return value
+
+
 def _entries(value: Any) -> list[Any]:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_IMAGES:
         raise InvalidRequest(f"`items` must be a list of 1 to {MAX_IMAGES}")
@@ -140,10 +167,13 @@ def _described(entry: Any, embedding: NDArray[np.float32] | ServiceError) -> Ite
 def _item(entry: Any, embedding: NDArray[np.float32]) -> Item | InvalidRequest:
     try:
         said = _Described.model_validate(entry)
+        payload = check_payload(said.payload)
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         return InvalidRequest("; ".join(faults))
-    return Item(said.id, said.domain, said.label, embedding, said.payload)
+    except InvalidRequest as error:
+        return error
+    return Item(said.id, said.domain, said.label, embedding, payload)
 
 
 def _result_json(result: Item | dict[str, Any]) -> dict[str, Any]:

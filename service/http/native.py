@@ -4,12 +4,17 @@ Left to itself, BentoML fetches a string in a file field as a URL, unpickles whe
 bodies of any size. So: multipart only, a file where a file belongs, and no more bytes than an image has.
 """
 
-from starlette.requests import Request
+import logging
+
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ServiceError
 from service.http.body import file_bytes, form_of, read_body
 from service.http.envelope import send_problem
+
+_PATHS = {"/embed", "/search"}
+_log = logging.getLogger(__name__)
 
 
 class FilesOnly:
@@ -20,14 +25,19 @@ class FilesOnly:
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Whatever is not ours: Starlette's routes also match a path that ends in a line break.
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].startswith("/v1/"):
+        # Starlette's routes also match a path that ends in a line break.
+        native = scope["type"] == "http" and scope["path"].rstrip("\n") in _PATHS
+        if not native or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         try:
             body = await self._checked_body(Request(scope, receive))
-        except ServiceError as error:
-            await send_problem(send, error)
+        except Exception as error:
+            # Something must be answered in any case: BentoML waits for the first byte, and a client that
+            # went away in the middle of its upload would be waited for until the timeout.
+            if not isinstance(error, ServiceError | ClientDisconnect):
+                _log.exception("reading a native request failed")
+            await send_problem(send, error if isinstance(error, ServiceError) else ServiceError("not read"))
             return
         await self._app(scope, _replay(body), send)
 

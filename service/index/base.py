@@ -101,11 +101,15 @@ def item_of(payload: dict[str, Any], vector: Any) -> Item:
     )
 
 
+_MAX_CANDIDATES = 2048
+
+
 def search(index: VectorIndex, query: Query) -> list[Hit]:
     """The k best, scored in float64 from the stored vectors; equal scores in the order of the ids.
 
     Engines score in float32 and break ties as they like. So fetch some more than k, score again, and
-    fetch twice as many wherever the last one fetched may still tie with the k-th.
+    fetch twice as many wherever the last one fetched may still tie with the k-th, up to a bound: a
+    gallery may hold ten thousand blank pictures.
     """
     wanted = query.embedding.astype(np.float64)
     limit = query.k + 8
@@ -119,6 +123,6 @@ def search(index: VectorIndex, query: Query) -> list[Hit]:
             key=lambda hit: (-hit.score, hit.item.id),
         )
         cut_is_clear = len(items) < limit or hits[query.k - 1].score - hits[-1].score > 1e-6
-        if cut_is_clear:
+        if cut_is_clear or limit >= _MAX_CANDIDATES:
             return hits[: query.k]
         limit *= 2

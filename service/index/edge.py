@@ -111,9 +111,7 @@ def _create(folder: Path, dim: int, fingerprint: str) -> None:
     unfinished.mkdir(parents=True)
     # Dot, not cosine: embeddings have unit norm, and cosine would store a rounded copy.
     shard = EdgeShard.create(str(unfinished), EdgeConfig(vectors=EdgeVectorParams(dim, Distance.Dot)))
-    for field, is_tenant in (("domain", True), ("label", False)):
-        index = KeywordIndexParams(is_tenant=is_tenant)
-        shard.update(UpdateOperation.create_field_index(field, index))
+    shard.update(UpdateOperation.create_field_index("domain", KeywordIndexParams(is_tenant=True)))
     shard.close()
-    (folder / "index.json").write_text(json.dumps({"dim": dim, "fingerprint": fingerprint}))
+    (folder / "index.json").write_text(json.dumps({"fingerprint": fingerprint}))
     unfinished.rename(folder / "shard")

@@ -96,6 +96,5 @@ class ServerIndex:
             hnsw_config=models.HnswConfigDiff(m=16, payload_m=16),
             metadata={"fingerprint": fingerprint},
         )
-        for field, is_tenant in (("domain", True), ("label", False)):
-            schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=is_tenant)
-            self._client.create_payload_index(self._collection, field, schema, wait=True)
+        schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+        self._client.create_payload_index(self._collection, "domain", schema, wait=True)

@@ -24,7 +24,8 @@ class IndexWorker:
         self._index = self._thread.submit(open_index).result()
         self._served = fingerprint
         self._observe_items = observe_items
-        self._observe_items(self._index.count())
+        self._items = self._index.count()  # once: counting walks the whole index
+        self._observe_items(self._items)
         self.backend = self._index.backend
         self.fingerprint = self._index.fingerprint  # of the model whose vectors it holds
 
@@ -85,19 +86,23 @@ class IndexWorker:
         last = {item.id: item for item in items}
         known = self._index.existing(list(last))
         self._index.upsert(list(last.values()))
-        self._observe_items(self._index.count())
+        self._items += len(last) - len(known)
+        self._observe_items(self._items)
         return [item.id not in known for item in items]
 
     def _delete(self, item_id: str) -> bool:
         known = bool(self._index.existing([item_id]))
         self._index.delete([item_id])
-        self._observe_items(self._index.count())
+        self._items -= known
+        self._observe_items(self._items)
         return known
 
     def _search(self, query: Query) -> list[Hit]:
         self._check_fingerprint()
-        if query.domains:
-            unknown = sorted(set(query.domains) - self._index.domains().keys())
-            if unknown:
-                raise UnknownDomain("no item of this domain is indexed", domains=unknown)
-        return search(self._index, query)
+        hits = search(self._index, query)
+        # Only a domain that is not among the hits needs to be asked for.
+        absent = sorted(set(query.domains) - {hit.item.domain for hit in hits})
+        unknown = [name for name in absent if not self._index.nearest(Query(query.embedding, 1, (name,)), 1)]
+        if unknown:
+            raise UnknownDomain("no item of this domain is indexed", domains=unknown)
+        return hits
