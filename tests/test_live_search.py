@@ -7,9 +7,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.service_process import running_service
-from tests.live import PNG, hits_of, problem_of
+from tests.live import PNG, embedding_of, hits_of, problem_of
 from tests.pictures import encode, noise
 
 
@@ -58,6 +59,24 @@ def test_a_picture_finds_itself(gallery: httpx.Client) -> None:
         "search",
         "total",
     }
+
+
+def test_large_pictures_are_read_whole(gallery: httpx.Client) -> None:
+    """Bodies of many chunks, by every route that takes a picture."""
+    data = encode(Image.effect_noise((1200, 1200), 90).convert("RGB"), "PNG", compress_level=1)
+    assert len(data) > 2_000_000
+    wanted = embedding_of(gallery.post("/v1/embed", content=data, headers=PNG))
+    params = {"domain": "large", "label": "l"}
+    assert gallery.put("/v1/items/large", content=data, headers=PNG, params=params).json()["created"]
+    for _ in range(10):
+        for body in ({"content": data, "headers": PNG}, {"files": {"image": data}}):
+            (hit,) = hits_of(gallery.post("/v1/search", params={"domain": "large", "k": 1}, **body))
+            assert hit["score"] == pytest.approx(1, abs=1e-5)
+    described = json.dumps([{"id": "large", "domain": "large", "label": "l"}])
+    bulk = gallery.post("/v1/items", data={"items": described}, files={"images": data})
+    assert bulk.json()["results"] == [{"id": "large"}]
+    np.testing.assert_array_equal(gallery.get("/v1/items/large").json()["embedding"], wanted)
+    assert gallery.delete("/v1/items/large").json() == {"deleted": True}
 
 
 def test_image_embedding_and_id_ask_the_same(gallery: httpx.Client) -> None:

@@ -47,8 +47,13 @@ async def search(
 ) -> Response:
     """The k best hits; `group_by` also sorts them into groups, best group first."""
     core: Core = request.app.state.core
+    is_json = media_type(request.headers) == "application/json"
+    # Read before the deadline is entered: it listens to the client, too, and would take part of the body.
+    body = await (
+        read_json(request, _MAX_JSON_BYTES) if is_json else read_image(request, core.settings.max_image_bytes)
+    )
     async with deadline(request):
-        embedding = await _query_embedding(request, core)
+        embedding = await (_given(core, body) if is_json else _embed(request, core, body))
         query = Query(embedding, k, tuple(domain), tuple(exclude), exact)
         hits, search_ms = await core.timed_search(query)
     note_stages(request, {"search": search_ms})
@@ -96,13 +101,13 @@ def check_embedding(values: Any, dim: int) -> NDArray[np.float32]:
     return unit.astype(np.float32)
 
 
-async def _query_embedding(request: Request, core: Core) -> NDArray[np.float32]:
-    if media_type(request.headers) != "application/json":
-        data = await read_image(request, core.settings.max_image_bytes)
-        embedded = await core.pipeline.embed(data)
-        note_stages(request, embedded.stages_ms)
-        return embedded.embedding
-    body = await read_json(request, _MAX_JSON_BYTES)
+async def _embed(request: Request, core: Core, data: bytes) -> NDArray[np.float32]:
+    embedded = await core.pipeline.embed(data)
+    note_stages(request, embedded.stages_ms)
+    return embedded.embedding
+
+
+async def _given(core: Core, body: Any) -> NDArray[np.float32]:
     match body:
         case {"embedding": values, **rest} if not rest:
             return check_embedding(values, core.manifest.dim)
