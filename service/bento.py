@@ -4,13 +4,17 @@
 """
 
 import asyncio
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer
 from pydantic import Field
 
 from service.core import Core
@@ -75,6 +79,16 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
     return built
 
 
+def _keep_metrics_apart() -> None:
+    """BentoML empties one folder for all services of a user at each start: a second service on the machine
+    would take the first one's metrics away. Workers are told the folder, so only the supervisor chooses it.
+    """
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        folder = Path(tempfile.gettempdir()) / f"uie-metrics-{os.getpid()}"
+        BentoMLContainer.prometheus_multiproc_dir.set(str(folder))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
 def _check_in_a_process_of_its_own() -> None:
     # So that the supervisor holds no GPU and no lock on the index. A built bento is not where we stand.
     search_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
@@ -93,6 +107,7 @@ def _native_problem(error: ServiceError) -> dict[str, Any]:
     return cast("dict[str, Any]", problem_response(error))
 
 
+_keep_metrics_apart()
 try:
     service = build_service(load_settings())
 except StartupError as refusal:

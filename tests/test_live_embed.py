@@ -208,12 +208,14 @@ with bentoml.SyncHTTPClient(sys.argv[1], token="beta") as client:
 """
 
 
-def test_keys_a_small_queue_and_the_real_bentoml_client(tmp_path: Path) -> None:
+def test_keys_a_small_queue_and_the_real_bentoml_client(tmp_path: Path, http: httpx.Client) -> None:
     """One more service, for the settings that the shared one does not have."""
     index = str(tmp_path / "index")
     with running_service(tmp_path / "log", api_keys="alpha,beta", queue_limit="1", data_dir=index) as service:
         with httpx.Client(base_url=service.url, timeout=60) as client:
             assert client.get("/readyz").status_code == 200
+            assert images_seen(client) == 1  # the golden image, and none of the other service's
+            assert images_seen(http) >= 1  # which keeps its own
             for headers in ({}, {"Authorization": "Bearer gamma"}, {"Authorization": "alpha"}):
                 refused = client.get("/v1/info", headers=headers)
                 assert problem_of(refused) == (401, "unauthorized")
