@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks.dataset import Dataset
 from benchmarks.demo import demo as run_demo
-from benchmarks.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError, RunError
 from benchmarks.index import index_gallery
 from benchmarks.octet import build_octet
 from benchmarks.replay import replay as run_replay
@@ -57,7 +57,12 @@ def replay(
 ) -> None:
     """Send every test query once, and keep what came back."""
     asyncio.run(run_replay(Dataset(data), url, out, concurrency, k, Console()))
-    _report(Run(out), Console(), as_json)
+    summary = _report(Run(out), Console(), as_json)
+    if summary["all"]["failed"]:
+        first = next((one.error for one in Run(out).observations() if one.status != 200), None)
+        raise RunError(
+            f"{summary['all']['failed']} queries failed, the first with {first}; replay again to retry"
+        )
 
 
 @app.command()
@@ -99,12 +104,13 @@ def demo(
         _print_json(summary)
 
 
-def _report(run: Run, console: Console, as_json: bool) -> None:
+def _report(run: Run, console: Console, as_json: bool) -> dict[str, Any]:
     summary = summarise(Dataset(Path(run.said()["data"])), run)
     write_summary(run.folder, summary)
     print_table(summary, console)
     if as_json:
         _print_json(summary)
+    return summary
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -26,8 +26,10 @@ def demo(data_folder: Path, runs: Path, port: int, concurrency: int, console: Co
 
     The index under `runs` is the demo's own. Returns the run's summary.
     """
+    for name in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal ends the service as Ctrl-C does
+        signal.signal(name, signal.default_int_handler)
     if not port_is_free(port):
-        raise TargetError(f"port {port} is in use; choose another with PORT=...")
+        raise TargetError(f"port {port} cannot be had; choose another with PORT=...")
     build_octet(data_folder, console=console)
     data = Dataset(data_folder)
     index = runs / "index"
@@ -77,6 +79,7 @@ def _showpiece(data: Dataset, run: Run) -> Record:
 def _keep_serving(url: str, picture: Path, console: Console) -> None:
     command = f"curl -X POST -F image=@{shlex.quote(str(picture))} '{url}/v1/search?k=3'"
     console.print(f"\nserving at {url} until Ctrl-C; try:\n\n  {command}\n", soft_wrap=True)
+    console.print("What you add here is gone at the next `make demo`; `make serve` keeps an index of yours.")
     try:
         signal.pause()
     except KeyboardInterrupt:

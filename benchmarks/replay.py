@@ -35,7 +35,7 @@ async def replay(data: Dataset, url: str, out: Path, concurrency: int, k: int, c
                 "service": info,
             }
         )
-        seen = {observation.query_id for observation in done}
+        seen = {observation.query_id for observation in done if observation.status == 200}
         segment = 1 + max((observation.segment for observation in done), default=-1)
         queries = [query for domain in data.domains for query in data.queries(domain) if query.id not in seen]
         with run.writer() as stream, progress_bar(console) as progress:

@@ -47,7 +47,9 @@ def summarise(data: Dataset, run: Run) -> dict[str, Any]:
         "all": {
             "queries": sum(score.queries for score in scores.values()),
             "gallery": sum(score.gallery for score in scores.values()),
-            "failed": sum(score.failed for score in scores.values()),
+            "failed": sum(score.failed for score in scores.values()),  # those not asked included
+            "not_asked": sum(len(data.queries(domain)) for domain in domains)
+            - len({one.query_id for one in observations}),
             "without_match": sum(score.without_match for score in scores.values()),
             **asdict(latency(observations)),
         },
@@ -110,6 +112,8 @@ def print_table(summary: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     whole = summary["all"]
     console.print(f"failed queries: {whole['failed']}; queries without a match: {whole['without_match']}")
+    if whole["not_asked"]:
+        console.print(f"{whole['not_asked']} of the failed were not asked yet: replay again to go on")
     for domain, why in summary["left_out"].items():
         console.print(f"left out: {domain} ({why})")
 

@@ -39,8 +39,8 @@ def _check_port(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
-            raise SettingsError(f"{host}:{port} cannot be listened on: {error.strerror}") from error
+        except (OSError, OverflowError) as error:
+            raise SettingsError(f"{host}:{port} cannot be listened on: {error}") from error
 
 
 @app.command()

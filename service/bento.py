@@ -42,6 +42,7 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
         workers=settings.workers,
         traffic={"timeout": _TIMEOUT_S},
         logging={"access": {"enabled": False}},  # a line a request costs more than the route itself
+        metrics={"enabled": False},  # BentoML's own make twenty series of every path, ids included
     )
     @bentoml.asgi_app(create_app(core))
     class UniversalImageEmbedding:

@@ -1,4 +1,4 @@
-"""What Prometheus sees. BentoML serves it at /metrics, summed over its worker processes."""
+"""What Prometheus sees at /metrics, summed over the worker processes."""
 
 from collections.abc import Mapping
 

@@ -169,6 +169,7 @@ def test_index_metrics(gallery: httpx.Client) -> None:
     gallery.post("/v1/search", json={"id": "pic/4"})
     metrics = gallery.get("/metrics").text
     assert "uie_index_items 12.0" in metrics
+    assert "pic" not in metrics  # no path as it was asked for: series without end, and ids for anyone to read
     assert 'uie_stage_duration_seconds_count{stage="search"}' in metrics
     assert gallery.get("/v1/info").json()["index"] == {
         "backend": "qdrant-edge",

@@ -101,6 +101,7 @@ def test_a_summary_by_hand(small: Dataset, tmp_path: Path) -> None:
     assert summary["all"]["queries"] == 5
     assert summary["all"]["gallery"] == 6
     assert summary["all"]["failed"] == 1
+    assert summary["all"]["not_asked"] == 0
     assert summary["all"]["images_per_s"] == pytest.approx(4 / (0.1 + 0.1))  # both segments' time
     assert summary["left_out"] == {"c": "no such package"}
 

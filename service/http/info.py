@@ -1,6 +1,10 @@
 """`/v1/domains` and `/v1/info`: what is indexed, and what serves it."""
 
+import asyncio
+
 from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.responses import Response
 
 from service import __version__
@@ -16,6 +20,14 @@ async def domains(request: Request) -> Response:
     core: Core = request.app.state.core
     counts = await core.index.domains()
     return json_response({"domains": [{"name": name, "items": n} for name, n in counts.items()]})
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics() -> Response:
+    """For Prometheus: the sums over all worker processes."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return Response(await asyncio.to_thread(generate_latest, registry), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/info")

@@ -50,7 +50,8 @@ class EdgeIndex:
             self._fingerprint = str(json.loads((folder / "index.json").read_text())["fingerprint"])
             self._shard = EdgeShard.load(str(shard))
         except Exception as error:  # the engine raises plain exceptions
-            raise StartupError(f"the index in {folder} cannot be opened: {error}") from error
+            why = "another process has it open" if "WouldBlock" in str(error) else error
+            raise StartupError(f"the index in {folder} cannot be opened: {why}") from error
 
     @property
     def fingerprint(self) -> str:
