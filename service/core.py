@@ -36,12 +36,11 @@ class Core:
         encoder = Encoder(settings.model_folder, manifest, settings.provider, settings.session_threads)
         self._metrics = Metrics()
         self._metrics.model_info.labels(
-            manifest.name, manifest.fingerprint, encoder.provider, manifest.precision
+            manifest.name, manifest.fingerprint, settings.provider, manifest.precision
         ).set(1)
         self._index = IndexWorker(
             lambda: open_index(settings, manifest.dim, manifest.fingerprint),
             manifest.fingerprint,
-            self._metrics.index_items.set,
         )
         self._pipeline = Pipeline(encoder, settings, self._metrics)
         await self._check_golden_image()
@@ -59,11 +58,6 @@ class Core:
     def ready(self) -> bool:
         """Started, not stopping, and the session's thread runs."""
         return self._started and self.pipeline.batcher.alive
-
-    @property
-    def provider(self) -> str:
-        """The one that is active: `start` refuses any other than the one asked for."""
-        return self.settings.provider
 
     @property
     def metrics(self) -> Metrics:

@@ -40,7 +40,6 @@ class Encoder:
         active = self._session.get_providers()[0]
         if active != wanted:  # ONNX Runtime falls back to the CPU without a word
             raise StartupError(f"provider {provider!r} was asked for, but {active} is active")
-        self.provider = provider
         self.manifest = manifest
         self._check_graph(folder)
 

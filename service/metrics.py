@@ -31,7 +31,7 @@ class Metrics:
             registry=registry,
         )
         self.index_items = Gauge(
-            "uie_index_items", "Items in the index.", multiprocess_mode="livemax", registry=registry
+            "uie_index_items", "Items in the index.", multiprocess_mode="livemostrecent", registry=registry
         )
         self.model_info = Gauge(
             "uie_model_info",

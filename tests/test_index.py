@@ -212,7 +212,7 @@ def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
 
 @pytest.fixture
 def worker(index: VectorIndex) -> IndexWorker:
-    return IndexWorker(lambda: index, "model-a", lambda _: None)
+    return IndexWorker(lambda: index, "model-a")
 
 
 async def test_worker_says_what_is_new(worker: IndexWorker) -> None:
@@ -255,7 +255,7 @@ async def test_a_domain_is_known_even_where_all_of_it_is_excluded(worker: IndexW
 
 
 async def test_another_models_index_is_neither_searched_nor_written(index: VectorIndex) -> None:
-    worker = IndexWorker(lambda: index, "model-b", lambda _: None)
+    worker = IndexWorker(lambda: index, "model-b")
     with pytest.raises(FingerprintMismatch):
         await worker.search(Query(vectors(1)[0], 3))
     with pytest.raises(FingerprintMismatch):
@@ -265,7 +265,7 @@ async def test_another_models_index_is_neither_searched_nor_written(index: Vecto
 
 async def test_an_engine_that_fails_is_an_unavailable_index(tmp_path: Path) -> None:
     index = EdgeIndex(tmp_path / "items", DIM, "model-a")
-    worker = IndexWorker(lambda: index, "model-a", lambda _: None)
+    worker = IndexWorker(lambda: index, "model-a")
     index.close()
     with pytest.raises(IndexUnavailable):
         await worker.search(Query(vectors(1)[0], 3))

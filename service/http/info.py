@@ -1,6 +1,7 @@
 """`/v1/domains` and `/v1/info`: what is indexed, and what serves it."""
 
 import asyncio
+import contextlib
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -9,6 +10,7 @@ from starlette.responses import Response
 
 from service import __version__
 from service.core import Core
+from service.errors import ServiceError
 from service.http.embed import json_response
 
 router = APIRouter()
@@ -23,8 +25,13 @@ async def domains(request: Request) -> Response:
 
 
 @router.get("/metrics", include_in_schema=False)
-async def metrics() -> Response:
+async def metrics(request: Request) -> Response:
     """For Prometheus: the sums over all worker processes."""
+    core: Core = request.app.state.core
+    # An index that does not answer keeps its last size here: metrics are wanted most when something is down.
+    with contextlib.suppress(ServiceError):
+        items, _ = await core.index.counts()
+        core.metrics.index_items.set(items)
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return Response(await asyncio.to_thread(generate_latest, registry), media_type=CONTENT_TYPE_LATEST)
@@ -40,7 +47,7 @@ async def info(request: Request) -> Response:
         {
             "version": __version__,
             "model": manifest.model_dump(mode="json"),
-            "provider": core.provider,
+            "provider": settings.provider,  # active: any other is a refusal to start
             "precision": manifest.precision,
             "index": {
                 "backend": core.index.backend,

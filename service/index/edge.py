@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qdrant_edge import (
-    CountRequest,
     Distance,
     EdgeConfig,
     EdgeShard,
@@ -89,7 +88,7 @@ class EdgeIndex:
         return [item_of(point.payload or {}, point.vector) for point in self._shard.query(request)]
 
     def count(self) -> int:
-        return self._shard.count(CountRequest(exact=True))
+        return self._shard.info().points_count  # exact, and unlike a count it walks nothing
 
     def domains(self) -> dict[str, int]:
         facet = self._shard.facet(FacetRequest("domain", limit=_MAX_DOMAINS, exact=True))

@@ -16,16 +16,11 @@ _log = logging.getLogger(__name__)
 class IndexWorker:
     """What the routes ask of an index. Every method may raise IndexUnavailable."""
 
-    def __init__(
-        self, open_index: Callable[[], VectorIndex], fingerprint: str, observe_items: Callable[[float], None]
-    ) -> None:
-        """`fingerprint` is the served model's; `observe_items` is told the number of items."""
+    def __init__(self, open_index: Callable[[], VectorIndex], fingerprint: str) -> None:
+        """`fingerprint` is the served model's."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="index")
         self._index = self._thread.submit(open_index).result()
         self._served = fingerprint
-        self._observe_items = observe_items
-        self._items = self._index.count()  # once: counting walks the whole index
-        self._observe_items(self._items)
         self.backend = self._index.backend
         self.fingerprint = self._index.fingerprint  # of the model whose vectors it holds
 
@@ -86,15 +81,11 @@ class IndexWorker:
         last = {item.id: item for item in items}
         known = self._index.existing(list(last))
         self._index.upsert(list(last.values()))
-        self._items += len(last) - len(known)
-        self._observe_items(self._items)
         return [item.id not in known for item in items]
 
     def _delete(self, item_id: str) -> bool:
         known = bool(self._index.existing([item_id]))
         self._index.delete([item_id])
-        self._items -= known
-        self._observe_items(self._items)
         return known
 
     def _search(self, query: Query) -> list[Hit]:
