@@ -32,13 +32,11 @@ class Encoded:
     embedding: NDArray[np.float32]  # (dim,), unit norm
     queue_ms: float
     infer_ms: float  # of the whole batch
-    batch_images: int
 
 
 @dataclass(slots=True)
 class _Waiting:
     pixels: NDArray[np.uint8]  # (H, W, 3)
-    loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Encoded]
     since: float
 
@@ -72,8 +70,7 @@ class Batcher:
 
         Raises EncoderFailed for this image alone, or NotReady once the batcher is closed.
         """
-        loop = asyncio.get_running_loop()
-        item = _Waiting(pixels, loop, loop.create_future(), time.perf_counter())
+        item = _Waiting(pixels, asyncio.get_running_loop().create_future(), time.perf_counter())
         with self._changed:
             if self._closing:
                 raise NotReady("the service is stopping")
@@ -92,7 +89,8 @@ class Batcher:
         while batch := self._next_batch():
             outcomes = self._run(batch)
             # One hop to the event loop for the whole batch.
-            batch[0].loop.call_soon_threadsafe(_deliver, list(zip(batch, outcomes, strict=True)))
+            loop = batch[0].future.get_loop()
+            loop.call_soon_threadsafe(_deliver, list(zip(batch, outcomes, strict=True)))
 
     def _next_batch(self) -> list[_Waiting]:
         """Up to max_batch images, as soon as there is one; empty when closed and drained."""
@@ -124,7 +122,7 @@ class Batcher:
         infer_ms = (time.perf_counter() - start) * 1e3
         self._observe_batch(len(batch))
         return [
-            Encoded(row, (start - item.since) * 1e3, infer_ms, len(batch))
+            Encoded(row, (start - item.since) * 1e3, infer_ms)
             if np.isfinite(row).all()
             else EncoderFailed("the model gave an embedding that is not finite")
             for item, row in zip(batch, embeddings, strict=True)

@@ -138,6 +138,14 @@ def test_a_deadline_that_cannot_be_met(http: httpx.Client) -> None:
     assert problem_of(response) == (504, "deadline-exceeded")
 
 
+def test_nothing_reports_on_its_use(service: ServiceProcess) -> None:
+    """ONNX Runtime queues its reports in a database that it keeps open."""
+    processes = psutil.Process(service.pid).children(recursive=True)
+    files = [file.path for process in processes for file in process.open_files()]
+    assert any("uie-metrics" in name for name in files)  # it is the worker that we look at
+    assert not [name for name in files if "onnxruntime.db" in name]
+
+
 def test_health_info_and_metrics(http: httpx.Client, manifest: Manifest) -> None:
     assert http.get("/livez").status_code == 200
     assert http.get("/readyz").status_code == 200

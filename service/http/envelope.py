@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.core import Core
 from service.errors import InvalidRequest, NotReady, ServiceError, Unauthorized
 
-_OPEN_PATHS = {"/livez", "/readyz", "/healthz", "/metrics"}
+_ALWAYS = {"/livez", "/healthz", "/metrics"}  # answered even while the service is not ready
+_OPEN_PATHS = _ALWAYS | {"/readyz"}  # and these without a key
 _ITEMS = "/v1/items/"
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")  # what may be echoed in a header
 
@@ -55,7 +56,7 @@ class Envelope:
         await self._app(scope, receive, send_labelled)
 
     def _admit(self, path: str, headers: Headers) -> None:
-        if not self._core.ready and path not in {"/livez", "/healthz", "/metrics"}:
+        if not self._core.ready and path not in _ALWAYS:
             raise NotReady("the service is starting or stopping")
         keys = self._core.settings.api_keys
         if keys and path not in _OPEN_PATHS:
