@@ -54,9 +54,10 @@ class Dataset:
         """Domains that could not be built here, and why."""
         return dict(self._card.get("left_out", {}))
 
-    def gallery_split(self, domain: str) -> str:
-        """Where the domain's test queries search: `index`, or `test` itself."""
-        return "index" if self._file(domain, "index").exists() else "test"
+    def gallery_split(self, domain: str, split: str = "test") -> str:
+        """Where `split` searches: `index` for test, `small_index` for val where there is one, else itself."""
+        apart = {"test": "index", "val": "small_index"}[split]
+        return apart if self._file(domain, apart).exists() else split
 
     def records(self, domain: str, split: str) -> list[Record]:
         """The rows of one info file, in its order. Raises DataError."""

@@ -18,6 +18,8 @@ ALLOWED = {
         "model_export",
         "benchmarks.dataset",
         "benchmarks.errors",
+        "benchmarks.metrics",
+        "benchmarks.offline",
         "service.manifest",
         "service.images",
         "service.errors",
