@@ -15,21 +15,22 @@ from service.images import decode
 from service.manifest import Preprocessing
 
 _BATCH = 32
-_MAX_PIXELS = 10**9
+MAX_PIXELS = 10**9
 
 
 def read_pixels(file: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """One picture as the service would see it: uint8 (H, W, 3). Raises SourceError."""
     try:
-        return decode(file.read_bytes(), preprocessing, _MAX_PIXELS)
+        return decode(file.read_bytes(), preprocessing, MAX_PIXELS)
     except (OSError, ServiceError) as error:
         raise SourceError(f"{file}: {error}") from error
 
 
 def describe(graph: nn.Module, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """uint8 (N, H, W, 3) through a torch graph: float32 (N, D)."""
+    device = next((one.device for one in graph.parameters()), None)
     with torch.inference_mode():
-        return np.asarray(graph(torch.from_numpy(pixels)).numpy(), dtype=np.float32)
+        return np.asarray(graph(torch.from_numpy(pixels).to(device)).cpu().numpy(), dtype=np.float32)
 
 
 def train_descriptors(

@@ -2,7 +2,9 @@
 
 ExportError             shown as one sentence on stderr, exit status 1
 ├── SourceError         weights or data are missing or not what they should be
-└── ParityError         the exported model does not do what the trained one does
+├── ParityError         the exported model does not do what the trained one does
+├── ConfigError         a training strategy that makes no sense
+└── TrainingError       training went wrong, or its folder is not this run's
 """
 
 
@@ -16,3 +18,11 @@ class SourceError(ExportError):
 
 class ParityError(ExportError):
     """The exported model does not do what the trained one does."""
+
+
+class ConfigError(ExportError):
+    """A training strategy that makes no sense."""
+
+
+class TrainingError(ExportError):
+    """Training went wrong, or its folder is not this run's."""

@@ -41,6 +41,18 @@ def decode(data: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDArra
     return np.asarray(square)  # (input_px, input_px, 3) uint8
 
 
+def decode_whole(data: bytes, exif: str, max_pixels: int) -> Image.Image:
+    """The whole picture in RGB, neither resized nor cropped: what a training crop is cut from.
+
+    Raises as `decode` does.
+    """
+    image, orientation = _load(data, max_pixels)
+    image = _to_rgb(image)
+    if exif == "apply" and orientation in _ROTATIONS:
+        image = image.transpose(_ROTATIONS[orientation])
+    return image
+
+
 def _load(data: bytes, max_pixels: int) -> tuple[Image.Image, int | None]:
     # Pillow's decoders raise nearly anything on broken bytes (OSError, SyntaxError, struct.error, ...):
     # whatever comes out of these calls says that the image is broken, so all of it is one error.

@@ -20,6 +20,7 @@ ALLOWED = {
         "benchmarks.errors",
         "benchmarks.metrics",
         "benchmarks.offline",
+        "benchmarks.progress",
         "service.manifest",
         "service.images",
         "service.errors",

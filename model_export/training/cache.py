@@ -1,0 +1,82 @@
+"""Descriptors of a frozen backbone, kept on disk: computed once for all strategies.
+
+The folder's name is a hash of everything that decides them: weights, preprocessing, data, augmentation.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich import get_console
+from torch import nn
+
+from benchmarks.dataset import Dataset
+from benchmarks.progress import progress_bar
+from model_export.backbones import Backbone, weights_sha256
+from model_export.descriptors import describe
+from model_export.training.data import picture
+
+_BATCH = 32
+AUGMENTATION = 1  # counts up when the recipe changes
+
+
+@dataclass(frozen=True)
+class DescriptorCache:
+    """Of one backbone on one data set."""
+
+    root: Path
+    descriptor: nn.Module  # uint8 (N, H, W, 3) -> (N, D)
+    row: Backbone
+    data: Dataset
+
+    def read(self, domain: str, split: str, view: int = 0) -> NDArray[np.float32]:
+        """float32 (N, D), rows in the info file's order. View 0 is plain, the others are augmented."""
+        file = self._folder / domain / f"{split}-{view}.npy"
+        if not file.exists():
+            _save(file, describe_split(self.descriptor, self.row, self.data, domain, split, view))
+        return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
+
+    @property
+    def _folder(self) -> Path:
+        said = {
+            "backbone": self.row.name,
+            "weights": weights_sha256(self.row),
+            "preprocessing": self.row.preprocessing.model_dump(),
+            "data": self.data.fingerprint,
+            "augmentation": AUGMENTATION,
+        }
+        key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+        return self.root / f"{self.row.name}-{key}"
+
+
+def describe_split(
+    descriptor: nn.Module, row: Backbone, data: Dataset, domain: str, split: str, view: int = 0
+) -> NDArray[np.float32]:
+    """Descriptors float32 (N, D) of one split, by a torch graph that takes pixels."""
+    records, parts = data.records(domain, split), []
+    with progress_bar(get_console()) as progress:
+        task = progress.add_task(f"{domain} {split} {view or ''}", total=len(records))
+        for start in range(0, len(records), _BATCH):
+            pictures = [
+                picture(data.image(record), row.preprocessing, view * 10**9 + start + place if view else None)
+                for place, record in enumerate(records[start : start + _BATCH])
+            ]
+            parts.append(describe(descriptor, np.stack(pictures)))
+            progress.advance(task, len(pictures))
+    return np.concatenate(parts) if parts else np.zeros((0, row.descriptor_dim), np.float32)
+
+
+def _save(file: Path, rows: NDArray[np.float32]) -> None:
+    """Whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as stream:
+            np.save(stream, rows)
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,244 @@
+"""The one training loop: every strategy is a `Strategy` and goes through here.
+
+stages -> plan of domains -> batch of one domain -> (backbone) -> embedding -> losses -> step
+                                    ... and at every evaluation: val R@1, log, checkpoint
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from numpy.typing import NDArray
+from rich import get_console
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.dataset import Dataset
+from benchmarks.progress import progress_bar
+from model_export.backbones import backbone_named
+from model_export.errors import TrainingError
+from model_export.graph import descriptor_graph
+from model_export.training.cache import DescriptorCache, describe_split
+from model_export.training.config import Stage, Strategy
+from model_export.training.data import CachedDescriptors, Inputs, Pictures, training_set
+from model_export.training.objective import Objective
+from model_export.training.run_folder import RunFolder, Summary
+from model_export.training.sampling import Batch, Planner
+from model_export.training.trainee import Means, Memory, Trainee, make_optimizer, rate_factor
+from model_export.training.validation import Scores, evaluate, with_queries
+
+
+def train(strategy: Strategy, data: Dataset, out: Path, cache: Path, workers: int = 0) -> Summary:
+    """Train, or go on where `out` stopped; a finished run is returned as it is.
+
+    `workers` processes read pictures. Raises ConfigError, SourceError, or TrainingError (NaN, a full
+    disk, another run's folder); the last good checkpoint stays.
+    """
+    folder = RunFolder(out)
+    folder.claim(strategy, data.fingerprint)
+    finished = folder.summary()
+    if finished is not None:
+        return finished
+    run = _Run(strategy, data, folder, cache, workers)
+    for number in range(run.memory.stage, len(strategy.stages)):
+        run.stage(number)
+    return run.finish()
+
+
+@dataclass
+class _Stage:
+    """What one stage works with."""
+
+    number: int
+    said: Stage
+    steps: int
+    planner: Planner
+    inputs: Inputs
+    model: Any  # the trainee as accelerate wrapped it
+    optimizer: Any
+
+
+class _Run:
+    def __init__(
+        self, strategy: Strategy, data: Dataset, folder: RunFolder, cache: Path, workers: int
+    ) -> None:
+        self.strategy, self.data, self.folder, self.workers = strategy, data, folder, workers
+        self.images = training_set(data, strategy.domains)
+        self.validated = with_queries(data, list(self.images.sizes), "val")
+        # A batch touches the classifier of one domain only: the others have no gradient in that step.
+        spread = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(mixed_precision=strategy.mixed_precision, kwargs_handlers=[spread])
+        self.row = backbone_named(strategy.backbone)
+        torch.manual_seed(strategy.seed)
+        descriptor = descriptor_graph(self.row).to(memory_format=torch.channels_last)
+        objective = Objective(strategy, self.images.classes, self.row.descriptor_dim)
+        self.trainee = Trainee(descriptor, objective).to(self.accelerator.device)
+        self.cache = DescriptorCache(cache, descriptor, self.row, data)
+        self.memory, self.optimizer_state = Memory(), None
+        state = folder.load("latest")
+        if state is not None:
+            objective.load_state_dict(state["objective"])
+            if state["descriptor"] is not None:
+                descriptor.load_state_dict(state["descriptor"])
+            self.memory, self.optimizer_state = Memory(**state["memory"]), state["optimizer"]
+
+    def stage(self, number: int) -> None:
+        """From where the memory stands to the stage's end."""
+        said, memory = self.strategy.stages[number], self.memory
+        steps = max(1, round(said.epochs * sum(self.images.sizes.values()) / said.batch))
+        planner = Planner(
+            self.strategy.sampling, self.images.sizes, said.batch, steps, self._seed(number), memory.visits
+        )
+        planner.teacher_loss |= memory.teacher_loss
+        inputs = self._inputs(said)
+        optimizer = make_optimizer(self.trainee, said)
+        if self.optimizer_state is not None:
+            optimizer.load_state_dict(self.optimizer_state)
+        model, prepared = self.accelerator.prepare(self.trainee, optimizer)
+        stage = _Stage(number, said, steps, planner, inputs, model, prepared)
+        stops = np.unique(np.linspace(0, steps, said.evaluations + 1).round().astype(int))[1:]
+        with progress_bar(get_console()) as progress:
+            progress.disable = not self.accelerator.is_main_process
+            task = progress.add_task(
+                f"{self.strategy.title}: {said.train}", total=steps, completed=memory.step
+            )
+            for stop in [int(one) for one in stops if one > memory.step]:
+                self._segment(stage, stop, lambda: progress.advance(task))
+        self.trainee = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        memory.stage, memory.step, memory.visits = number + 1, 0, {}
+        self.optimizer_state = None
+
+    def _segment(self, stage: _Stage, stop: int, advance: Any) -> None:
+        """Train up to step `stop`; then evaluate, log and save."""
+        memory, planner, start = self.memory, stage.planner, self.memory.step
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        seed = self._seed(stage.number, start)
+        torch.manual_seed(seed)
+        plan, means = planner.segment(start, stop), Means()
+        factor = rate_factor(stage.said, stage.steps)
+        rates = [stage.said.lr, stage.said.backbone_lr]
+        shares = [self._share(batch) for batch in plan]
+        for step, (batch, inputs) in enumerate(
+            zip(shares, stage.inputs.of(shares, seed), strict=True), start
+        ):
+            for group, rate in zip(stage.optimizer.param_groups, rates, strict=False):
+                group["lr"] = rate * factor(step)
+            losses = self._step(stage, batch, inputs)
+            means.add({**losses, f"class {batch.domain}": losses["class"]})
+            if "teacher" in losses:
+                planner.learned(batch.domain, losses["teacher"])
+            memory.steps[batch.domain] = memory.steps.get(batch.domain, 0) + 1
+            advance()
+        memory.total_steps += stop - start
+        memory.step, memory.visits, memory.teacher_loss = stop, planner.visits, planner.teacher_loss
+        memory.wall_s += time.perf_counter() - wall_s
+        memory.cpu_s += time.process_time() - cpu_s
+        self._evaluate(stage, means.read())
+
+    def _step(self, stage: _Stage, batch: Batch, inputs: Tensor) -> dict[str, float]:
+        stage.model.train()
+        labels = torch.from_numpy(self.images.labels[batch.domain][batch.rows])
+        device = self.accelerator.device
+        losses = stage.model(inputs.to(device), labels.to(device), batch.domain)
+        total = sum(losses.values())
+        said = {name: float(loss.detach()) for name, loss in losses.items()}
+        if not math.isfinite(sum(said.values())):
+            raise TrainingError(
+                f"the loss is {said} at step {self.memory.step} or after: stopped; "
+                f"the last good checkpoint is in {self.folder.path}"
+            )
+        stage.optimizer.zero_grad()
+        self.accelerator.backward(total)
+        stage.optimizer.step()
+        return said
+
+    def _evaluate(self, stage: _Stage, losses: dict[str, float]) -> None:
+        memory = self.memory
+        scores = self._validate(stage.said)
+        memory.log.append(
+            {
+                "stage": stage.number,
+                "step": memory.step,
+                "total_steps": memory.total_steps,
+                "val R@1": scores.mean["R@1"],
+                "val mMP@5": scores.mean["mMP@5"],
+                **{f"loss {name}": value for name, value in losses.items()},
+                **{f"R@1 {domain}": score.r_at_1 for domain, score in scores.domains.items()},
+                "wall_s": round(memory.wall_s, 1),
+                "cpu_s": round(memory.cpu_s, 1),
+            }
+        )
+        better = scores.mean["R@1"] > memory.best_val
+        if better:
+            memory.best_val, memory.best_steps = scores.mean["R@1"], dict(memory.steps)
+            memory.best_stage, memory.best_step = stage.number, memory.step
+        if not self.accelerator.is_main_process:
+            return
+        trained = any(one.train == "all" for one in self.strategy.stages[: stage.number + 1])
+        state = memory.checkpoint(self.trainee, stage.optimizer, trained)
+        if better:
+            embed = self.trainee.objective.embed.state_dict()
+            self.folder.save("best", {"embed": embed, "descriptor": state["descriptor"]})
+        self.folder.write_log(memory.log)
+        self.folder.save("latest", state)
+
+    def _validate(self, said: Stage) -> Scores:
+        def embed(domain: str, split: str) -> NDArray[np.float32]:
+            if said.train == "head":
+                rows = self.cache.read(domain, split)
+            else:
+                rows = describe_split(self.trainee.descriptor, self.row, self.data, domain, split)
+            return embeddings(self.trainee.objective.embed, rows)
+
+        self.trainee.eval()
+        return evaluate(self.data, self.validated, "val", embed)
+
+    def _inputs(self, said: Stage) -> Inputs:
+        if said.train == "all":
+            return Pictures(self.images, self.row.preprocessing, said.augment, self.workers)
+        views = range(said.views)
+        return CachedDescriptors(
+            [
+                {domain: self.cache.read(domain, "train", view) for domain in self.images.sizes}
+                for view in views
+            ]
+        )
+
+    def _share(self, batch: Batch) -> Batch:
+        """The part of a batch that this process trains on; never none of it."""
+        here, of = self.accelerator.process_index, self.accelerator.num_processes
+        return Batch(batch.domain, batch.rows[here::of] if len(batch.rows) >= of else batch.rows)
+
+    def _seed(self, *words: int) -> int:
+        return int(np.random.SeedSequence([self.strategy.seed, *words]).generate_state(1)[0])
+
+    def finish(self) -> Summary:
+        """Write the plot and the summary."""
+        memory = self.memory
+        summary = Summary(
+            title=self.strategy.title,
+            best_stage=memory.best_stage,
+            best_step=memory.best_step,
+            best_val_r_at_1=memory.best_val,
+            steps=memory.best_steps,
+            wall_s=memory.wall_s,
+            cpu_s=memory.cpu_s,
+        )
+        if self.accelerator.is_main_process:
+            self.folder.finish(summary, memory.log)
+        self.accelerator.wait_for_everyone()
+        return summary
+
+
+def embeddings(embed: nn.Module, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, D) -> (N, dim), unit norm."""
+    device = next(embed.parameters()).device
+    with torch.inference_mode():
+        units = functional.normalize(torch.from_numpy(np.array(descriptors)).to(device))
+        return np.asarray(functional.normalize(embed(units)).cpu().numpy(), dtype=np.float32)

@@ -1,0 +1,126 @@
+"""A training run on disk: `config.json`, `log.csv`, `latest.pt`, `best.pt`, `run.json`, `curve.png`.
+
+Every file is written to another name and renamed, so that a `kill -9` or a full disk leaves the old one.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from model_export.errors import TrainingError
+from model_export.training.config import Strategy
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`run.json`: written when the training has ended."""
+
+    title: str
+    best_stage: int
+    best_step: int
+    best_val_r_at_1: float
+    steps: dict[str, int]  # batches of each domain, up to the best checkpoint
+    wall_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's files."""
+
+    path: Path
+
+    def claim(self, strategy: Strategy, data_fingerprint: str) -> None:
+        """Make the folder this run's own, or find that it is. Raises TrainingError."""
+        said = json.dumps(
+            {"strategy": strategy.model_dump(), "data_fingerprint": data_fingerprint},
+            indent=1,
+            sort_keys=True,
+        )
+        file = self.path / "config.json"
+        if file.exists():
+            if file.read_text() != said:
+                raise TrainingError(f"{self.path} holds a run of another configuration or data")
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise TrainingError(f"{self.path} is not empty and not a run: it is left alone")
+        else:
+            self._write("config.json", lambda stream: stream.write(said.encode()))
+
+    def strategy(self) -> tuple[Strategy, str]:
+        """What was trained, and the fingerprint of the data. Raises TrainingError."""
+        try:
+            said = json.loads((self.path / "config.json").read_text())
+            return Strategy.model_validate(said["strategy"]), str(said["data_fingerprint"])
+        except (OSError, ValueError, KeyError) as error:
+            raise TrainingError(f"{self.path} is not a training run: {error}") from error
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """`latest` or `best`."""
+        self._write(f"{name}.pt", lambda stream: torch.save(state, stream))
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """None where there is none. Raises TrainingError for a damaged one."""
+        file = self.path / f"{name}.pt"
+        if not file.exists():
+            return None
+        try:
+            return dict(torch.load(file, map_location="cpu", weights_only=True))
+        except Exception as error:  # torch raises whatever its zip or pickle reader met
+            raise TrainingError(f"{file} is damaged: {error}") from error
+
+    def write_log(self, rows: list[dict[str, Any]]) -> None:
+        """All evaluations so far, as CSV."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list({key: None for row in rows for key in row}), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self._write("log.csv", lambda stream: stream.write(text.getvalue().encode()))
+
+    def finish(self, summary: Summary, rows: list[dict[str, Any]]) -> None:
+        """Plot the log, then say that the run has ended."""
+        self._write("curve.png", lambda stream: _plot(summary.title, rows, stream))
+        self._write("run.json", lambda stream: stream.write(json.dumps(asdict(summary), indent=1).encode()))
+
+    def summary(self) -> Summary | None:
+        """None while the run has not ended."""
+        file = self.path / "run.json"
+        return Summary(**json.loads(file.read_text())) if file.exists() else None
+
+    def _write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        unfinished = self.path / f".{name}.{os.getpid()}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            unfinished.replace(self.path / name)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            raise TrainingError(f"{self.path / name} could not be written: {error}") from error
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def _plot(title: str, rows: list[dict[str, Any]], stream: BinaryIO) -> None:
+    from matplotlib.figure import Figure  # imported late: it takes a second
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    losses, score = figure.subplots(1, 2)
+    at = [row["total_steps"] for row in rows]
+    for name in sorted({key for row in rows for key in row if key.startswith("loss ")}):
+        losses.plot(at, [row.get(name) for row in rows], label=name.removeprefix("loss "))
+    losses.set(xlabel="step", ylabel="loss", title=title)
+    losses.legend()
+    for name in sorted({key for row in rows for key in row if key.startswith("R@1 ")}):
+        score.plot(at, [row[name] for row in rows], alpha=0.4, linewidth=1, label=name.removeprefix("R@1 "))
+    score.plot(at, [row["val R@1"] for row in rows], color="black", label="mean")
+    score.set(xlabel="step", ylabel="R@1, merged validation index", ylim=(0, 1))
+    score.legend(fontsize="x-small")
+    figure.savefig(stream, format="png", dpi=110)
