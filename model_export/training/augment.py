@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torchvision.transforms import v2
 
 from model_export.descriptors import MAX_PIXELS
@@ -32,15 +31,14 @@ def augmented(file: Path, preprocessing: Preprocessing, seed: int) -> NDArray[np
         image = image.resize((max(room, round(image.width * scale)), max(room, round(image.height * scale))))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pixels: Tensor = _recipe(preprocessing.input_px)(v2.functional.pil_to_tensor(image))
-    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+        return np.array(_recipe(preprocessing.input_px)(image), dtype=np.uint8)
 
 
 @cache
 def _recipe(px: int) -> v2.Compose:
     return v2.Compose(
         [
-            v2.RandomResizedCrop(px, scale=(0.4, 1), ratio=(3 / 4, 4 / 3), antialias=True),
+            v2.RandomResizedCrop(px, scale=(0.4, 1), ratio=(3 / 4, 4 / 3)),
             v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.05)], 0.8),
             v2.RandomGrayscale(0.05),
             v2.RandomApply([v2.GaussianBlur(7, (0.1, 2.0))], 0.2),
