@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import huggingface_hub
 import safetensors.torch
 import torch
@@ -89,6 +88,7 @@ def hub_file(repo: str, names: Iterable[str]) -> Path:
         cached = huggingface_hub.try_to_load_from_cache(repo, name, cache_dir=hub.HF_HUB_CACHE)
         if isinstance(cached, str):
             return Path(cached)
+    # Which errors come out depends on the client's own client, and that has changed: all of them say no.
     try:
         huggingface_hub.get_session().head(hub.ENDPOINT, timeout=_HUB_TIMEOUT_S)
         for name in names:
@@ -96,10 +96,10 @@ def hub_file(repo: str, names: Iterable[str]) -> Path:
                 return Path(huggingface_hub.hf_hub_download(repo, name, endpoint=hub.ENDPOINT))
             except EntryNotFoundError:
                 continue
-    except (httpx.HTTPError, OSError) as error:
+    except Exception as error:
         raise SourceError(
             f"the weights of {repo} are not on this machine and the hub does not give them: {error}; "
-            "where they are a local file, name that"
+            "a local file of them would do"
         ) from error
     raise SourceError(f"{repo} has none of the files {', '.join(names)}")
 
