@@ -35,8 +35,18 @@ class Family:
 def load_weights(network: nn.Module, family: Family, file: Path) -> None:
     """Every parameter of the network from a file, none left over. Raises SourceError."""
     state = family.adapt(network, read_state(file))
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    faults = misfit(wanted, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    wanted = network.state_dict()
+    faults = in_words(
+        {
+            "missing": [name for name in wanted if name not in state],
+            "unknown": [name for name in state if name not in wanted],
+            "of another shape": [
+                f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
+                for name in wanted
+                if name in state and state[name].shape != wanted[name].shape
+            ],
+        }
+    )
     if faults:
         raise SourceError(f"{file} does not fit the network: {faults}")
     network.load_state_dict(state)
@@ -59,18 +69,8 @@ def read_state(file: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def misfit(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str:
-    """What is wrong with the given names and shapes, in words; empty where nothing is."""
-    shapes = [
-        f"{name} {given[name]} instead of {wanted[name]}"
-        for name in wanted
-        if name in given and given[name] != wanted[name]
-    ]
-    faults = {
-        "missing": [name for name in wanted if name not in given],
-        "unknown": [name for name in given if name not in wanted],
-        "of another shape": shapes,
-    }
+def in_words(faults: Mapping[str, list[str]]) -> str:
+    """Each kind of fault with the first of its names; empty where there are none."""
     return "; ".join(f"{fault}: {_first(names)}" for fault, names in faults.items() if names)
 
 

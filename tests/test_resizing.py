@@ -71,7 +71,8 @@ def test_a_long_picture_is_never_scaled_whole() -> None:
     strip = np.zeros((1, 60_000, 3), dtype=np.uint8)
     strip[:, 30_000:] = 255
     row = decode(encode(Image.fromarray(strip)), SAMPLED, 10**9)[0, :, 0].astype(int)
-    assert (row[0], row[-1]) == (0, 255)
+    assert row[0] < 2
+    assert row[-1] > 253
     assert (np.diff(row) >= 0).all()
 
 
