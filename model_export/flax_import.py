@@ -88,15 +88,16 @@ def import_checkpoint(file: Path) -> ImportedModel:
     tree = _tree_of(params, file)
     method = _UDON if any(path.startswith("universal_student_") for path in params) else _UNED
     kept = {path: array for path, array in params.items() if not re.fullmatch(method.dropped, path)}
-    blocks = {found[1] for path in kept if (found := re.match(tree.blocks, path))}
-    rules = [*tree.expanded(len(blocks)), *dense(method.head, "D E", "head")]
+    numbers = [int(found[1]) for path in kept if (found := re.match(tree.blocks, path))]
+    blocks = min(max(numbers, default=0) + 1, len(kept))  # no more than there are parameters
+    rules = [*tree.expanded(blocks), *dense(method.head, "D E", "head")]
     sizes = _sizes(rules, kept, file)
     state = {
         rule.torch: np.concatenate([rule.turn(kept[path].astype(np.float32)) for path in rule.flax])
         for rule in rules
     }
     head = LinearHead(state.pop("head.weight"), state.pop("head.bias"))
-    network = tree.build(sizes, len(blocks))
+    network = tree.build(sizes, blocks)
     network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in state.items()})
     classes = _classes(params, method)
     with file.open("rb") as stream:

@@ -47,7 +47,7 @@ class Tree:
         each = [rule for rule in self.rules if "{i}" in rule.torch]
         return once + [
             replace(rule, flax=tuple(path.format(i=i) for path in rule.flax), torch=rule.torch.format(i=i))
-            for i in range(blocks or 1)
+            for i in range(blocks)
             for rule in each
         ]
 

@@ -30,15 +30,16 @@ def read_params(file: Path) -> dict[str, Array]:
     # What the decoder raises on broken bytes is of many kinds: all of it says that the file is broken.
     try:
         state = msgpack.unpackb(data, ext_hook=_extension, strict_map_key=False)
+        params = state.get("params") if isinstance(state, dict) else None
+        leaves = dict(_leaves(params, "")) if isinstance(params, dict) else {}
     except Exception as error:
         raise SourceError(f"{file} is truncated, damaged, or not a Flax checkpoint (msgpack)") from error
-    if not isinstance(state, dict) or not isinstance(state.get("params"), dict):
+    if not leaves:
         raise SourceError(f"{file} holds no `params`: it is not the checkpoint of a Flax train state")
-    params = dict(_leaves(state["params"], ""))
-    for path, leaf in params.items():
+    for path, leaf in leaves.items():
         if not isinstance(leaf, np.ndarray) or not np.issubdtype(leaf.dtype, np.floating):
             raise SourceError(f"{file}: {path} is not an array of floating point numbers")
-    return params
+    return leaves
 
 
 def _extension(code: int, data: bytes) -> Any:

@@ -76,7 +76,8 @@ def in_words(faults: Mapping[str, list[str]]) -> str:
 
 def _first(names: list[str]) -> str:
     more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    readable = [name if name.isprintable() else repr(name) for name in names[:_NAMED]]  # of damaged files
+    return ", ".join(readable) + (f" and {more} more" if more > 0 else "")
 
 
 def hub_file(repo: str, names: Iterable[str]) -> Path:
