@@ -34,6 +34,8 @@ def decode(data: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDArra
     Raises UndecodableImage, or ImageTooLarge where width x height is over `max_pixels`.
     """
     image, orientation = _load(data, max_pixels)
+    if preprocessing.interpolation == "bilinear-no-antialias":
+        return _sampled_square(_to_rgb(image), preprocessing)
     square = _centre_square(_to_rgb(image), preprocessing)
     # A centred square may be turned after it was cut: the same pixels, but far fewer of them.
     if preprocessing.exif == "apply" and orientation in _ROTATIONS:
@@ -98,10 +100,46 @@ def _gray(values: NDArray[np.generic]) -> Image.Image:
 
 
 def _centre_square(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    # Scaling the short side to resize_px and then cutting input_px out of the middle is one resize
-    # of the box that will be left, so the rest is never computed.
-    side = min(image.size) * preprocessing.input_px / preprocessing.resize_px
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    px = preprocessing.input_px
+    # Scaling to resize_px and then cutting input_px out of the middle is one resize of the box that
+    # will be left, so the rest is never computed.
+    px, short = preprocessing.input_px, min(image.size)
+    sides = image.size if preprocessing.resize == "squash" else (short, short)
+    width, height = (side * px / preprocessing.resize_px for side in sides)
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    box = (left, top, left + width, top + height)
     return image.resize((px, px), _FILTERS[preprocessing.interpolation], box=box)
+
+
+def _sampled_square(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """TensorFlow's bilinear resize, which blends four pixels however far it scales down, and a crop.
+
+    The short side becomes resize_px, the long side is cut to whole pixels, and so is the crop's offset
+    (as in UnED's reference code). TensorFlow keeps fractions; here they are rounded, at most 1/2 level.
+    """
+    px, short = preprocessing.input_px, min(image.size)
+    (left, right, across), (top, bottom, down) = (
+        _taps(side, int(side / short * preprocessing.resize_px), px) for side in image.size
+    )
+    pixels = np.asarray(image)
+    upper, lower = (
+        _blend(pixels[rows[:, None], left], pixels[rows[:, None], right], across[:, None])
+        for rows in (top, bottom)
+    )  # (px, px, 3) float32 each
+    return np.rint(_blend(upper, lower, down[:, None, None])).astype(np.uint8)
+
+
+def _taps(
+    side_px: int, scaled_px: int, crop_px: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Of each pixel that the crop keeps: the two source pixels, and the second's share. (crop_px,) each."""
+    kept = (scaled_px - crop_px) // 2 + np.arange(crop_px)
+    centres = np.clip((kept + 0.5) * (side_px / scaled_px) - 0.5, 0, side_px - 1)
+    first = centres.astype(np.intp)
+    return first, np.minimum(first + 1, side_px - 1), (centres - first).astype(np.float32)
+
+
+def _blend(
+    one: NDArray[np.generic], other: NDArray[np.generic], share: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    start = one.astype(np.float32)
+    return start + (other.astype(np.float32) - start) * share

@@ -20,9 +20,13 @@ class Preprocessing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     input_px: int = Field(ge=1, description="Side of the square that the graph takes.")
-    resize: Literal["short-side"] = Field(description="The short side is scaled to `resize_px`.")
+    resize: Literal["short-side", "squash"] = Field(
+        description="The short side, or both sides, are scaled to `resize_px`."
+    )
     resize_px: int = Field(ge=1)
-    interpolation: Literal["bicubic", "bilinear"] = Field(description="Pillow's filters, with antialias.")
+    interpolation: Literal["bicubic", "bilinear", "bilinear-no-antialias"] = Field(
+        description="Pillow's filters, with antialias; or TensorFlow's bilinear, without."
+    )
     crop: Literal["centre"]
     exif: Literal["apply", "ignore"] = Field(description="EXIF rotation.")
 
@@ -30,6 +34,15 @@ class Preprocessing(BaseModel):
     def _crop_fits(self) -> Self:
         if self.resize_px < self.input_px:
             raise ValueError(f"resize_px {self.resize_px} is less than input_px {self.input_px}")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_pixels_are_not_turned(self) -> Self:
+        # This one rounds sizes and offsets to whole pixels, from the top left: it is not symmetric.
+        if self.interpolation == "bilinear-no-antialias" and (
+            self.resize != "short-side" or self.exif != "ignore"
+        ):
+            raise ValueError("bilinear-no-antialias goes with resize short-side and exif ignore only")
         return self
 
 

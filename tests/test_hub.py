@@ -1,0 +1,80 @@
+"""Released weights come from the hub's cache, or the hub; and where there is no hub, an error at once."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from huggingface_hub import constants as hub
+
+from model_export.backbones import BACKBONES, Backbone, load_backbone, weights_path, weights_sha256
+from model_export.errors import SourceError
+
+TINY = replace(BACKBONES["imagenet-vit-s16"], architecture="test_vit", weights="r160_in1k", descriptor_dim=64)
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing was downloaded yet."""
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def broken_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Takes connections and hangs up; the list counts them."""
+    calls: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+
+        def hang_up() -> None:
+            while True:
+                try:
+                    connection, address = server.accept()
+                except OSError:  # the test is over
+                    return
+                connection.close()
+                calls.append(address[0])
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        yield calls
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+@pytest.mark.usefixtures("empty_cache")
+@pytest.mark.parametrize(
+    ("row", "repo"),
+    [
+        (BACKBONES["clip-vit-b16"], "timm/vit_base_patch16_clip_224.openai"),
+        (BACKBONES["clip-vit-h14-laion2b"], "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
+        (BACKBONES["dinov2-vit-b14"], "timm/vit_base_patch14_dinov2.lvd142m"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Backbone) else "",
+)
+def test_without_a_hub_one_request_and_one_sentence(row: Backbone, repo: str, broken_hub: list[str]) -> None:
+    for number, ask in enumerate((load_backbone, weights_sha256), start=1):
+        with pytest.raises(SourceError, match=f"the weights of {repo} are not on this machine") as refusal:
+            ask(row)
+        assert "\n" not in str(refusal.value)
+        assert len(broken_hub) == number  # no retries, which would take half a minute
+
+
+@pytest.mark.usefixtures("broken_hub")
+def test_what_was_downloaded_once_is_used_without_a_hub(empty_cache: Path) -> None:
+    wanted = load_backbone(TINY, "random:3").state_dict()
+    repo = empty_cache / "models--timm--test_vit.r160_in1k"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("0123abcd")
+    file = repo / "snapshots" / "0123abcd" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    safetensors.torch.save_file(wanted | {"head.weight": torch.ones(1000, 64)}, file)
+    assert weights_path(TINY) == file
+    loaded = load_backbone(TINY).state_dict()
+    assert all(torch.equal(loaded[name], wanted[name]) for name in wanted)
+    assert weights_sha256(TINY) == weights_sha256(TINY, str(file))
