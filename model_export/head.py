@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.offline import unit
+
 
 @dataclass(frozen=True)
 class LinearHead:
@@ -14,23 +16,27 @@ class LinearHead:
     weight: NDArray[np.float32]  # (dim, D)
     bias: NDArray[np.float32]  # (dim,)
 
+    def __call__(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, D) -> (N, dim), unit norm."""
+        return unit(unit(descriptors) @ self.weight.T + self.bias)
 
-def fit_pca(descriptors: Mapping[str, NDArray[np.float32]], dim: int) -> LinearHead:
+
+def fit_pca(descriptors: Mapping[str, NDArray[np.float32]], dim: int, whiten: bool = False) -> LinearHead:
     """PCA over unit-norm descriptors (N_domain, D), every domain with the same weight.
+
+    With `whiten`, every axis is divided by its standard deviation (and all are scaled by the first one's).
 
     Computed in float64; each axis points so that its largest component is positive, so the same
     descriptors always give the same head.
     """
-    units = [_unit(rows.astype(np.float64)) for rows in descriptors.values()]
+    units = [unit(rows).astype(np.float64) for rows in descriptors.values()]
     mean = np.mean([rows.mean(axis=0) for rows in units], axis=0)  # (D,)
     covariance = np.mean([(rows - mean).T @ (rows - mean) / len(rows) for rows in units], axis=0)  # (D, D)
-    _, vectors = np.linalg.eigh(covariance)  # ascending
+    variances, vectors = np.linalg.eigh(covariance)  # ascending
     axes = vectors[:, ::-1][:, :dim].T  # (dim, D)
     signs = np.sign(axes[np.arange(dim), np.abs(axes).argmax(axis=1)])
     axes = axes * signs[:, None]
+    if whiten:
+        deviations = np.sqrt(variances[::-1][:dim])
+        axes = axes * (deviations[0] / deviations)[:, None]
     return LinearHead(axes.astype(np.float32), (-axes @ mean).astype(np.float32))
-
-
-def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    unit: NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return unit

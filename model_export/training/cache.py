@@ -37,7 +37,7 @@ class DescriptorCache:
         """float32 (N, D), rows in the info file's order. View 0 is plain, the others are augmented."""
         file = self._folder / domain / f"{split}-{view}.npy"
         if not file.exists():
-            _save(file, describe_split(self.descriptor, self.row, self.data, domain, split, view))
+            save_rows(file, describe_split(self.descriptor, self.row, self.data, domain, split, view))
         return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
 
     @property
@@ -70,7 +70,7 @@ def describe_split(
     return np.concatenate(parts) if parts else np.zeros((0, row.descriptor_dim), np.float32)
 
 
-def _save(file: Path, rows: NDArray[np.float32]) -> None:
+def save_rows(file: Path, rows: NDArray[np.float32]) -> None:
     """Whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f"{file.name}.{os.getpid()}")

@@ -16,19 +16,19 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from numpy.typing import NDArray
 from rich import get_console
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from benchmarks.dataset import Dataset
 from benchmarks.progress import progress_bar
 from model_export.backbones import backbone_named
 from model_export.errors import TrainingError
 from model_export.graph import descriptor_graph
+from model_export.head import fit_pca
 from model_export.training.cache import DescriptorCache, describe_split
 from model_export.training.config import Stage, Strategy
 from model_export.training.data import CachedDescriptors, Inputs, Pictures, training_set
 from model_export.training.objective import Objective
-from model_export.training.run_folder import RunFolder, Summary
+from model_export.training.run_folder import RunFolder, Summary, head_of
 from model_export.training.sampling import Batch, Planner
 from model_export.training.trainee import Means, Memory, Trainee, make_optimizer, rate_factor
 from model_export.training.validation import Scores, evaluate, with_queries
@@ -82,11 +82,23 @@ class _Run:
         self.cache = DescriptorCache(cache, descriptor, self.row, data)
         self.memory, self.optimizer_state = Memory(), None
         state = folder.load("latest")
-        if state is not None:
+        if state is None:
+            self._initialise()
+        else:
             objective.load_state_dict(state["objective"])
             if state["descriptor"] is not None:
                 descriptor.load_state_dict(state["descriptor"])
             self.memory, self.optimizer_state = Memory(**state["memory"]), state["optimizer"]
+
+    def _initialise(self) -> None:
+        init, embed = self.strategy.head.init, self.trainee.objective.embed
+        if init == "random":
+            return
+        descriptors = {domain: self.cache.read(domain, "train") for domain in self.images.sizes}
+        head = fit_pca(descriptors, embed.out_features, whiten=init == "whitened")
+        with torch.no_grad():
+            embed.weight.copy_(torch.from_numpy(head.weight))
+            embed.bias.copy_(torch.from_numpy(head.bias))
 
     def stage(self, number: int) -> None:
         """From where the memory stands to the stage's end."""
@@ -189,12 +201,14 @@ class _Run:
         self.folder.save("latest", state)
 
     def _validate(self, said: Stage) -> Scores:
+        head = head_of(self.trainee.objective.embed.state_dict())
+
         def embed(domain: str, split: str) -> NDArray[np.float32]:
             if said.train == "head":
                 rows = self.cache.read(domain, split)
             else:
                 rows = describe_split(self.trainee.descriptor, self.row, self.data, domain, split)
-            return embeddings(self.trainee.objective.embed, rows)
+            return head(rows)
 
         self.trainee.eval()
         return evaluate(self.data, self.validated, "val", embed)
@@ -234,11 +248,3 @@ class _Run:
             self.folder.finish(summary, memory.log)
         self.accelerator.wait_for_everyone()
         return summary
-
-
-def embeddings(embed: nn.Module, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, D) -> (N, dim), unit norm."""
-    device = next(embed.parameters()).device
-    with torch.inference_mode():
-        units = functional.normalize(torch.from_numpy(np.array(descriptors)).to(device))
-        return np.asarray(functional.normalize(embed(units)).cpu().numpy(), dtype=np.float32)

@@ -7,14 +7,17 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from model_export.errors import TrainingError
+from model_export.head import LinearHead
 from model_export.training.config import Strategy
 
 
@@ -106,6 +109,12 @@ class RunFolder:
             raise TrainingError(f"{self.path / name} could not be written: {error}") from error
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def head_of(state: Mapping[str, Tensor]) -> LinearHead:
+    """A linear layer's state as a head."""
+    weight, bias = (state[name].detach().cpu().numpy() for name in ("weight", "bias"))
+    return LinearHead(weight.astype(np.float32), bias.astype(np.float32))
 
 
 def _plot(title: str, rows: list[dict[str, Any]], stream: BinaryIO) -> None:

@@ -1,0 +1,73 @@
+"""Train what is missing, score everything on the merged test index, write the results."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.dataset import Dataset
+from model_export.backbones import backbone_named
+from model_export.comparison.systems import off_the_shelf, trained, trainings
+from model_export.graph import descriptor_graph
+from model_export.training.cache import DescriptorCache
+from model_export.training.loop import train
+from model_export.training.run_folder import Summary
+from model_export.training.validation import Embed, evaluate, with_queries
+
+ORACLE = "Specialist+Oracle"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One system with one seed."""
+
+    row: str
+    seed: int | None  # None: nothing was drawn at random
+    val_r_at_1: float  # mean over domains, merged validation index
+    test: dict[str, dict[str, float]]  # domain -> R@1, mMP@5, queries, ...; and "mean"
+    cpu_s: float | None  # of the training; None where there was none
+
+
+def compare(
+    data: Dataset, strategies: Path, runs: Path, cache_dir: Path, seeds: int, console: Console
+) -> list[Result]:
+    """Everything in the table, in its order. What is done already is not done again.
+
+    Raises ConfigError, SourceError or TrainingError.
+    """
+    plan = trainings(data, strategies, seeds)
+    row = backbone_named(plan[0].strategy.backbone)
+    cache = DescriptorCache(cache_dir, descriptor_graph(row), row, data)
+    results = [_scored(name, None, embed, data, None) for name, embed in off_the_shelf(data, cache).items()]
+    specialists: dict[int, dict[str, tuple[Embed, Summary]]] = {}
+    universal = []
+    for number, one in enumerate(plan, start=1):
+        console.print(f"{number}/{len(plan)} {one.row}, seed {one.seed}")
+        summary = train(one.strategy, data, runs / one.folder, cache_dir)
+        embed = trained(runs / one.folder, cache)
+        result = _scored(one.row, one.seed, embed, data, summary.cpu_s)
+        if one.strategy.domains:
+            specialists.setdefault(one.seed, {})[one.strategy.domains[0]] = embed, summary
+            results.append(result)
+        else:
+            universal.append(result)
+    for seed, of in specialists.items():
+        cpu_s = sum(summary.cpu_s for _, summary in of.values())
+        oracle = {domain: embed for domain, (embed, _) in of.items()}
+        results.append(_scored(ORACLE, seed, oracle, data, cpu_s))
+    return results + universal
+
+
+def _scored(
+    row: str, seed: int | None, embed: Embed | dict[str, Embed], data: Dataset, cpu_s: float | None
+) -> Result:
+    val = evaluate(data, with_queries(data, data.domains, "val"), "val", embed)
+    test = evaluate(data, with_queries(data, data.domains, "test"), "test", embed)
+    scores = {domain: score.to_json() for domain, score in test.domains.items()}
+    return Result(row, seed, val.mean["R@1"], {**scores, "mean": test.mean}, cpu_s)
+
+
+def write_results(results: list[Result], file: Path) -> None:
+    """As JSON, so that the table can be written again without the runs."""
+    file.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
