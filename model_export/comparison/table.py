@@ -98,13 +98,13 @@ def _reading(results: list[Result]) -> str:
         [
             "## How to read it",
             "",
-            f"- **{ORACLE}** is an upper bound that no deployment can have: the true domain of each query and "
-            "each gallery picture picks the specialist.",
+            f"- **{ORACLE}** is an upper bound that no deployment can have: the true domain of each query "
+            "and each gallery picture picks the specialist.",
             "- A specialist's other domains show what it unlearned or never knew.",
             f"- Chosen on validation: **{best.row}**, seed {best.seed} "
             f"(val mean R@1 {100 * best.val_r_at_1:.1f}, test {100 * best.test['mean']['R@1']:.1f}).",
-            "- Cost is CPU time of the training steps; the frozen backbone's descriptors are computed once for "
-            "all systems and are not in it.",
+            "- Cost is CPU time of the training steps; the frozen backbone's descriptors are computed once "
+            "for all systems and are not in it.",
         ]
     )
 
