@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from benchmarks.dataset import Dataset
 from benchmarks.demo import demo as run_demo
 from benchmarks.errors import BenchmarkError, RunError
+from benchmarks.folder import lay_out
 from benchmarks.index import index_gallery
 from benchmarks.octet import build_octet
 from benchmarks.replay import replay as run_replay
@@ -34,6 +36,20 @@ def octet(
     summary = build_octet(out, console=Console())
     if as_json:
         _print_json({"fingerprint": summary.fingerprint, "left_out": summary.left_out})
+
+
+@app.command()
+def folder(
+    pictures: Annotated[Path, typer.Argument(help="Your pictures: <domain>/<class>/<picture>.")],
+    out: Annotated[Path, typer.Option(help="The data set to write; the pictures stay where they are.")],
+) -> None:
+    """Lay out a folder of your own pictures as a data set."""
+    table = Table("domain", "classes", "of one picture", "train", "val", "test")
+    for name, domain in lay_out(pictures, out).items():
+        split = domain.split
+        counts = [domain.count(names) for names in (split.train, split.val, split.test)]
+        table.add_row(name, *[str(one) for one in (len(domain.classes), domain.singles, *counts)])
+    Console().print(table)
 
 
 @app.command()

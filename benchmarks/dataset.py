@@ -96,7 +96,7 @@ class Dataset:
 
     @cached_property
     def _card(self) -> dict[str, Any]:
-        file = self.root / "octet.json"
+        file = self.root / "dataset.json"
         return dict(json.loads(file.read_text())) if file.exists() else {}
 
     def _file(self, domain: str, split: str) -> Path:

@@ -39,7 +39,7 @@ def test_uned_layout(small: Dataset) -> None:
 
 
 def test_names_of_classes_are_used_where_the_data_set_has_them(small: Dataset) -> None:
-    (small.root / "octet.json").write_text(json.dumps({"domains": {"a": {"labels": ["cat", "dog"]}}}))
+    (small.root / "dataset.json").write_text(json.dumps({"domains": {"a": {"labels": ["cat", "dog"]}}}))
     named = Dataset(small.root)
     assert [named.label(record) for record in named.queries("a")] == ["cat", "cat", "dog", "dog"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.errors import DataError
 from benchmarks.octet.extract import Domain, Item
-from benchmarks.octet.splits import Split, split_classes
+from benchmarks.splits import Split, split_classes
 
 Row = dict[str, str | int]  # {"path", "class_id"}
 

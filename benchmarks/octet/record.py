@@ -1,4 +1,4 @@
-"""What a built Octet says about itself: octet.json, LICENCES.md, and the summary that callers get."""
+"""What a built Octet says about itself: dataset.json, LICENCES.md, and the summary that callers get."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ from benchmarks.errors import DataError
 from benchmarks.octet.dataset import BuiltDomain, DomainCounts
 from benchmarks.octet.extract import Domain
 from benchmarks.octet.sources import Source
-from benchmarks.octet.splits import SEED
+from benchmarks.splits import SEED
 
 BUILDER_VERSION = 1  # raise it when the same sources would build another data set
 
@@ -32,8 +32,8 @@ class OctetSummary:
 
 
 def load_built(out: Path, domains: Iterable[Domain], pins: dict[str, str]) -> dict[str, BuiltDomain]:
-    """The domains that octet.json records and that need not be built again; `pins` are hashes by source."""
-    path = out / "octet.json"
+    """The domains that dataset.json records and that need not be built again; `pins` are hashes by source."""
+    path = out / "dataset.json"
     if not path.is_file():
         return {}
     try:
@@ -74,7 +74,7 @@ def save(
     domains: Iterable[Domain],
     sources: Iterable[Source],
 ) -> None:
-    """Write octet.json, whole or not at all, and LICENCES.md."""
+    """Write dataset.json, whole or not at all, and LICENCES.md."""
     users: dict[str, list[str]] = defaultdict(list)
     for domain in domains:
         for name in domain.sources:
@@ -101,9 +101,9 @@ def save(
         "domains": {name: dataclasses.asdict(row) for name, row in built.items()},
     }
     (out / "LICENCES.md").write_text(_licences(source_rows))
-    partial = out / ".octet.json"
+    partial = out / ".dataset.json"
     partial.write_text(json.dumps(record, indent=1) + "\n")
-    partial.replace(out / "octet.json")
+    partial.replace(out / "dataset.json")
 
 
 def _licences(source_rows: Iterable[dict[str, Any]]) -> str:

@@ -76,13 +76,13 @@ def test_the_layout_is_uneds(out: Path, sources: list[Source]) -> None:
         assert (out / "data" / "images" / path).read_bytes() == f"{place} {name}".encode()
     assert not (out / "data" / "info_files" / "fruit" / "index.json").exists()
     assert sorted(path.name for path in out.iterdir()) == [
-        *("LICENCES.md", "data", "downloads", "licences", "octet.json"),
+        *("LICENCES.md", "data", "dataset.json", "downloads", "licences"),
     ]
 
 
-def test_octet_json_tells_what_was_built(out: Path, sources: list[Source]) -> None:
+def test_dataset_json_tells_what_was_built(out: Path, sources: list[Source]) -> None:
     summary = build(out, [FRUIT], sources)
-    record = json.loads((out / "octet.json").read_text())
+    record = json.loads((out / "dataset.json").read_text())
     assert record["fingerprint"] == summary.fingerprint
     assert "is not UnED" in record["about"]
     assert record["sources"][0] | {"licence": "MIT", "domains": ["fruit"]} == record["sources"][0]
@@ -167,7 +167,7 @@ def test_missing_source_leaves_its_domains_out_and_names_them(
     assert summary.left_out["nuts"].startswith("hazel 1.0.0: sha256 is")
     assert isinstance(console.file, io.StringIO)
     assert "left out: nuts (hazel 1.0.0: sha256 is" in console.file.getvalue()
-    assert json.loads((out / "octet.json").read_text())["left_out"] == summary.left_out
+    assert json.loads((out / "dataset.json").read_text())["left_out"] == summary.left_out
     # Once it can be had, only the missing domain is built.
     (tools / "calls.txt").unlink()
     whole = build(out, [NUTS, FRUIT], sources)
@@ -190,7 +190,7 @@ def test_an_interrupted_build_goes_on_where_it_was(out: Path, tools: Path, sourc
 
     with pytest.raises(KeyboardInterrupt):
         build(out, [FRUIT, replace(NUTS, extract=interrupted)], sources)
-    record = json.loads((out / "octet.json").read_text())
+    record = json.loads((out / "dataset.json").read_text())
     assert list(record["domains"]) == ["fruit"]
     assert record["left_out"] == {"nuts": "the build was interrupted before it"}
     assert not (out / "data" / "images" / "nuts").exists()
@@ -218,8 +218,8 @@ def test_malformed_record_is_an_error_that_says_what_to_do(
     out: Path, sources: list[Source], text: str
 ) -> None:
     out.mkdir()
-    (out / "octet.json").write_text(text)
-    with pytest.raises(DataError, match=r"octet\.json is malformed .* remove it"):
+    (out / "dataset.json").write_text(text)
+    with pytest.raises(DataError, match=r"dataset\.json is malformed .* remove it"):
         build(out, [FRUIT], sources)
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks.errors import DataError
-from benchmarks.octet.splits import SEED, split_classes
+from benchmarks.splits import SEED, split_classes
 
 
 @pytest.mark.parametrize("n_classes", [*range(3, 40), 490, 1636])

@@ -1,0 +1,102 @@
+"""A folder `<domain>/<class>/<picture>` of one's own, laid out as UnED is.
+
+Pictures stay where they are: `data/images` is a link to the folder.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.errors import DataError
+from benchmarks.splits import Split, split_classes
+
+_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+
+
+@dataclass(frozen=True)
+class FolderDomain:
+    """Pictures by class, and how the classes were split."""
+
+    classes: dict[str, list[str]]  # paths relative to the folder
+    split: Split
+
+    @property
+    def singles(self) -> int:
+        """Classes of one picture, which cannot be queries."""
+        return sum(len(paths) == 1 for paths in self.classes.values())
+
+    def count(self, names: tuple[str, ...]) -> int:
+        """Pictures of these classes."""
+        return sum(len(self.classes[name]) for name in names)
+
+
+def lay_out(pictures: Path, out: Path) -> dict[str, FolderDomain]:
+    """Write `out/data/info_files/<domain>/<split>.json` and `out/dataset.json`; returns what was found.
+
+    Train, validation and test have classes of their own in each domain. A class of one picture trains
+    and is never a query. Raises DataError, and then writes nothing.
+    """
+    if not pictures.is_dir():
+        raise DataError(f"{pictures} is not a folder")
+    if out.exists():
+        raise DataError(f"{out} exists already: it is left alone")
+    domains = {folder.name: _domain(folder) for folder in sorted(pictures.iterdir()) if folder.is_dir()}
+    if not domains:
+        raise DataError(f"{pictures} has no folders: expected <domain>/<class>/<picture>")
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        _write(domains, pictures, unfinished)
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return domains
+
+
+def _domain(folder: Path) -> FolderDomain:
+    classes = {}
+    for one in sorted(path for path in folder.iterdir() if path.is_dir()):
+        files = (
+            sorted(file for file in one.rglob("*") if file.suffix.lower() in _PICTURES)
+            if one.is_dir()
+            else []
+        )
+        if files:
+            classes[one.name] = [str(file.relative_to(folder.parent)) for file in files]
+    pairs = [name for name, paths in classes.items() if len(paths) > 1]
+    if len(pairs) < 3:
+        raise DataError(
+            f"{folder}: {len(pairs)} classes with two pictures or more; "
+            "three are needed, one each to train, validate and test"
+        )
+    split = split_classes(folder.name, pairs)
+    singles = sorted(set(classes) - set(pairs))
+    return FolderDomain(classes, Split((*split.train, *singles), split.val, split.test))
+
+
+def _write(domains: dict[str, FolderDomain], pictures: Path, out: Path) -> None:
+    images = out / "data" / "images"
+    images.parent.mkdir(parents=True)
+    images.symlink_to(pictures.resolve(), target_is_directory=True)
+    digest = hashlib.sha256()
+    for name, domain in domains.items():
+        numbers = {label: number for number, label in enumerate(domain.split.labels)}
+        folder = out / "data" / "info_files" / name
+        folder.mkdir(parents=True)
+        for split in ("train", "val", "test"):
+            rows = [
+                {"path": path, "class_id": numbers[label]}
+                for label in getattr(domain.split, split)
+                for path in domain.classes[label]
+            ]
+            (folder / f"{split}.json").write_text(json.dumps(rows))
+            for row in rows:
+                content = hashlib.sha256((pictures / str(row["path"])).read_bytes()).hexdigest()
+                digest.update(f"{split}\0{row['path']}\0{row['class_id']}\0{content}\0".encode())
+    card = {
+        "fingerprint": digest.hexdigest(),
+        "domains": {name: {"labels": list(domain.split.labels)} for name, domain in domains.items()},
+    }
+    (out / "dataset.json").write_text(json.dumps(card, indent=1))
