@@ -21,7 +21,7 @@ from model_export.training.config import Strategy, load_strategy
 from model_export.training.run_folder import RunFolder, head_of
 from model_export.training.validation import Embed
 
-STRATEGIES = Path(__file__).parents[1] / "strategies"
+STRATEGIES = Path(__file__).parents[1] / "strategies" / "octet"
 FROZEN = ("ujcrr", "ujcds", "uscrr", "uscds", "balanced", "udon")  # universal, on a frozen backbone
 DIM = 64
 

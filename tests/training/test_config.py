@@ -17,7 +17,10 @@ def test_every_strategy_that_ships_can_be_read(file: Path) -> None:
 
 def test_the_papers_four_differ_in_classifier_and_sampling_alone() -> None:
     """UnED, section 4: joint or separate, round robin or by size."""
-    four = {name: load_strategy(STRATEGIES / f"{name}.toml") for name in ("ujcrr", "ujcds", "uscrr", "uscds")}
+    four = {
+        name: load_strategy(STRATEGIES / "octet" / f"{name}.toml")
+        for name in ("ujcrr", "ujcds", "uscrr", "uscds")
+    }
     for name, said in four.items():
         assert said.classifier.kind == ("joint" if name[1] == "j" else "separate")
         assert said.sampling.kind == ("round-robin" if name.endswith("rr") else "dataset-size")

@@ -1,0 +1,89 @@
+"""The whole table on a data set of shapes: every system, in order, resumable, chosen on validation."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from benchmarks.dataset import Dataset
+from model_export.comparison.colour import colour_histogram
+from model_export.comparison.run import ORACLE, Result, compare
+from model_export.comparison.systems import STRATEGIES
+from model_export.comparison.table import chosen, write_table
+
+ROWS = [
+    *("colour histogram", "raw 1280-d", "PCA-64", "PCA-64, whitened"),
+    *("specialist: discs", "specialist: plates", "specialist: signs", ORACLE),
+    *("UJCRR", "UJCDS", "USCRR", "USCDS", "balanced", "UDON", "multi-stage"),
+]
+
+
+@pytest.fixture(scope="module")
+def strategies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The strategies that ship, of two epochs at most."""
+    folder = tmp_path_factory.mktemp("strategies")
+    for file in STRATEGIES.glob("*.toml"):
+        short = re.sub(r"(epochs|evaluations) = \d+", r"\1 = 2", file.read_text())
+        (folder / file.name).write_text(short)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(
+    shapes: Dataset, strategies: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[Result], Path]:
+    runs = tmp_path_factory.mktemp("runs")
+    return compare(shapes, strategies, runs, cache, 1, Console()), runs
+
+
+def test_every_system_has_its_row(results: tuple[list[Result], Path]) -> None:
+    found, _ = results
+    assert [result.row for result in found] == ROWS
+    for result in found:
+        assert set(result.test) == {"discs", "plates", "signs", "mean"}
+        domains = [result.test[domain]["R@1"] for domain in ("discs", "plates", "signs")]
+        assert result.test["mean"]["R@1"] == pytest.approx(np.mean(domains))
+        assert (result.cpu_s is None) == (result.row in ROWS[:4])
+
+
+def test_what_was_trained_is_not_trained_again(
+    results: tuple[list[Result], Path], shapes: Dataset, strategies: Path, cache: Path
+) -> None:
+    found, runs = results
+    before = {file: file.stat().st_mtime_ns for file in runs.rglob("*")}
+    assert compare(shapes, strategies, runs, cache, 1, Console()) == found
+    assert {file: file.stat().st_mtime_ns for file in runs.rglob("*")} == before
+
+
+def test_the_table_holds_the_results(
+    results: tuple[list[Result], Path], shapes: Dataset, tmp_path: Path
+) -> None:
+    found, _ = results
+    text = write_table(found, shapes, "the command", tmp_path).read_text()
+    lines = {line.split(" |")[0].removeprefix("| "): line for line in reversed(text.splitlines())}
+    for result in found:
+        assert f"| **{100 * result.test['mean']['R@1']:.1f}** |" in lines[result.row]
+    with (tmp_path / f"{shapes.root.name}.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len(ROWS) * 4
+    assert float(rows[0]["R@1"]) == found[0].test["discs"]["R@1"]
+    assert (tmp_path / f"{shapes.root.name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_validation_chooses_and_only_among_universal_models() -> None:
+    def made(row: str, val: float, test: float, cpu_s: float | None = 1.0) -> Result:
+        return Result(row, 0, val, {"mean": {"R@1": test, "mMP@5": test}}, cpu_s)
+
+    rows = [made("raw", 0.9, 0.9, None), made("specialist: a", 0.9, 0.9), made(ORACLE, 0.9, 0.9)]
+    assert chosen([*rows, made("a", 0.5, 0.8), made("b", 0.6, 0.1)]).row == "b"
+
+
+def test_a_colour_histogram_by_hand() -> None:
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    pixels[0, 0] = 255, 255, 255
+    wanted = np.zeros(64, np.float32)
+    wanted[0], wanted[63] = np.sqrt(0.75), np.sqrt(0.25)
+    np.testing.assert_allclose(colour_histogram(pixels), wanted, rtol=1e-6)
