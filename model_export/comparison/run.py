@@ -9,7 +9,6 @@ from rich.console import Console
 from benchmarks.dataset import Dataset
 from model_export.backbones import backbone_named
 from model_export.comparison.systems import off_the_shelf, trained, trainings
-from model_export.graph import descriptor_graph
 from model_export.training.cache import DescriptorCache
 from model_export.training.loop import train
 from model_export.training.run_folder import Summary
@@ -38,7 +37,7 @@ def compare(
     """
     plan = trainings(data, strategies, seeds)
     row = backbone_named(plan[0].strategy.backbone)
-    cache = DescriptorCache(cache_dir, descriptor_graph(row), row, data)
+    cache = DescriptorCache(cache_dir, row, data)
     results = [_scored(name, None, embed, data, None) for name, embed in off_the_shelf(data, cache).items()]
     specialists: dict[int, dict[str, tuple[Embed, Summary]]] = {}
     universal = []

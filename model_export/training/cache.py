@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich import get_console
 from torch import nn
@@ -18,6 +20,7 @@ from benchmarks.dataset import Dataset
 from benchmarks.progress import progress_bar
 from model_export.backbones import Backbone, weights_sha256
 from model_export.descriptors import describe
+from model_export.graph import descriptor_graph
 from model_export.training.data import picture
 
 _BATCH = 32
@@ -29,7 +32,6 @@ class DescriptorCache:
     """Of one backbone on one data set."""
 
     root: Path
-    descriptor: nn.Module  # uint8 (N, H, W, 3) -> (N, D)
     row: Backbone
     data: Dataset
 
@@ -37,8 +39,12 @@ class DescriptorCache:
         """float32 (N, D), rows in the info file's order. View 0 is plain, the others are augmented."""
         file = self._folder / domain / f"{split}-{view}.npy"
         if not file.exists():
-            save_rows(file, describe_split(self.descriptor, self.row, self.data, domain, split, view))
+            save_rows(file, describe_split(self._descriptor, self.row, self.data, domain, split, view))
         return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
+
+    @cached_property
+    def _descriptor(self) -> nn.Module:  # its own, which no training changes; loaded when it is needed
+        return descriptor_graph(self.row).to(memory_format=torch.channels_last)
 
     @property
     def _folder(self) -> Path:

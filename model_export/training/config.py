@@ -55,6 +55,16 @@ class Udon(_Table):
     temperature: float = Field(0.1, gt=0)
 
 
+class Anchor(_Table):
+    """Holds the embedding to the frozen backbone's similarities, as far as those can be trusted.
+
+    Squared difference of the batch's cosines, times `weight`, times the frozen backbone's own R@1 on the
+    domain's training pictures: what it can do already is kept, what it cannot is learned freely.
+    """
+
+    weight: float = Field(gt=0)
+
+
 class Stage(_Table):
     """A part of the training with its own rates."""
 
@@ -86,6 +96,7 @@ class Strategy(_Table):
     classifier: Classifier = Classifier()
     sampling: Sampling = Sampling()
     udon: Udon | None = None
+    anchor: Anchor | None = None
     stages: list[Stage] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -31,7 +31,7 @@ from model_export.training.objective import Objective
 from model_export.training.run_folder import RunFolder, Summary, head_of
 from model_export.training.sampling import Batch, Planner
 from model_export.training.trainee import Means, Memory, Trainee, make_optimizer, rate_factor
-from model_export.training.validation import Scores, evaluate, with_queries
+from model_export.training.validation import Scores, evaluate, trusted, with_queries
 
 
 def train(strategy: Strategy, data: Dataset, out: Path, cache: Path, workers: int = 0) -> Summary:
@@ -75,11 +75,15 @@ class _Run:
         spread = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(mixed_precision=strategy.mixed_precision, kwargs_handlers=[spread])
         self.row = backbone_named(strategy.backbone)
+        self.cache = DescriptorCache(cache, self.row, data)
+        self.frozen: dict[str, NDArray[np.float32]] = {}
+        if strategy.anchor is not None:
+            self.frozen = {domain: self.cache.read(domain, "train") for domain in self.images.sizes}
+        trust = trusted(self.images, self.frozen)
         torch.manual_seed(strategy.seed)
         descriptor = descriptor_graph(self.row).to(memory_format=torch.channels_last)
-        objective = Objective(strategy, self.images.classes, self.row.descriptor_dim)
+        objective = Objective(strategy, self.images.classes, self.row.descriptor_dim, trust)
         self.trainee = Trainee(descriptor, objective).to(self.accelerator.device)
-        self.cache = DescriptorCache(cache, descriptor, self.row, data)
         self.memory, self.optimizer_state = Memory(), None
         state = folder.load("latest")
         if state is None:
@@ -157,7 +161,9 @@ class _Run:
         stage.model.train()
         labels = torch.from_numpy(self.images.labels[batch.domain][batch.rows])
         device = self.accelerator.device
-        losses = stage.model(inputs.to(device), labels.to(device), batch.domain)
+        frozen = self.frozen.get(batch.domain)
+        held = None if frozen is None else torch.from_numpy(frozen[batch.rows]).to(device)
+        losses = stage.model(inputs.to(device), labels.to(device), batch.domain, held)
         total = sum(losses.values())
         said = {name: float(loss.detach()) for name, loss in losses.items()}
         if not math.isfinite(sum(said.values())):

@@ -63,21 +63,39 @@ def _harder(cosine: Tensor, said: Classifier) -> Tensor:
 class Objective(nn.Module):
     """The embedding and everything that trains it."""
 
-    def __init__(self, said: Strategy, classes: Mapping[str, int], descriptor_dim: int) -> None:
+    def __init__(
+        self,
+        said: Strategy,
+        classes: Mapping[str, int],
+        descriptor_dim: int,
+        trust: Mapping[str, float] | None = None,
+    ) -> None:
+        """`trust` is the frozen backbone's R@1 of each domain, where an anchor needs it."""
         super().__init__()
         self.dropout = said.head.dropout
         self.embed = nn.Linear(descriptor_dim, said.head.dim)
         self.classifiers = Classifiers(said.classifier, classes, said.head.dim)
+        weight = said.anchor.weight if said.anchor else 0.0
+        self.anchor = {domain: weight * share for domain, share in (trust or {}).items()}
         self.teachers = Teachers(said.udon, said.classifier, classes, descriptor_dim) if said.udon else None
 
-    def forward(self, descriptor: Tensor, labels: Tensor, domain: str) -> dict[str, Tensor]:
-        """(B, D), (B,) -> each loss by name; what is minimised is their sum."""
+    def forward(
+        self, descriptor: Tensor, labels: Tensor, domain: str, frozen: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """(B, D), (B,) -> each loss by name; what is minimised is their sum.
+
+        `frozen` are the frozen backbone's descriptors of the same pictures, (B, D), for the anchor.
+        """
         unit = functional.dropout(functional.normalize(descriptor), self.dropout, self.training)
         embedding = functional.normalize(self.embed(unit))
         losses = {"class": self.classifiers.loss(embedding, labels, domain)}
         if self.teachers is not None:
             student = self.classifiers.cosines(embedding, domain)
             losses |= self.teachers(unit, labels, domain, embedding, student)
+        if frozen is not None:
+            held = functional.normalize(frozen)
+            moved = functional.mse_loss(embedding @ embedding.T, held @ held.T)
+            losses["anchor"] = self.anchor[domain] * moved
         return losses
 
 

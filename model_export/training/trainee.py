@@ -19,11 +19,13 @@ class Trainee(nn.Module):
         super().__init__()
         self.descriptor, self.objective = descriptor, objective
 
-    def forward(self, inputs: Tensor, labels: Tensor, domain: str) -> dict[str, Tensor]:
+    def forward(
+        self, inputs: Tensor, labels: Tensor, domain: str, frozen: Tensor | None
+    ) -> dict[str, Tensor]:
         """Pixels (uint8) go through the backbone; descriptors (float32) have been there already."""
         if inputs.dtype == torch.uint8:
             inputs = self.descriptor(inputs)
-        losses: dict[str, Tensor] = self.objective(inputs.float(), labels, domain)
+        losses: dict[str, Tensor] = self.objective(inputs.float(), labels, domain, frozen)
         return losses
 
     def train(self, mode: bool = True) -> "Trainee":

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from benchmarks.dataset import Dataset
 from benchmarks.metrics import DomainScore, mean_over_domains
 from benchmarks.offline import Vectors, score_vectors
+from model_export.training.data import TrainingSet
+
+_TRUST_SAMPLE = 2000  # pictures of a domain
 
 Embed = Callable[[str, str], NDArray[np.float32]]  # (domain, split) -> (N, dim), rows in the split's order
 
@@ -39,6 +42,16 @@ def evaluate(data: Dataset, domains: list[str], split: str, embed: Embed | Mappi
             queries[domain] if where == split else Vectors(data.records(domain, where), chosen(domain, where))
         )
     return Scores(score_vectors(queries, gallery))
+
+
+def trusted(images: TrainingSet, descriptors: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
+    """R@1 of the frozen backbone among the training pictures: how far an anchor may hold each domain."""
+    steps = {domain: max(1, len(rows) // _TRUST_SAMPLE) for domain, rows in descriptors.items()}
+    known = {
+        domain: Vectors(images.records[domain][:: steps[domain]], rows[:: steps[domain]])
+        for domain, rows in descriptors.items()
+    }
+    return {domain: score.r_at_1 for domain, score in score_vectors(known, known).items()} if known else {}
 
 
 def with_queries(data: Dataset, domains: list[str], split: str) -> list[str]:

@@ -155,3 +155,18 @@ def test_dropout_is_of_the_training_alone() -> None:
     assert float(objective(rows, LABELS, "a")["class"].detach()) == float(
         objective(rows, LABELS, "a")["class"].detach()
     )
+
+
+def test_the_anchor_by_hand_and_as_far_as_it_is_trusted() -> None:
+    said = tiny(anchor={"weight": 10.0})
+    frozen = torch.randn(4, 7, generator=torch.Generator().manual_seed(5))
+    rows = torch.randn(4, 7, generator=torch.Generator().manual_seed(6))
+    objective = Objective(said, CLASSES, 7, {"a": 0.5, "b": 1.0}).eval()
+    losses = {domain: objective(rows, LABELS, domain, frozen) for domain in CLASSES}
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    small = functional.normalize(unit @ objective.embed.weight.T + objective.embed.bias).detach().numpy()
+    held = (frozen / frozen.norm(dim=1, keepdim=True)).numpy()
+    wanted = ((small @ small.T - held @ held.T) ** 2).mean()
+    assert float(losses["a"]["anchor"].detach()) == pytest.approx(10 * 0.5 * wanted, rel=1e-5)
+    assert float(losses["b"]["anchor"].detach()) == pytest.approx(10 * 1.0 * wanted, rel=1e-5)
+    assert "anchor" not in objective(rows, LABELS, "a")
