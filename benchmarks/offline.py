@@ -37,15 +37,24 @@ def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def rank(queries: Vectors, gallery: Vectors) -> dict[str, list[str]]:
-    """The first HITS gallery ids of every query, best first, the query itself left out."""
+    """The first HITS gallery ids of every query, best first, the query itself left out.
+
+    A row of zeros stands for an image that was not there: as a query it has no ranking, so it counts as
+    failed, and in the gallery nothing finds it.
+    """
     ids = np.array([record.id for record in gallery.records])
     row_of = {record.id: row for row, record in enumerate(gallery.records)}
     units = unit(gallery.rows)
+    absent = ~units.any(axis=1)  # (gallery,)
     ranked: dict[str, list[str]] = {}
     for start in range(0, len(queries.records), _BLOCK):
         block = queries.records[start : start + _BLOCK]
-        scores = unit(queries.rows[start : start + _BLOCK]) @ units.T  # (block, gallery)
-        for query, row in zip(block, scores, strict=True):
+        asked = unit(queries.rows[start : start + _BLOCK])
+        scores = asked @ units.T  # (block, gallery)
+        scores[:, absent] = -np.inf
+        for query, own, row in zip(block, asked, scores, strict=True):
+            if not own.any():
+                continue
             if query.id in row_of:
                 row[row_of[query.id]] = -np.inf
             ranked[query.id] = [str(ids[one]) for one in _best(row)]

@@ -1,5 +1,6 @@
 """`python -m model_export`: trained models to model folders."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,37 +10,111 @@ from rich.table import Column, Table
 
 from benchmarks.dataset import Dataset
 from benchmarks.errors import BenchmarkError
-from model_export.backbones import BACKBONES, backbone_named
-from model_export.errors import ExportError
-from model_export.export import export_model
+from model_export.backbones import BACKBONES
+from model_export.embed import CORES, embed_splits
+from model_export.errors import ExportError, VerifyError
+from model_export.sources import export_source
+from model_export.verify import verify as run_verify
+from service.encoder import Encoder
 from service.errors import StartupError
-from service.manifest import load_manifest
+from service.manifest import Manifest, Precision, load_manifest
 
 ZOO = Path(__file__).parent / "zoo"
+OCTET = Path("data/octet")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+
+MODEL = Annotated[Path, typer.Argument(metavar="DIR", help="A model folder.")]
+JSON = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 
 @app.command()
 def export(
-    source: Annotated[str, typer.Argument(help=f"A backbone: {', '.join(BACKBONES)}.")],
+    source: Annotated[str, typer.Argument(help=f"An fp32 model folder, or one of {', '.join(BACKBONES)}.")],
     out: Annotated[Path, typer.Option(help="The model folder to write; its name is the model's.")],
-    data: Annotated[Path, typer.Option(help="Data set whose training images fit the head.")] = Path(
-        "data/octet"
-    ),
+    precision: Annotated[Precision, typer.Option(help="Of the network inside.")] = "fp32",
+    data: Annotated[Path, typer.Option(help="Fits the head, calibrates and scores a variant.")] = OCTET,
+    store: Annotated[bool, typer.Option(help="Also put it into BentoML's model store.")] = True,
 ) -> None:
-    """Fit a 64-d PCA head on a pretrained backbone and write an ONNX model folder."""
-    manifest = export_model(backbone_named(source), Dataset(data), out)
-    print(f"{out}: {manifest.dim}-d, fingerprint {manifest.fingerprint}")  # noqa: T201
+    """Write an ONNX model folder, and what a variant of lower precision costs in accuracy."""
+    manifest = export_source(source, precision, Dataset(data), out, Console())
+    print(f"{out}: {manifest.dim}-d, {precision}, fingerprint {manifest.fingerprint}")  # noqa: T201
+    if manifest.accuracy:
+        _print_accuracy(manifest)
+    if store:
+        from model_export.store import put_in_store  # BentoML takes seconds to import
+
+        print(f"in BentoML's store as {put_in_store(out, manifest)}")  # noqa: T201
+
+
+@app.command()
+def verify(
+    model: MODEL,
+    data: Annotated[Path, typer.Option(help="Where the photos are that torch was asked about.")] = OCTET,
+    max_loss: Annotated[float, typer.Option(min=0, help="Points of mean R@1 that a variant may lose.")] = 0.5,
+    as_json: JSON = False,
+) -> None:
+    """Check a model folder: hashes, canonical vectors, batching, torch's embeddings, a variant's loss."""
+    checks = run_verify(model, Dataset(data) if data.is_dir() else None, max_loss)
+    table = Table("check", "status", "detail")
+    for check in checks:
+        table.add_row(check.name, check.status, check.detail)
+    Console().print(table)
+    failed = [check for check in checks if check.status == "failed"]
+    if as_json:
+        rows = [{"name": one.name, "status": one.status, "detail": one.detail} for one in checks]
+        print(json.dumps({"model": str(model), "passed": not failed, "checks": rows}))  # noqa: T201
+    if failed:
+        raise VerifyError(f"{model}: " + "; ".join(f"{one.name}: {one.detail}" for one in failed))
+
+
+@app.command()
+def embed(
+    model: MODEL,
+    data: Annotated[Path, typer.Option(help="A data set in UnED's layout.")],
+    out: Annotated[Path, typer.Option(help="Folder of the descriptors; what is there already is kept.")],
+    split: Annotated[str, typer.Option(help="Its galleries come along.")] = "test",
+    provider: Annotated[str, typer.Option(help="ONNX Runtime execution provider.")] = "cpu",
+    allow_missing: Annotated[bool, typer.Option(help="Rows of zeros for missing or broken images.")] = False,
+    as_json: JSON = False,
+) -> None:
+    """Descriptors of a split and of the galleries that it searches, for `benchmarks score`."""
+    encoder = Encoder(model, load_manifest(model), provider, CORES)
+    done = embed_splits(encoder, Dataset(data), split, out, allow_missing, Console())
+    said = {"embedded": done.embedded, "kept": done.kept, "missing": done.missing}
+    print(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in said.items()))  # noqa: T201
+    if as_json:
+        print(json.dumps(said))  # noqa: T201
 
 
 @app.command(name="list")
 def list_models() -> None:
-    """The models of the zoo."""
-    table = Table(Column("name", no_wrap=True), "dim", "precision", "fingerprint", "licence", "strategy")
-    for folder in sorted(ZOO.iterdir()):
+    """The models of the zoo and of BentoML's store."""
+    from model_export.store import stored_models  # BentoML takes seconds to import
+
+    table = Table(
+        Column("name", no_wrap=True), "dim", "precision", "mean R@1", "fingerprint", "licence", "strategy"
+    )
+    zoo = {folder.name: folder for folder in sorted(ZOO.iterdir())}
+    for name, folder in (zoo | stored_models()).items():
         card = load_manifest(folder)
-        table.add_row(card.name, str(card.dim), card.precision, card.fingerprint, card.licence, card.strategy)
+        known = card.accuracy and f"{100 * card.accuracy.mean_r_at_1(card.precision):.1f}"
+        table.add_row(
+            name, str(card.dim), card.precision, known or "", card.fingerprint, card.licence, card.strategy
+        )
+    Console().print(table)
+
+
+def _print_accuracy(manifest: Manifest) -> None:
+    accuracy = manifest.accuracy
+    assert accuracy is not None
+    before, after = accuracy.fp32, accuracy.scores(manifest.precision)
+    table = Table(
+        "test split", "R@1 fp32", f"R@1 {manifest.precision}", "mMP@5 fp32", f"mMP@5 {manifest.precision}"
+    )
+    for domain in before:
+        cells = [100 * one[domain][measure] for measure in ("R@1", "mMP@5") for one in (before, after)]
+        table.add_row(domain, *[f"{cell:.1f}" for cell in cells])
     Console().print(table)
 
 

@@ -1,5 +1,6 @@
 """Descriptors of a data set's images, by the torch graph."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,20 @@ from service.manifest import Preprocessing
 
 _BATCH = 32
 MAX_PIXELS = 10**9
+
+
+def missing_images(data: Dataset, splits: Iterable[tuple[str, str]]) -> list[Path]:
+    """Files that the info files of these (domain, split) name and the disk has not; each once, in order."""
+    files = (data.image(record) for domain, split in splits for record in data.records(domain, split))
+    return [file for file in dict.fromkeys(files) if not file.is_file()]
+
+
+def class_counts(data: Dataset) -> dict[str, int]:
+    """How many classes each domain's training images have."""
+    return {
+        domain: len({one for record in data.records(domain, "train") for one in record.class_ids})
+        for domain in data.domains
+    }
 
 
 def read_pixels(file: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:

@@ -17,19 +17,22 @@ class Normalise(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, row: Backbone) -> None:
+    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(row.mean))
-        self.register_buffer("std", torch.tensor(row.std))
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        scaled: Tensor = (pixels.to(torch.float32) - self.mean) / self.std
-        return scaled.permute(0, 3, 1, 2)
+        # Channels first, then arithmetic: along an innermost axis of three, ONNX Runtime's subtraction and
+        # division take an eighth of EfficientNet-Lite0's time; along planes, next to nothing.
+        planes = pixels.permute(0, 3, 1, 2).to(torch.float32)  # (N, 3, H, W)
+        scaled: Tensor = (planes - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
+        return scaled
 
 
 def descriptor_graph(row: Backbone) -> nn.Module:
     """uint8 (N, H, W, 3) -> descriptor (N, descriptor_dim), not normalised."""
-    return nn.Sequential(Normalise(row), load_backbone(row)).eval()
+    return nn.Sequential(Normalise(row.mean, row.std), load_backbone(row)).eval()
 
 
 class EmbeddingGraph(nn.Module):

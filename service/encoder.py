@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from service.errors import EncoderFailed, StartupError
 from service.manifest import Manifest
 
-_PROVIDERS = {
+PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
@@ -22,13 +22,11 @@ class Encoder:
 
     def __init__(self, folder: Path, manifest: Manifest, provider: str, threads: int) -> None:
         """Raises StartupError where the provider asked for is not the one that became active."""
-        wanted = _PROVIDERS.get(provider)
+        wanted = PROVIDERS.get(provider)
         if wanted is None or wanted not in ort.get_available_providers():
             raise StartupError(
                 f"provider {provider!r} is not available here; available: "
-                + ", ".join(
-                    name for name, long in _PROVIDERS.items() if long in ort.get_available_providers()
-                )
+                + ", ".join(name for name, long in PROVIDERS.items() if long in ort.get_available_providers())
             )
         if provider in ("cuda", "tensorrt"):
             ort.preload_dlls()  # CUDA and cuDNN, from the packages that came with the wheel

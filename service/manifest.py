@@ -46,13 +46,36 @@ class Preprocessing(BaseModel):
         return self
 
 
+Precision = Literal["fp32", "fp16", "int8"]
+Scores = dict[str, dict[str, float]]  # domain, or "mean" -> "R@1" and "mMP@5", as shares
+
+
+class Accuracy(BaseModel):
+    """What a variant scores on the test split, beside the fp32 model that it was made from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data_fingerprint: str
+    fp32: Scores
+    fp16: Scores | None = None
+    int8: Scores | None = None
+
+    def scores(self, precision: Precision) -> Scores:
+        """Empty where that precision was not measured."""
+        return {"fp32": self.fp32, "fp16": self.fp16, "int8": self.int8}[precision] or {}
+
+    def mean_r_at_1(self, precision: Precision) -> float:
+        """As a share. Raises KeyError where that precision was not measured."""
+        return self.scores(precision)["mean"]["R@1"]
+
+
 class Manifest(Preprocessing):
     """`manifest.json`, version 1."""
 
     schema_version: Literal[1]
     name: str
     dim: int = Field(ge=1)
-    precision: Literal["fp32"]
+    precision: Precision
     strategy: str = Field(description="How the embedding was trained.")
     mean: tuple[float, float, float] = Field(description="Inside the graph; of pixels in [0, 255].")
     std: tuple[float, float, float]
@@ -65,6 +88,16 @@ class Manifest(Preprocessing):
     fingerprint: str
     exported: str = Field(description="ISO date.")
     tools: dict[str, str]
+    variant_of: str | None = Field(None, description="Fingerprint of the fp32 model that it was made from.")
+    accuracy: Accuracy | None = None
+
+    @model_validator(mode="after")
+    def _a_variant_says_what_it_costs(self) -> Self:
+        if self.precision != "fp32" and (
+            self.variant_of is None or self.accuracy is None or not self.accuracy.scores(self.precision)
+        ):
+            raise ValueError(f"a model of precision {self.precision} needs variant_of and its accuracy")
+        return self
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -73,7 +106,10 @@ class Manifest(Preprocessing):
 
 
 class Canonical(BaseModel):
-    """`canonical.json`: the embedding that `canonical.png` had in the framework it was trained in."""
+    """`canonical.json`: the embedding of `canonical.png`.
+
+    Of an fp32 model, as torch gave it; of a variant, its own. So one narrow tolerance holds for all.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -20,7 +20,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="UIE_", frozen=True, extra="ignore")
 
     model: str = Field(
-        "efficientnet-lite0-octet-pca64", description="A model of the zoo by name, or a model folder."
+        "efficientnet-lite0-octet-pca64",
+        description="A model of the zoo by name, a model folder, or NAME:VERSION in BentoML's store.",
     )
     provider: str = Field(
         "cpu", pattern="^[a-z]+$", description="ONNX Runtime execution provider: cpu, cuda, tensorrt, ..."
@@ -64,10 +65,25 @@ class Settings(BaseSettings):
 
     @property
     def model_folder(self) -> Path:
-        """`model` as a folder: a path if it looks like one, else a name in the zoo."""
+        """`model` as a folder: a path, a tag or a name of the zoo, whichever it looks like.
+
+        Raises SettingsError for a tag that is not in BentoML's store.
+        """
         if "/" in self.model or self.model.startswith("."):
             return Path(self.model)
+        if ":" in self.model:
+            return _stored(self.model)
         return _ROOT / "model_export" / "zoo" / self.model
+
+
+def _stored(tag: str) -> Path:
+    import bentoml  # takes seconds to import, and only a tag needs it here
+    from bentoml.exceptions import BentoMLException
+
+    try:
+        return Path(bentoml.models.get(tag).path)
+    except (BentoMLException, ValueError) as error:
+        raise SettingsError(f"UIE_MODEL: {tag} is not in BentoML's model store: {error}") from error
 
 
 def load_settings() -> Settings:

@@ -21,6 +21,7 @@ ALLOWED = {
         "benchmarks.metrics",
         "benchmarks.offline",
         "benchmarks.progress",
+        "service.encoder",
         "service.manifest",
         "service.images",
         "service.errors",

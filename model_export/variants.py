@@ -1,0 +1,81 @@
+"""From an fp32 model folder to one of fp16 or int8, with what that costs in accuracy."""
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from benchmarks.dataset import Dataset
+from benchmarks.metrics import DomainScore, mean_over_domains
+from model_export.canonical import write_canonical
+from model_export.descriptors import missing_images, read_pixels
+from model_export.embed import CORES, score_split, splits_for
+from model_export.errors import SourceError
+from model_export.export import made_now, write_manifest
+from model_export.folders import whole_model_folder
+from model_export.quantise import to_fp16, to_int8
+from service.encoder import Encoder
+from service.manifest import Accuracy, Manifest, Preprocessing, Scores, fingerprint, load_manifest
+
+_PHOTOS_PER_DOMAIN = 12  # twice as many changed val R@1 by no more than chance
+
+
+def export_variant(
+    base: Path, precision: Literal["fp16", "int8"], data: Dataset, out: Path, console: Console
+) -> Manifest:
+    """Convert `base`, score both on the test split of `data`, write `out`.
+
+    Raises SourceError, WriteError or ManifestError, and then writes nothing.
+    """
+    card = load_manifest(base)
+    if card.precision != "fp32":
+        raise SourceError(f"{base} is {card.precision} itself: a variant is made from an fp32 model")
+    missing = missing_images(data, [*splits_for(data, "test"), *((one, "train") for one in data.domains)])
+    if missing:
+        raise SourceError(f"{len(missing)} images of {data.root} are not there, the first: {missing[0]}")
+    with whole_model_folder(out) as folder:
+        onnx_file = folder / "model.onnx"
+        if precision == "fp16":
+            to_fp16(base / "model.onnx", onnx_file)
+        else:
+            to_int8(base / "model.onnx", onnx_file, calibration_pixels(data, card.preprocessing))
+        encoder = Encoder(folder, card, "cpu", CORES)  # of the base it takes the shapes only
+        write_canonical(encoder.encode, card.preprocessing, folder)
+        if (base / "parity.json").exists():
+            shutil.copy(base / "parity.json", folder)
+        before = score_split(Encoder(base, card, "cpu", CORES), data, "test", "fp32", console)
+        after = score_split(encoder, data, "test", precision, console)
+        measured = {"fp32": _scores(before), precision: _scores(after)}
+        made = made_now(onnx_file)
+        manifest = card.model_copy(
+            update={
+                "name": out.name,
+                "precision": precision,
+                "variant_of": card.fingerprint,
+                "accuracy": Accuracy.model_validate({"data_fingerprint": data.fingerprint, **measured}),
+                "fingerprint": fingerprint(made["onnx_sha256"], card.preprocessing, precision),
+                **made,
+            }
+        )
+        write_manifest(manifest, folder)
+    return manifest
+
+
+def calibration_pixels(data: Dataset, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Training pictures, as many of each domain, evenly spread over its rows: uint8 (N, H, W, 3)."""
+    files = []
+    for domain in data.domains:
+        records = data.records(domain, "train")
+        rows = np.linspace(0, len(records) - 1, min(_PHOTOS_PER_DOMAIN, len(records))).round().astype(int)
+        files += [data.image(records[row]) for row in rows]
+    return np.stack([read_pixels(file, preprocessing) for file in files])
+
+
+def _scores(scores: dict[str, DomainScore]) -> Scores:
+    return {
+        **{domain: {"R@1": one.r_at_1, "mMP@5": one.mmp_at_5} for domain, one in scores.items()},
+        "mean": mean_over_domains(scores),
+    }
