@@ -92,16 +92,13 @@ def list_models() -> None:
     """The models of the zoo and of BentoML's store."""
     from model_export.store import stored_models  # BentoML takes seconds to import
 
-    table = Table(
-        Column("name", no_wrap=True), "dim", "precision", "mean R@1", "fingerprint", "licence", "strategy"
-    )
+    columns = ("name", "dim", "precision", "mean R@1", "fingerprint", "licence")
+    table = Table(*(Column(name, overflow="fold") for name in columns))
     zoo = {folder.name: folder for folder in sorted(ZOO.iterdir())}
     for name, folder in (zoo | stored_models()).items():
         card = load_manifest(folder)
         known = card.accuracy and f"{100 * card.accuracy.mean_r_at_1(card.precision):.1f}"
-        table.add_row(
-            name, str(card.dim), card.precision, known or "", card.fingerprint, card.licence, card.strategy
-        )
+        table.add_row(name, str(card.dim), card.precision, known or "", card.fingerprint, card.licence)
     Console().print(table)
 
 

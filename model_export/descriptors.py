@@ -45,7 +45,7 @@ def describe(graph: nn.Module, pixels: NDArray[np.uint8]) -> NDArray[np.float32]
     """uint8 (N, H, W, 3) through a torch graph: float32 (N, D)."""
     device = next((one.device for one in graph.parameters()), None)
     with torch.inference_mode():
-        return np.asarray(graph(torch.from_numpy(pixels).to(device)).cpu().numpy(), dtype=np.float32)
+        return np.asarray(graph(torch.tensor(pixels, device=device)).cpu().numpy(), dtype=np.float32)
 
 
 def train_descriptors(

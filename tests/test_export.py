@@ -1,5 +1,6 @@
 """What ships is what the code makes, and ONNX Runtime does what torch does."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -8,16 +9,21 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from rich.console import Console
 
 from benchmarks.dataset import Dataset
 from model_export import export as exporting
 from model_export.backbones import backbone_named, weights_sha256
-from model_export.errors import ParityError, SourceError
-from model_export.export import MIN_COSINE, canonical_picture, check_parity, export_model, parity_photos
+from model_export.canonical import canonical_picture, drawn_pixels, load_parity, parity_pixels
+from model_export.descriptors import describe
+from model_export.errors import ParityError, SourceError, WriteError
+from model_export.export import MIN_COSINE, check_parity, export_model
 from model_export.graph import EmbeddingGraph, descriptor_graph
 from model_export.head import LinearHead, fit_pca
+from model_export.sources import export_source, off_the_shelf
 from service.manifest import Manifest, load_manifest
 from tests.pictures import unit
+from tests.tiny import PX, tiny_data, tiny_trained
 
 ROW = backbone_named("efficientnet-lite0")
 
@@ -26,7 +32,7 @@ ROW = backbone_named("efficientnet-lite0")
 def exported(octet: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default model, made again from nothing but the weights and the test bed."""
     out = tmp_path_factory.mktemp("zoo") / "again"
-    export_model(ROW, octet, out)
+    export_model(off_the_shelf(ROW, octet), octet, out)
     return out
 
 
@@ -42,7 +48,7 @@ def test_what_ships_is_what_the_code_makes(exported: Path, zoo_model: Path, octe
     differing = {"name", "onnx_sha256", "fingerprint", "exported", "tools"}
     assert again.model_dump(exclude=differing) == shipped.model_dump(exclude=differing)
     assert shipped.data_fingerprint == octet.fingerprint
-    photos = parity_photos(octet, ROW)
+    photos = parity_pixels(octet, ROW.preprocessing)
     ours, theirs = embeddings_of(exported, photos), embeddings_of(zoo_model, photos)
     assert (ours * theirs).sum(axis=1).min() > 0.99999
     assert (exported / "canonical.png").read_bytes() == (zoo_model / "canonical.png").read_bytes()
@@ -54,8 +60,8 @@ def test_what_ships_is_what_the_code_makes(exported: Path, zoo_model: Path, octe
 
 def test_parity_on_real_photos(octet: Dataset, zoo_model: Path) -> None:
     """Batched == single; against torch, the export itself checks (see `exported`, and the test below)."""
-    photos = parity_photos(octet, ROW)
-    assert photos.shape == (15, 224, 224, 3)
+    photos = parity_pixels(octet, ROW.preprocessing)
+    assert photos.shape == (16, 224, 224, 3)
     ours = embeddings_of(zoo_model, photos)
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-6)
     singles = np.concatenate([embeddings_of(zoo_model, photos[n : n + 1]) for n in range(len(photos))])
@@ -65,29 +71,78 @@ def test_parity_on_real_photos(octet: Dataset, zoo_model: Path) -> None:
 def test_a_wrong_export_is_noticed(octet: Dataset, zoo_model: Path) -> None:
     other = LinearHead(np.eye(64, 1280, dtype=np.float32), np.zeros(64, dtype=np.float32))
     graph = EmbeddingGraph(descriptor_graph(ROW), other)
+    photos = parity_pixels(octet, ROW.preprocessing)[:2]
     with pytest.raises(ParityError, match=str(MIN_COSINE)):
-        check_parity(graph, zoo_model / "model.onnx", parity_photos(octet, ROW)[:2])
+        check_parity(describe(graph, photos), zoo_model / "model.onnx", photos)
 
 
-def test_a_failed_export_leaves_nothing(
-    octet: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_parity_json_holds_torchs_embeddings_of_real_photos(
+    exported: Path, zoo_model: Path, octet: Dataset
 ) -> None:
-    def never_close_enough(*_: object) -> float:
-        raise ParityError("torch and ONNX Runtime disagree")
+    ours, shipped = load_parity(exported), load_parity(zoo_model)
+    assert ours
+    assert shipped
+    assert [one.path for one in ours.photos] == [one.path for one in shipped.photos]
+    assert {Path(one.path).parts[0] for one in ours.photos} >= set(octet.domains)
+    photos = parity_pixels(octet, ROW.preprocessing)
+    wanted = np.array([one.embedding for one in shipped.photos], dtype=np.float32)
+    assert (embeddings_of(zoo_model, photos) * wanted).sum(axis=1).min() > MIN_COSINE
 
-    few = {"one": unit(np.random.default_rng(0).normal(size=(100, 1280)))}
-    monkeypatch.setattr(exporting, "train_descriptors", lambda *_: few)
-    monkeypatch.setattr(exporting, "check_parity", never_close_enough)
-    with pytest.raises(ParityError):
-        export_model(ROW, octet, tmp_path / "model")
-    assert list(tmp_path.iterdir()) == []
+
+def no_parity(*_: object) -> float:
+    raise ParityError("torch and ONNX Runtime disagree")
 
 
-def test_a_folder_that_is_no_model_is_left_alone(octet: Dataset, tmp_path: Path) -> None:
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("broken", "error", "said"),
+    [
+        ("check_parity", no_parity, "disagree"),
+        ("write_canonical", full_disk, "No space left"),
+        ("write_manifest", full_disk, "No space left"),
+    ],
+)
+def test_a_failed_export_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, error: object, said: str
+) -> None:
+    out = tmp_path / "model"
+    export_model(tiny_trained("conv"), None, out)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    monkeypatch.setattr(exporting, broken, error)
+    for target in (out, tmp_path / "new"):
+        with pytest.raises((ParityError, WriteError), match=said):
+            export_model(tiny_trained("vit"), None, target)
+    assert [one.name for one in tmp_path.iterdir()] == ["model"]
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_without_data_the_parity_is_checked_on_drawn_pictures(tmp_path: Path) -> None:
+    export_model(tiny_trained("conv"), None, tmp_path / "model")
+    assert load_parity(tmp_path / "model") is None
+    drawn = drawn_pixels(64, PX)
+    assert len(np.unique(drawn.reshape(64, -1), axis=0)) == 64
+    trained = tiny_trained("conv")
+    wanted = describe(EmbeddingGraph(trained.descriptor, trained.head), drawn)
+    np.testing.assert_allclose(embeddings_of(tmp_path / "model", drawn), wanted, atol=1e-5)
+
+
+def test_a_folder_that_is_no_model_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("dear diary")
     with pytest.raises(SourceError, match="left alone"):
-        export_model(ROW, octet, tmp_path)
+        export_model(tiny_trained("conv"), None, tmp_path)
     assert (tmp_path / "diary.txt").exists()
+
+
+def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
+    data = tiny_data(tmp_path / "data")
+    export_model(tiny_trained("conv"), data, tmp_path / "model")
+    with pytest.raises(SourceError, match="exported already"):
+        export_source(str(tmp_path / "model"), "fp32", data, tmp_path / "again", Console(quiet=True))
+    with pytest.raises(SourceError, match="no backbone is named 'resnet-9000'"):
+        export_source("resnet-9000", "int8", data, tmp_path / "again", Console(quiet=True))
 
 
 def test_the_graph_says_where_it_was_made_nowhere(zoo_model: Path) -> None:
@@ -100,7 +155,7 @@ def test_the_graph_says_where_it_was_made_nowhere(zoo_model: Path) -> None:
 
 
 def test_the_graph_normalises_by_itself() -> None:
-    """Against the backbone called by hand on normalised floats."""
+    """Against the backbone called by hand on normalised floats: the same numbers, each channel by its own."""
     pixels = np.asarray(canonical_picture().crop((0, 0, 224, 224)))[None]
     graph = descriptor_graph(ROW)
     floats = (torch.tensor(pixels).permute(0, 3, 1, 2).float() - 127) / 128

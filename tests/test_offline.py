@@ -30,6 +30,18 @@ def test_ties_keep_the_gallerys_order_and_the_query_is_left_out() -> None:
     assert (scores.r_at_1, scores.mmp_at_5, scores.without_match) == (2 / 4, (0.5 + 0 + 0.5 + 0.5) / 4, 1)
 
 
+def test_a_row_of_zeros_is_an_image_that_was_not_there() -> None:
+    """Without the rule its scores would all tie at 0, above every negative one."""
+    rows = np.array([[0, 0], [1, 0], [-1, 0.1], [-1, 0]], dtype=np.float32)
+    gallery = Vectors(records("a", "test", [0, 0, 0, 1]), rows)
+    ranked = rank(gallery, gallery)
+    ids = [record.id for record in gallery.records]
+    assert ids[0] not in ranked
+    assert ranked[ids[1]] == [ids[2], ids[3]]
+    scores = score_vectors({"a": gallery}, {"a": gallery})["a"]
+    assert (scores.failed, scores.queries) == (1, 4)
+
+
 def test_domains_share_one_gallery_and_a_match_needs_the_domain() -> None:
     one = Vectors(records("a", "test", [0, 0]), np.array([[1, 0], [0.6, 0.8]], dtype=np.float32))
     other = Vectors(records("b", "test", [0]), np.array([[1, 0.1]], dtype=np.float32))
@@ -49,9 +61,10 @@ def test_against_the_obvious_way(seed: int, size: int, dim: int) -> None:
         query.id: [
             gallery.records[row].id
             for row in sorted(range(size), key=lambda row, at=at: (-scores[at, row], row))  # type: ignore[misc]
-            if row != at
+            if row != at and rows[row].any()  # zeros: an image that was not there
         ][:5]
         for at, query in enumerate(gallery.records)
+        if rows[at].any()
     }
     assert rank(gallery, gallery) == wanted
 
