@@ -41,7 +41,7 @@ def to_fp16(source: Path, out: Path) -> None:
     products = [node.name for node in model.graph.node if node.op_type == "Mul"]
     kept = [*_before_network(model), *products, *_head(model)]
     half = OnnxModel(convert_float_to_float16(model, keep_io_types=True, node_block_list=kept))
-    # The converter leaves its casts at the end and the types of before: ONNX Runtime does not mind, others do.
+    # The converter leaves its casts at the end, and types of before. ONNX Runtime does not mind; others do.
     half.topological_sort()
     del half.model.graph.value_info[:]
     onnx.checker.check_model(half.model, full_check=True)

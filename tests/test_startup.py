@@ -173,7 +173,7 @@ def test_help_is_the_map(package: str) -> None:
     )
     verbs = {
         "service": ("serve", "check", "settings"),
-        "model_export": ("export", "list"),
+        "model_export": ("export", "verify", "embed", "list"),
         "benchmarks": ("octet", "index", "replay", "report", "efficiency", "demo"),
     }
     for verb in verbs[package]:
