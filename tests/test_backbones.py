@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from model_export.backbones import BACKBONES, Backbone, load_backbone, weights_sha256, weights_source
+from model_export.canonical import canonical_picture
 from model_export.errors import SourceError
-from model_export.export import canonical_picture, write_onnx
+from model_export.export import write_onnx
 from model_export.graph import EmbeddingGraph, Normalise
 from model_export.head import LinearHead
 from model_export.loaders import FAMILIES
@@ -128,9 +129,9 @@ def test_onnx_does_what_torch_does_at_any_batch(
     row = small_rows[name]
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(64, row.descriptor_dim)).astype(np.float32)
-    backbone = nn.Sequential(Normalise(row), load_backbone(row, "random"))
+    backbone = nn.Sequential(Normalise(row.mean, row.std), load_backbone(row, "random"))
     graph = EmbeddingGraph(backbone, LinearHead(weight, np.zeros(64, dtype=np.float32)))
-    write_onnx(graph, row, tmp_path / "model.onnx")
+    write_onnx(graph, row.preprocessing.input_px, tmp_path / "model.onnx")
     session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     px = row.preprocessing.input_px
     for batch in (1, 3, 7):

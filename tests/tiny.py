@@ -66,7 +66,9 @@ class _ConvNet(nn.Module):
 
 
 def _vit() -> nn.Module:
-    return VisionTransformer(img_size=PX, patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=0)
+    sizes = {"img_size": PX, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 0}
+    network: nn.Module = VisionTransformer(**sizes)
+    return network
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"conv": _ConvNet, "vit": _vit}
