@@ -6,7 +6,7 @@ its domain. A domain with a split `index` searches that one; elsewhere the test 
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Dataset:
     """A folder in UnED's layout. Info files are read when asked for."""
 
     root: Path
+    present_only: bool = False  # leave out rows whose picture is not there
 
     def __post_init__(self) -> None:
         if not self._info.is_dir():
@@ -42,6 +43,12 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """What the builder said of the content; elsewhere, a hash of the info files."""
+        if self.present_only:
+            digest = hashlib.sha256(replace(self, present_only=False).fingerprint.encode())
+            for file in sorted(self._info.rglob("*.json")):
+                for record in self.records(file.parent.name, file.stem):
+                    digest.update(f"{record.id}\0".encode())
+            return digest.hexdigest()
         if "fingerprint" in self._card:
             return str(self._card["fingerprint"])
         digest = hashlib.sha256()
@@ -64,7 +71,7 @@ class Dataset:
         file = self._file(domain, split)
         try:
             rows = json.loads(file.read_text())
-            return [
+            records = [
                 Record(f"{domain}/{split}/{row:07d}", domain, entry["path"], _class_ids(entry["class_id"]))
                 for row, entry in enumerate(rows)
             ]
@@ -72,6 +79,7 @@ class Dataset:
             raise DataError(f"{file} does not exist") from error
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{file} is not a list of {{path, class_id}}: {error!r}") from error
+        return [one for one in records if self.image(one).is_file()] if self.present_only else records
 
     def gallery(self, domain: str) -> list[Record]:
         """The pictures that the domain puts into the merged test index."""

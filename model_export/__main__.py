@@ -1,8 +1,9 @@
 """`python -m model_export`: trained models to model folders."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,9 +12,15 @@ from rich.table import Column, Table
 from benchmarks.dataset import Dataset
 from benchmarks.errors import BenchmarkError
 from model_export.backbones import BACKBONES
+from model_export.comparison.run import compare as run_comparison
+from model_export.comparison.systems import STRATEGIES
+from model_export.comparison.table import chosen, write_table
 from model_export.embed import CORES, embed_splits
 from model_export.errors import ExportError, VerifyError
-from model_export.sources import export_source
+from model_export.export import export_model
+from model_export.sources import export_source, from_checkpoint
+from model_export.training.config import load_strategy
+from model_export.training.loop import train as run_training
 from model_export.verify import verify as run_verify
 from service.encoder import Encoder
 from service.errors import StartupError
@@ -21,6 +28,9 @@ from service.manifest import Manifest, Precision, load_manifest
 
 ZOO = Path(__file__).parent / "zoo"
 OCTET = Path("data/octet")
+CACHE = Path("data/cache")
+
+SOURCES = f"A run of `train`, an fp32 model folder, or a backbone (PCA): {', '.join(BACKBONES)}."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -30,21 +40,82 @@ JSON = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")
 
 @app.command()
 def export(
-    source: Annotated[str, typer.Argument(help=f"An fp32 model folder, or one of {', '.join(BACKBONES)}.")],
+    source: Annotated[
+        str, typer.Argument(help=f"A run of `train`, an fp32 model folder, or one of {', '.join(BACKBONES)}.")
+    ],
     out: Annotated[Path, typer.Option(help="The model folder to write; its name is the model's.")],
     precision: Annotated[Precision, typer.Option(help="Of the network inside.")] = "fp32",
     data: Annotated[Path, typer.Option(help="Fits the head, calibrates and scores a variant.")] = OCTET,
     store: Annotated[bool, typer.Option(help="Also put it into BentoML's model store.")] = True,
 ) -> None:
     """Write an ONNX model folder, and what a variant of lower precision costs in accuracy."""
-    manifest = export_source(source, precision, Dataset(data), out, Console())
-    print(f"{out}: {manifest.dim}-d, {precision}, fingerprint {manifest.fingerprint}")  # noqa: T201
+    _announce(out, export_source(source, precision, Dataset(data), out, Console()), store)
+
+
+def _announce(out: Path, manifest: Manifest, store: bool) -> None:
+    print(f"{out}: {manifest.dim}-d, {manifest.precision}, fingerprint {manifest.fingerprint}")  # noqa: T201
     if manifest.accuracy:
         _print_accuracy(manifest)
     if store:
         from model_export.store import put_in_store  # BentoML takes seconds to import
 
         print(f"in BentoML's store as {put_in_store(out, manifest)}")  # noqa: T201
+
+
+@app.command(name="import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="A released UnED or UDON checkpoint (Flax msgpack).")],
+    out: Annotated[Path, typer.Option(help="The model folder to write.")],
+    data: Annotated[Path, typer.Option(help="Photos for the parity check, if they are there.")] = OCTET,
+    store: Annotated[bool, typer.Option(help="Also put it into BentoML's model store.")] = True,
+) -> None:
+    """A released checkpoint to a model folder; sizes are read off its tree."""
+    photos = Dataset(data) if data.is_dir() else None
+    _announce(out, export_model(from_checkpoint(checkpoint), photos, out), store)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A strategy, as under model_export/strategies.")],
+    out: Annotated[Path, typer.Option(help="The run's folder; one that stopped goes on.")],
+    data: Annotated[Path, typer.Option(help="A data set in UnED's layout.")] = OCTET,
+    domains: Annotated[str, typer.Option(help="Only these, separated by commas: a specialist has one.")] = "",
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the strategy's.")] = None,
+    cache: Annotated[Path, typer.Option(help="Where frozen descriptors are kept.")] = CACHE,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = 0,
+    allow_missing: Annotated[bool, typer.Option(help="Train without the images that are missing.")] = False,
+    as_json: JSON = False,
+) -> None:
+    """Train a head, or a whole network, by a strategy. `accelerate launch -m` spreads it over GPUs."""
+    changes: dict[str, Any] = {"domains": domains.split(",")} if domains else {}
+    if seed is not None:
+        changes["seed"] = seed
+    strategy = load_strategy(config, **changes)
+    summary = run_training(strategy, Dataset(data, present_only=allow_missing), out, cache, workers)
+    print(f"{out}: best val mean R@1 {100 * summary.best_val_r_at_1:.1f}, step {summary.best_step}")  # noqa: T201
+    if as_json:
+        print(json.dumps(asdict(summary)))  # noqa: T201
+
+
+@app.command()
+def compare(
+    data: Annotated[Path, typer.Option(help="A data set in UnED's layout.")] = OCTET,
+    strategies: Annotated[Path, typer.Option(help="Folder of the strategies.")] = STRATEGIES,
+    out: Annotated[Path, typer.Option(help="Where table, CSV and plot go.")] = Path("docs/results"),
+    runs: Annotated[Path, typer.Option(help="The trainings; finished ones are not repeated.")] = Path(
+        "runs/compare"
+    ),
+    cache: Annotated[Path, typer.Option(help="Where frozen descriptors are kept.")] = CACHE,
+    seeds: Annotated[int, typer.Option(min=1, help="Of every system but multi-stage.")] = 3,
+    as_json: JSON = False,
+) -> None:
+    """The paper's table: everything trained, everything scored on the merged test index."""
+    dataset = Dataset(data)
+    results = run_comparison(dataset, strategies, runs, cache, seeds, Console())
+    table = write_table(results, dataset, f"python -m model_export compare --data {data}", out)
+    print(f"{table}; chosen on validation: {chosen(results).row}")  # noqa: T201
+    if as_json:
+        print(json.dumps([asdict(result) for result in results]))  # noqa: T201
 
 
 @app.command()

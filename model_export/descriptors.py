@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import nn
 
 from benchmarks.dataset import Dataset
@@ -15,7 +14,7 @@ from service.errors import ServiceError
 from service.images import decode
 from service.manifest import Preprocessing
 
-_BATCH = 32
+_NAMED = 5
 MAX_PIXELS = 10**9
 
 
@@ -23,6 +22,14 @@ def missing_images(data: Dataset, splits: Iterable[tuple[str, str]]) -> list[Pat
     """Files that the info files of these (domain, split) name and the disk has not; each once, in order."""
     files = (data.image(record) for domain, split in splits for record in data.records(domain, split))
     return [file for file in dict.fromkeys(files) if not file.is_file()]
+
+
+def require_images(data: Dataset, splits: Iterable[tuple[str, str]]) -> None:
+    """Raises SourceError where images are missing: how many, and the first of them."""
+    missing = missing_images(data, splits)
+    if missing:
+        named = ", ".join(str(file) for file in missing[:_NAMED])
+        raise SourceError(f"{len(missing)} images of {data.root} are not there, the first: {named}")
 
 
 def class_counts(data: Dataset) -> dict[str, int]:
@@ -46,20 +53,3 @@ def describe(graph: nn.Module, pixels: NDArray[np.uint8]) -> NDArray[np.float32]
     device = next((one.device for one in graph.parameters()), None)
     with torch.inference_mode():
         return np.asarray(graph(torch.tensor(pixels, device=device)).cpu().numpy(), dtype=np.float32)
-
-
-def train_descriptors(
-    graph: nn.Module, data: Dataset, preprocessing: Preprocessing
-) -> dict[str, NDArray[np.float32]]:
-    """Descriptors (N, D) of each domain's training images."""
-    found = {}
-    for domain in data.domains:
-        files = [data.image(record) for record in data.records(domain, "train")]
-        batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
-        found[domain] = np.concatenate(
-            [
-                describe(graph, np.stack([read_pixels(file, preprocessing) for file in batch]))
-                for batch in track(batches, f"train images: {domain}")
-            ]
-        )
-    return found

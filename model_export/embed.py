@@ -20,7 +20,7 @@ from benchmarks.dataset import Dataset, Record
 from benchmarks.metrics import DomainScore
 from benchmarks.offline import Vectors, score_vectors
 from benchmarks.progress import progress_bar
-from model_export.descriptors import missing_images, read_pixels
+from model_export.descriptors import read_pixels, require_images
 from model_export.errors import SourceError
 from model_export.folders import whole_file
 from service.encoder import Encoder
@@ -28,7 +28,6 @@ from service.manifest import Preprocessing
 
 CORES = len(os.sched_getaffinity(0))
 _BATCH = 16
-_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,8 @@ def embed_splits(
     """
     said = {"model": encoder.manifest.fingerprint, "data": data.fingerprint}
     pairs = splits_for(data, split)
-    missing = missing_images(data, pairs)
-    if missing and not allow_missing:
-        named = ", ".join(str(file) for file in missing[:_NAMED])
-        raise SourceError(f"{len(missing)} images of {data.root} are not there, the first: {named}")
+    if not allow_missing:
+        require_images(data, pairs)
     done = _done(out)
     kept = [
         pair

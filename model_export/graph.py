@@ -30,9 +30,9 @@ class Normalise(nn.Module):
         return scaled
 
 
-def descriptor_graph(row: Backbone) -> nn.Module:
-    """uint8 (N, H, W, 3) -> descriptor (N, descriptor_dim), not normalised."""
-    return nn.Sequential(Normalise(row.mean, row.std), load_backbone(row)).eval()
+def descriptor_graph(row: Backbone, weights: str = "pretrained") -> nn.Module:
+    """uint8 (N, H, W, 3) -> descriptor (N, descriptor_dim), not normalised. `weights` as of a backbone."""
+    return nn.Sequential(Normalise(row.mean, row.std), load_backbone(row, weights)).eval()
 
 
 class EmbeddingGraph(nn.Module):

@@ -4,15 +4,19 @@ import tempfile
 from pathlib import Path
 
 from rich.console import Console
+from torch import nn
 
 from benchmarks.dataset import Dataset
-from model_export.backbones import Backbone, backbone_named, weights_sha256
-from model_export.descriptors import class_counts, train_descriptors
-from model_export.errors import SourceError
+from model_export.backbones import Backbone, backbone_named, weights_sha256, weights_source
+from model_export.descriptors import class_counts
+from model_export.errors import SourceError, TrainingError
 from model_export.export import export_model
-from model_export.graph import descriptor_graph
-from model_export.head import fit_pca
+from model_export.flax_import import import_checkpoint
+from model_export.graph import Normalise, descriptor_graph
+from model_export.head import LinearHead, fit_pca
 from model_export.trained import Trained
+from model_export.training.cache import describe_split
+from model_export.training.run_folder import RunFolder, head_of
 from model_export.variants import export_variant
 from service.manifest import Manifest, Precision
 
@@ -38,23 +42,74 @@ def export_source(source: str, precision: Precision, data: Dataset, out: Path, c
 
 
 def trained_from(source: str, data: Dataset) -> Trained:
-    """A backbone's name: the frozen network with a PCA head. Raises SourceError."""
+    """A run folder of `train`, or a backbone's name: that network with a PCA head. Raises SourceError."""
+    if (Path(source) / "config.json").exists():
+        return from_run(RunFolder(Path(source)), data)
     return off_the_shelf(backbone_named(source), data)
 
 
 def off_the_shelf(row: Backbone, data: Dataset) -> Trained:
     """PCA to 64 dimensions on the training images of all domains."""
     descriptor = descriptor_graph(row)
+    images = {domain: describe_split(descriptor, row, data, domain, "train") for domain in data.domains}
+    strategy = f"frozen backbone, PCA to {DIM} over all domains, equally weighted"
+    return _trained(row, "pretrained", descriptor, fit_pca(images, DIM), strategy, class_counts(data), data)
+
+
+def from_run(run: RunFolder, data: Dataset) -> Trained:
+    """The best checkpoint of a training. Raises TrainingError, or SourceError for other data than its own."""
+    said, data_fingerprint = run.strategy()
+    state = run.load("best")
+    if state is None:
+        raise TrainingError(f"{run.path} has no best.pt yet")
+    if data_fingerprint != data.fingerprint:
+        raise SourceError(f"{run.path} was trained on other data than {data.root}")
+    row = backbone_named(said.backbone)
+    descriptor = descriptor_graph(row, said.weights)
+    if state["descriptor"] is not None:
+        descriptor.load_state_dict(state["descriptor"])
+    counts = class_counts(data)
+    domains = {domain: counts[domain] for domain in said.domains or data.domains}
+    return _trained(row, said.weights, descriptor, head_of(state["embed"]), said.sentence, domains, data)
+
+
+def from_checkpoint(file: Path) -> Trained:
+    """A released UnED or UDON checkpoint. Raises SourceError."""
+    model = import_checkpoint(file)
+    return Trained(
+        descriptor=nn.Sequential(Normalise(model.mean, model.std), model.network).eval(),
+        head=model.head,
+        preprocessing=model.preprocessing,
+        mean=model.mean,
+        std=model.std,
+        strategy=model.strategy,
+        domains=model.domains,
+        data_fingerprint="not stated in the checkpoint",
+        source=model.source,
+        source_sha256=model.source_sha256,
+        licence=model.licence,
+    )
+
+
+def _trained(
+    row: Backbone,
+    weights: str,
+    descriptor: nn.Module,
+    head: LinearHead,
+    strategy: str,
+    domains: dict[str, int],
+    data: Dataset,
+) -> Trained:
     return Trained(
         descriptor=descriptor,
-        head=fit_pca(train_descriptors(descriptor, data, row.preprocessing), DIM),
+        head=head,
         preprocessing=row.preprocessing,
         mean=row.mean,
         std=row.std,
-        strategy=f"frozen backbone, PCA to {DIM} over all domains, equally weighted",
-        domains=class_counts(data),
+        strategy=strategy,
+        domains=domains,
         data_fingerprint=data.fingerprint,
-        source=row.source,
-        source_sha256=weights_sha256(row),
+        source=weights_source(row, weights),
+        source_sha256=weights_sha256(row, weights),
         licence=row.licence,
     )

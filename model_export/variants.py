@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks.dataset import Dataset
 from benchmarks.metrics import DomainScore, mean_over_domains
 from model_export.canonical import write_canonical
-from model_export.descriptors import missing_images, read_pixels
+from model_export.descriptors import read_pixels, require_images
 from model_export.embed import CORES, score_split, splits_for
 from model_export.errors import SourceError
 from model_export.export import made_now, write_manifest
@@ -34,9 +34,7 @@ def export_variant(
     card = load_manifest(base)
     if card.precision != "fp32":
         raise SourceError(f"{base} is {card.precision} itself: a variant is made from an fp32 model")
-    missing = missing_images(data, [*splits_for(data, "test"), *((one, "train") for one in data.domains)])
-    if missing:
-        raise SourceError(f"{len(missing)} images of {data.root} are not there, the first: {missing[0]}")
+    require_images(data, [*splits_for(data, "test"), *((one, "train") for one in data.domains)])
     with whole_model_folder(out) as folder:
         onnx_file = folder / "model.onnx"
         if precision == "fp16":

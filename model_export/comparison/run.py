@@ -1,7 +1,6 @@
 """Train what is missing, score everything on the merged test index, write the results."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -37,7 +36,7 @@ def compare(
     """
     plan = trainings(data, strategies, seeds)
     row = backbone_named(plan[0].strategy.backbone)
-    cache = DescriptorCache(cache_dir, row, data)
+    cache = DescriptorCache(cache_dir, row, plan[0].strategy.weights, data)
     results = [_scored(name, None, embed, data, None) for name, embed in off_the_shelf(data, cache).items()]
     specialists: dict[int, dict[str, tuple[Embed, Summary]]] = {}
     universal = []
@@ -65,8 +64,3 @@ def _scored(
     test = evaluate(data, with_queries(data, data.domains, "test"), "test", embed)
     scores = {domain: score.to_json() for domain, score in test.domains.items()}
     return Result(row, seed, val.mean["R@1"], {**scores, "mean": test.mean}, cpu_s)
-
-
-def write_results(results: list[Result], file: Path) -> None:
-    """As JSON, so that the table can be written again without the runs."""
-    file.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")

@@ -78,7 +78,7 @@ def trained(folder: Path, cache: DescriptorCache) -> Embed:
     head = head_of(state["embed"])
     if state["descriptor"] is None:
         return lambda domain, split: head(cache.read(domain, split))
-    descriptor = descriptor_graph(cache.row)
+    descriptor = descriptor_graph(cache.row, cache.weights)
     descriptor.load_state_dict(state["descriptor"])
 
     def tuned(domain: str, split: str) -> NDArray[np.float32]:

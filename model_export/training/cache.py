@@ -5,7 +5,6 @@ The folder's name is a hash of everything that decides them: weights, preprocess
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from benchmarks.dataset import Dataset
 from benchmarks.progress import progress_bar
 from model_export.backbones import Backbone, weights_sha256
 from model_export.descriptors import describe
+from model_export.folders import whole_file
 from model_export.graph import descriptor_graph
 from model_export.training.data import picture
 
@@ -33,6 +33,7 @@ class DescriptorCache:
 
     root: Path
     row: Backbone
+    weights: str  # as of a backbone: pretrained, a file, random:SEED
     data: Dataset
 
     def read(self, domain: str, split: str, view: int = 0) -> NDArray[np.float32]:
@@ -44,13 +45,13 @@ class DescriptorCache:
 
     @cached_property
     def _descriptor(self) -> nn.Module:  # its own, which no training changes; loaded when it is needed
-        return descriptor_graph(self.row).to(memory_format=torch.channels_last)
+        return descriptor_graph(self.row, self.weights).to(memory_format=torch.channels_last)
 
     @property
     def _folder(self) -> Path:
         said = {
             "backbone": self.row.name,
-            "weights": weights_sha256(self.row),
+            "weights": weights_sha256(self.row, self.weights),
             "preprocessing": self.row.preprocessing.model_dump(),
             "data": self.data.fingerprint,
             "augmentation": AUGMENTATION,
@@ -77,12 +78,6 @@ def describe_split(
 
 
 def save_rows(file: Path, rows: NDArray[np.float32]) -> None:
-    """Whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as stream:
-            np.save(stream, rows)
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """Whole or not at all. Raises WriteError."""
+    with whole_file(file) as unfinished, unfinished.open("wb") as stream:
+        np.save(stream, rows)

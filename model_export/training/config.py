@@ -99,6 +99,22 @@ class Strategy(_Table):
     anchor: Anchor | None = None
     stages: list[Stage] = Field(min_length=1)
 
+    @property
+    def sentence(self) -> str:
+        """For a model's manifest."""
+        said = self.classifier
+        margin = f" (margin {said.margin:g})" if said.margin else ""
+        centres = f", {said.subcentres} centres a class" if said.subcentres > 1 else ""
+        trained = {"head": "head", "all": "whole network"}
+        parts = [
+            f"{said.kind} {said.loss}{margin}{centres}, scale {said.scale:g}",
+            f"sampling by {self.sampling.kind}",
+            *(["teachers of each domain (UDON)"] if self.udon else []),
+            *([f"anchor {self.anchor.weight:g}"] if self.anchor else []),
+            *(f"{trained[stage.train]} {stage.epochs:g} epochs" for stage in self.stages),
+        ]
+        return f"{self.title}: {'; '.join(parts)}; seed {self.seed}"
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         if self.sampling.kind == "teacher-loss" and self.udon is None:

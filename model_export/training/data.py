@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.dataset import Dataset, Record
-from model_export.descriptors import read_pixels
+from model_export.descriptors import read_pixels, require_images
 from model_export.errors import SourceError
 from model_export.training.augment import augmented
 from model_export.training.sampling import Batch
@@ -45,7 +45,9 @@ def training_set(data: Dataset, domains: Sequence[str]) -> TrainingSet:
         raise SourceError(
             f"{data.root} has no domain {', '.join(missing)}; it has: {', '.join(data.domains)}"
         )
-    records = {domain: data.records(domain, "train") for domain in domains or data.domains}
+    domains = domains or data.domains
+    require_images(data, [(domain, split) for domain in domains for split in ("train", "val")])
+    records = {domain: data.records(domain, "train") for domain in domains}
     empty = [domain for domain, rows in records.items() if not rows]
     if empty:
         raise SourceError(f"{data.root}: no training images in {', '.join(empty)}")

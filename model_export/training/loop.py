@@ -75,13 +75,13 @@ class _Run:
         spread = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(mixed_precision=strategy.mixed_precision, kwargs_handlers=[spread])
         self.row = backbone_named(strategy.backbone)
-        self.cache = DescriptorCache(cache, self.row, data)
+        self.cache = DescriptorCache(cache, self.row, strategy.weights, data)
         self.frozen: dict[str, NDArray[np.float32]] = {}
         if strategy.anchor is not None:
             self.frozen = {domain: self.cache.read(domain, "train") for domain in self.images.sizes}
         trust = trusted(self.images, self.frozen)
         torch.manual_seed(strategy.seed)
-        descriptor = descriptor_graph(self.row).to(memory_format=torch.channels_last)
+        descriptor = descriptor_graph(self.row, strategy.weights).to(memory_format=torch.channels_last)
         objective = Objective(strategy, self.images.classes, self.row.descriptor_dim, trust)
         self.trainee = Trainee(descriptor, objective).to(self.accelerator.device)
         self.memory, self.optimizer_state = Memory(), None
