@@ -12,6 +12,10 @@ from torch.nn import functional
 
 from model_export.training.config import Classifier, Strategy, Udon
 
+# Only a centre's direction counts, and a step turns a short one further: centres go to where the embedding is,
+# and not the embedding to where they happened to begin.
+_SHORT = 0.05
+
 
 class Classifiers(nn.Module):
     """Class centres, jointly over all domains or separately for each."""
@@ -29,7 +33,8 @@ class Classifiers(nn.Module):
             sizes, starts = list(classes.values()), [0] * len(classes)
         self.starts = dict(zip(classes, starts, strict=True))
         self.centres = nn.ParameterList(
-            nn.Parameter(nn.init.normal_(torch.empty(size * said.subcentres, dim))) for size in sizes
+            nn.Parameter(nn.init.normal_(torch.empty(size * said.subcentres, dim), std=_SHORT))
+            for size in sizes
         )
 
     def cosines(self, embedding: Tensor, domain: str) -> Tensor:
