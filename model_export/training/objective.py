@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from model_export.training.config import Classifier, Strategy, Udon
 
-# Only a centre's direction counts, and a step turns a short one further: centres go to where the embedding is,
-# and not the embedding to where they happened to begin.
+# Only a centre's direction counts, and a step turns a short one further: centres go to where the embedding
+# is, and not the embedding to where they happened to begin.
 _SHORT = 0.05
 
 

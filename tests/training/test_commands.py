@@ -1,0 +1,160 @@
+"""From the command line: a folder of one's own to a run, a model folder, vectors; a checkpoint to a model."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.dataset import Dataset
+from model_export.sources import from_run
+from model_export.training.config import load_strategy
+from model_export.training.loop import train
+from model_export.training.run_folder import RunFolder, head_of
+from service.images import decode
+from service.manifest import load_manifest
+from tests.flax_models import Clip, random_params
+from tests.test_flax_import import save, whole_tree
+from tests.training.conftest import draw
+
+ROOT = Path(__file__).parents[2]
+STRATEGY = """
+title = "tiny"
+backbone = "efficientnet-lite0"
+[[stages]]
+train = "head"
+epochs = 4
+batch = 8
+evaluations = 2
+"""
+
+
+def run(*words: str | Path, home: Path) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "true", "COLUMNS": "300"}
+    command = [sys.executable, *[str(word) for word in words]]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`<domain>/<class>/<picture>`, one class of a single picture."""
+    root = tmp_path_factory.mktemp("mine") / "pictures"
+    colours = [(200, 30, 30), (30, 160, 40), (40, 60, 210), (160, 40, 160), (20, 20, 20)]
+    for domain, shape in (("coins", "ellipse"), ("cards", "rectangle")):
+        for label, colour in enumerate(colours):
+            for number in range(1 if label == 4 else 3):
+                file = root / domain / f"colour {label}" / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                draw(10 * label + number, shape, colour).save(file)
+    return root
+
+
+def test_from_a_folder_of_pictures_to_a_model(mine: Path, tmp_path: Path) -> None:
+    strategy = tmp_path / "mine.toml"
+    strategy.write_text(STRATEGY)
+    data, out, model = tmp_path / "data", tmp_path / "run", tmp_path / "model"
+    cache = ("--cache", tmp_path / "cache")
+    commands = [
+        ("-m", "benchmarks", "folder", mine, "--out", data),
+        ("-m", "model_export", "train", strategy, "--data", data, "--out", out, *cache, "--json"),
+        ("-m", "model_export", "export", out, "--data", data, "--out", model),
+        ("-m", "model_export", "verify", model, "--data", data),
+        ("-m", "model_export", "embed", model, "--data", data, "--out", tmp_path / "vectors"),
+        ("-m", "model_export", "list"),
+    ]
+    said = []
+    for command in commands:
+        done = run(*command, home=tmp_path / "bentoml")
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert json.loads(said[1].splitlines()[-1])["title"] == "tiny"
+    manifest = load_manifest(model)
+    assert manifest.strategy.startswith("tiny: joint normface, scale 16")
+    assert manifest.domains == {"cards": 2, "coins": 2}  # one of them of a single picture
+    assert manifest.data_fingerprint == Dataset(data).fingerprint
+    assert f"model:{manifest.fingerprint}" in said[-1]  # in BentoML's store
+    assert_vectors_are_the_runs(out, Dataset(data), tmp_path / "vectors")
+
+
+def assert_vectors_are_the_runs(out: Path, data: Dataset, vectors: Path) -> None:
+    """What ONNX Runtime writes is what torch gives with the best checkpoint's head."""
+    trained = from_run(RunFolder(out), data)
+    state = RunFolder(out).load("best")
+    assert state is not None
+    files = [data.image(record) for record in data.records("coins", "test")]
+    pixels = np.stack([decode(file.read_bytes(), trained.preprocessing, 10**9) for file in files])
+    with torch.inference_mode():
+        wanted = head_of(state["embed"])(trained.descriptor(torch.from_numpy(pixels)).numpy())
+    np.testing.assert_allclose(np.load(vectors / "coins" / "test.npy"), wanted, atol=1e-4)
+
+
+def test_a_checkpoint_becomes_a_model(tmp_path: Path) -> None:
+    params = random_params(Clip(64, 2, 4, 16), 224, seed=0)
+    file = save(whole_tree(params, 64, "UDON"), tmp_path / "checkpoint")
+    command = ("-m", "model_export", "import", file, "--out", tmp_path / "model", "--data", tmp_path / "none")
+    done = run(*command, "--no-store", home=tmp_path / "bentoml")
+    assert done.returncode == 0, done.stderr
+    manifest = load_manifest(tmp_path / "model")
+    assert (manifest.dim, manifest.input_px) == (64, 224)
+    assert (manifest.interpolation, manifest.exif) == ("bilinear-no-antialias", "ignore")
+    file.write_bytes(file.read_bytes()[:-100])
+    done = run(*command, "--no-store", home=tmp_path / "bentoml")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert load_manifest(tmp_path / "model") == manifest  # what was there stays
+
+
+def test_missing_images_are_counted_and_named_or_left_out(
+    shapes: Dataset, cache: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(shapes.root, tmp_path / "data")
+    data = Dataset(tmp_path / "data")
+    gone = data.image(data.records("discs", "train")[0])
+    gone.unlink()
+    strategy = tmp_path / "mine.toml"
+    strategy.write_text(STRATEGY)
+    command = ("-m", "model_export", "train", strategy, "--data", data.root, "--out", tmp_path / "run")
+    done = run(*command, "--cache", cache, home=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip() == (f"model_export: 1 images of {data.root} are not there, the first: {gone}")
+    assert not (tmp_path / "run" / "latest.pt").exists()
+    present = Dataset(data.root, present_only=True)
+    assert len(present.records("discs", "train")) == len(data.records("discs", "train")) - 1
+    assert present.fingerprint != data.fingerprint
+    assert train(load_strategy(strategy), present, tmp_path / "other", cache).best_step > 0
+
+
+def test_two_processes_train_one_head(shapes: Dataset, cache: Path, tmp_path: Path) -> None:
+    """Each takes its part of a batch; the mean of their gradients is the batch's."""
+    strategy = tmp_path / "mine.toml"
+    strategy.write_text(STRATEGY)
+    said = load_strategy(strategy)
+    train(said, shapes, tmp_path / "one", cache)
+    launch = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    command = ("-m", "model_export", "train", strategy, "--data", shapes.root, "--out", tmp_path / "two")
+    done = run(
+        *launch,
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        *command,
+        "--cache",
+        cache,
+        home=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (RunFolder(tmp_path / name).load("latest") for name in ("one", "two"))
+    assert one is not None
+    assert two is not None
+    assert one["memory"]["steps"] == two["memory"]["steps"]
+    weights = [state["objective"]["embed.weight"] for state in (one, two)]
+    torch.manual_seed(said.seed)
+    start = torch.nn.Linear(1280, 64).weight.detach()  # as the loop draws it
+    moved = [(weight - start).flatten() for weight in weights]
+    assert float(torch.nn.functional.cosine_similarity(*moved, dim=0)) > 0.9
