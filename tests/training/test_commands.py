@@ -156,5 +156,5 @@ def test_two_processes_train_one_head(shapes: Dataset, cache: Path, tmp_path: Pa
     weights = [state["objective"]["embed.weight"] for state in (one, two)]
     torch.manual_seed(said.seed)
     start = torch.nn.Linear(1280, 64).weight.detach()  # as the loop draws it
-    moved = [(weight - start).flatten() for weight in weights]
-    assert float(torch.nn.functional.cosine_similarity(*moved, dim=0)) > 0.9
+    alone, together = ((weight - start).flatten() for weight in weights)
+    assert float(torch.nn.functional.cosine_similarity(alone, together, dim=0)) > 0.9
