@@ -42,7 +42,7 @@ def lay_out(pictures: Path, out: Path) -> dict[str, FolderDomain]:
         raise DataError(f"{pictures} is not a folder")
     if out.exists():
         raise DataError(f"{out} exists already: it is left alone")
-    domains = {folder.name: _domain(folder) for folder in sorted(pictures.iterdir()) if folder.is_dir()}
+    domains = {folder.name: _domain(folder) for folder in _folders(pictures)}
     if not domains:
         raise DataError(f"{pictures} has no folders: expected <domain>/<class>/<picture>")
     unfinished = out.with_name(f".{out.name}.unfinished")
@@ -57,12 +57,8 @@ def lay_out(pictures: Path, out: Path) -> dict[str, FolderDomain]:
 
 def _domain(folder: Path) -> FolderDomain:
     classes = {}
-    for one in sorted(path for path in folder.iterdir() if path.is_dir()):
-        files = (
-            sorted(file for file in one.rglob("*") if file.suffix.lower() in _PICTURES)
-            if one.is_dir()
-            else []
-        )
+    for one in _folders(folder):
+        files = sorted(file for file in one.rglob("*") if file.suffix.lower() in _PICTURES)
         if files:
             classes[one.name] = [str(file.relative_to(folder.parent)) for file in files]
     pairs = [name for name, paths in classes.items() if len(paths) > 1]
@@ -74,6 +70,10 @@ def _domain(folder: Path) -> FolderDomain:
     split = split_classes(folder.name, pairs)
     singles = sorted(set(classes) - set(pairs))
     return FolderDomain(classes, Split((*split.train, *singles), split.val, split.test))
+
+
+def _folders(of: Path) -> list[Path]:
+    return sorted(one for one in of.iterdir() if one.is_dir() and not one.name.startswith("."))
 
 
 def _write(domains: dict[str, FolderDomain], pictures: Path, out: Path) -> None:

@@ -112,7 +112,9 @@ def compare(
     """The paper's table: everything trained, everything scored on the merged test index."""
     dataset = Dataset(data)
     results = run_comparison(dataset, strategies, runs, cache, seeds, Console())
-    table = write_table(results, dataset, f"python -m model_export compare --data {data}", out)
+    notes = strategies / "notes.md"  # what is to be known of these strategies, if anything
+    text = notes.read_text() if notes.exists() else ""
+    table = write_table(results, dataset, f"python -m model_export compare --data {data}", text, out)
     print(f"{table}; chosen on validation: {chosen(results).row}")  # noqa: T201
     if as_json:
         print(json.dumps([asdict(result) for result in results]))  # noqa: T201

@@ -5,6 +5,7 @@ A model folder is always whole, and nothing is written that does not do what tor
 
 import datetime
 import importlib.metadata
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def export_model(trained: Trained, data: Dataset | None, out: Path) -> Manifest:
         if data:
             write_parity(data, wanted, folder)
         write_canonical(lambda one: describe(graph, one), trained.preprocessing, folder)
+        stamp(onnx_file, {"name": out.name, "precision": "fp32", **_said(trained)})
         manifest = _manifest(trained, onnx_file, out.name)
         write_manifest(manifest, folder)
     return manifest
@@ -96,6 +98,14 @@ def check_parity(wanted: NDArray[np.float32], onnx_file: Path, pixels: NDArray[n
     return lowest
 
 
+def stamp(onnx_file: Path, said: dict[str, Any]) -> None:
+    """What the file says of itself away from its folder, as ONNX metadata; values as JSON where not text."""
+    model = onnx.load(onnx_file)
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in said.items()}
+    onnx.helper.set_model_props(model, texts)
+    onnx.save(model, onnx_file)
+
+
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """`manifest.json`."""
     (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2, exclude_none=True) + "\n")
@@ -115,17 +125,23 @@ def _manifest(trained: Trained, onnx_file: Path, name: str) -> Manifest:
     return Manifest(
         schema_version=1,
         name=name,
-        dim=len(trained.head.bias),
         precision="fp32",
-        strategy=trained.strategy,
-        mean=trained.mean,
-        std=trained.std,
-        domains=trained.domains,
-        data_fingerprint=trained.data_fingerprint,
-        source=trained.source,
-        source_sha256=trained.source_sha256,
-        licence=trained.licence,
         fingerprint=fingerprint(made["onnx_sha256"], trained.preprocessing, "fp32"),
         **made,
-        **trained.preprocessing.model_dump(),
+        **_said(trained),
     )
+
+
+def _said(trained: Trained) -> dict[str, Any]:
+    return {
+        "dim": len(trained.head.bias),
+        "strategy": trained.strategy,
+        "mean": trained.mean,
+        "std": trained.std,
+        "domains": trained.domains,
+        "data_fingerprint": trained.data_fingerprint,
+        "source": trained.source,
+        "source_sha256": trained.source_sha256,
+        "licence": trained.licence,
+        **trained.preprocessing.model_dump(),
+    }

@@ -1,5 +1,6 @@
 """Writing whole: a folder or file has its name only once everything is in it."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ def whole_model_folder(out: Path) -> Iterator[Path]:
 @contextmanager
 def whole_file(out: Path) -> Iterator[Path]:
     """The same for one file; folders above it are made. Raises WriteError."""
-    unfinished = out.with_name(out.name + ".unfinished")
+    unfinished = out.with_name(f"{out.name}.{os.getpid()}.unfinished")  # two processes may write the same
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished

@@ -37,6 +37,7 @@ def fit_pca(descriptors: Mapping[str, NDArray[np.float32]], dim: int, whiten: bo
     signs = np.sign(axes[np.arange(dim), np.abs(axes).argmax(axis=1)])
     axes = axes * signs[:, None]
     if whiten:
-        deviations = np.sqrt(variances[::-1][:dim])
+        # Fewer pictures than axes leave axes of no variance: scaled up, they would drown all others.
+        deviations = np.sqrt(np.maximum(variances[::-1][:dim], 1e-4 * variances[-1]))
         axes = axes * (deviations[0] / deviations)[:, None]
     return LinearHead(axes.astype(np.float32), (-axes @ mean).astype(np.float32))

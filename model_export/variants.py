@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -15,7 +16,7 @@ from model_export.canonical import write_canonical
 from model_export.descriptors import read_pixels, require_images
 from model_export.embed import CORES, score_split, splits_for
 from model_export.errors import SourceError
-from model_export.export import made_now, write_manifest
+from model_export.export import made_now, stamp, write_manifest
 from model_export.folders import whole_model_folder
 from model_export.quantise import to_fp16, to_int8
 from service.encoder import Encoder
@@ -41,6 +42,8 @@ def export_variant(
             to_fp16(base / "model.onnx", onnx_file)
         else:
             to_int8(base / "model.onnx", onnx_file, calibration_pixels(data, card.preprocessing))
+        props = {one.key: one.value for one in onnx.load(base / "model.onnx").metadata_props}
+        stamp(onnx_file, {**props, "name": out.name, "precision": precision, "variant_of": card.fingerprint})
         encoder = Encoder(folder, card, "cpu", CORES)  # of the base it takes the shapes only
         write_canonical(encoder.encode, card.preprocessing, folder)
         if (base / "parity.json").exists():

@@ -5,7 +5,7 @@ The folder's name is a hash of everything that decides them: weights, preprocess
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -47,12 +47,11 @@ class DescriptorCache:
     def _descriptor(self) -> nn.Module:  # its own, which no training changes; loaded when it is needed
         return descriptor_graph(self.row, self.weights).to(memory_format=torch.channels_last)
 
-    @property
+    @cached_property
     def _folder(self) -> Path:
         said = {
-            "backbone": self.row.name,
+            "row": {**asdict(self.row), "preprocessing": self.row.preprocessing.model_dump()},
             "weights": weights_sha256(self.row, self.weights),
-            "preprocessing": self.row.preprocessing.model_dump(),
             "data": self.data.fingerprint,
             "augmentation": AUGMENTATION,
         }

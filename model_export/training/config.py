@@ -21,7 +21,7 @@ class Head(_Table):
 
     dim: int = Field(64, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1, description="On the descriptor.")
-    init: Literal["random", "pca", "whitened"] = Field("random", description="Where it starts from.")
+    init: Literal["random", "whitened"] = Field("random", description="whitened: from the whitened PCA.")
 
 
 class Classifier(_Table):

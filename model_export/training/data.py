@@ -46,11 +46,13 @@ def training_set(data: Dataset, domains: Sequence[str]) -> TrainingSet:
             f"{data.root} has no domain {', '.join(missing)}; it has: {', '.join(data.domains)}"
         )
     domains = domains or data.domains
-    require_images(data, [(domain, split) for domain in domains for split in ("train", "val")])
     records = {domain: data.records(domain, "train") for domain in domains}
     empty = [domain for domain, rows in records.items() if not rows]
     if empty:
         raise SourceError(f"{data.root}: no training images in {', '.join(empty)}")
+    galleries = [(domain, data.gallery_split(domain, "val")) for domain in domains]
+    splits = [(domain, split) for domain in domains for split in ("train", "val")]
+    require_images(data, dict.fromkeys([*splits, *galleries]))
     labels, classes = {}, {}
     for domain, rows in records.items():
         known, labels[domain] = np.unique([record.class_ids[0] for record in rows], return_inverse=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.dataset import Dataset
 from benchmarks.progress import progress_bar
 from model_export.backbones import backbone_named
-from model_export.errors import TrainingError
+from model_export.errors import SourceError, TrainingError
 from model_export.graph import descriptor_graph
 from model_export.head import fit_pca
 from model_export.training.cache import DescriptorCache, describe_split
@@ -41,11 +41,13 @@ def train(strategy: Strategy, data: Dataset, out: Path, cache: Path, workers: in
     disk, another run's folder); the last good checkpoint stays.
     """
     folder = RunFolder(out)
-    folder.claim(strategy, data.fingerprint)
+    folder.check(strategy, data.fingerprint)
     finished = folder.summary()
     if finished is not None:
         return finished
     run = _Run(strategy, data, folder, cache, workers)
+    if run.accelerator.is_main_process:  # not before all of it has proved to make sense
+        folder.claim(strategy, data.fingerprint)
     for number in range(run.memory.stage, len(strategy.stages)):
         run.stage(number)
     return run.finish()
@@ -75,6 +77,8 @@ class _Run:
         spread = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(mixed_precision=strategy.mixed_precision, kwargs_handlers=[spread])
         self.row = backbone_named(strategy.backbone)
+        if not self.validated:
+            raise SourceError(f"{data.root}: no validation queries, so no checkpoint could be chosen")
         self.cache = DescriptorCache(cache, self.row, strategy.weights, data)
         self.frozen: dict[str, NDArray[np.float32]] = {}
         if strategy.anchor is not None:
@@ -99,7 +103,7 @@ class _Run:
         if init == "random":
             return
         descriptors = {domain: self.cache.read(domain, "train") for domain in self.images.sizes}
-        head = fit_pca(descriptors, embed.out_features, whiten=init == "whitened")
+        head = fit_pca(descriptors, embed.out_features, whiten=True)
         with torch.no_grad():
             embed.weight.copy_(torch.from_numpy(head.weight))
             embed.bias.copy_(torch.from_numpy(head.bias))
@@ -112,7 +116,8 @@ class _Run:
             self.strategy.sampling, self.images.sizes, said.batch, steps, self._seed(number), memory.visits
         )
         planner.teacher_loss |= memory.teacher_loss
-        inputs = self._inputs(said)
+        with self.accelerator.main_process_first():  # descriptors are computed once
+            inputs = self._inputs(said)
         optimizer = make_optimizer(self.trainee, said)
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)
@@ -135,7 +140,7 @@ class _Run:
         memory, planner, start = self.memory, stage.planner, self.memory.step
         wall_s, cpu_s = time.perf_counter(), time.process_time()
         seed = self._seed(stage.number, start)
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + self.accelerator.process_index)  # for dropout
         plan, means = planner.segment(start, stop), Means()
         factor = rate_factor(stage.said, stage.steps)
         rates = [stage.said.lr, stage.said.backbone_lr]
@@ -165,16 +170,21 @@ class _Run:
         held = None if frozen is None else torch.from_numpy(frozen[batch.rows]).to(device)
         losses = stage.model(inputs.to(device), labels.to(device), batch.domain, held)
         total = sum(losses.values())
-        said = {name: float(loss.detach()) for name, loss in losses.items()}
+        # The mean over processes: what is learned of a teacher, and NaN, must be the same for all of them.
+        means = self.accelerator.reduce(torch.stack([loss.detach() for loss in losses.values()]), "mean")
+        said = dict(zip(losses, means.tolist(), strict=True))
         if not math.isfinite(sum(said.values())):
-            raise TrainingError(
-                f"the loss is {said} at step {self.memory.step} or after: stopped; "
-                f"the last good checkpoint is in {self.folder.path}"
-            )
+            raise self._gone_wrong(f"the loss is {said}")
         stage.optimizer.zero_grad()
         self.accelerator.backward(total)
         stage.optimizer.step()
         return said
+
+    def _gone_wrong(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"{what} after step {self.memory.total_steps}: stopped; the last good checkpoint is in "
+            f"{self.folder.path}"
+        )
 
     def _evaluate(self, stage: _Stage, losses: dict[str, float]) -> None:
         memory = self.memory
@@ -198,6 +208,8 @@ class _Run:
             memory.best_stage, memory.best_step = stage.number, memory.step
         if not self.accelerator.is_main_process:
             return
+        if not all(bool(torch.isfinite(one).all()) for one in self.trainee.parameters()):
+            raise self._gone_wrong("a parameter is not a number")
         trained = any(one.train == "all" for one in self.strategy.stages[: stage.number + 1])
         state = memory.checkpoint(self.trainee, stage.optimizer, trained)
         if better:

@@ -40,21 +40,18 @@ class RunFolder:
 
     path: Path
 
-    def claim(self, strategy: Strategy, data_fingerprint: str) -> None:
-        """Make the folder this run's own, or find that it is. Raises TrainingError."""
-        said = json.dumps(
-            {"strategy": strategy.model_dump(), "data_fingerprint": data_fingerprint},
-            indent=1,
-            sort_keys=True,
-        )
+    def check(self, strategy: Strategy, data_fingerprint: str) -> None:
+        """Raises TrainingError where the folder is not this run's, and could not become so."""
         file = self.path / "config.json"
         if file.exists():
-            if file.read_text() != said:
+            if file.read_bytes() != _config(strategy, data_fingerprint):
                 raise TrainingError(f"{self.path} holds a run of another configuration or data")
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and any(not one.name.startswith(".") for one in self.path.iterdir()):
             raise TrainingError(f"{self.path} is not empty and not a run: it is left alone")
-        else:
-            self._write("config.json", lambda stream: stream.write(said.encode()))
+
+    def claim(self, strategy: Strategy, data_fingerprint: str) -> None:
+        """Make the folder this run's own."""
+        self._write("config.json", lambda stream: stream.write(_config(strategy, data_fingerprint)))
 
     def strategy(self) -> tuple[Strategy, str]:
         """What was trained, and the fingerprint of the data. Raises TrainingError."""
@@ -97,7 +94,7 @@ class RunFolder:
         return Summary(**json.loads(file.read_text())) if file.exists() else None
 
     def _write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
-        unfinished = self.path / f".{name}.{os.getpid()}"
+        unfinished = self.path / f".{name}.unfinished"  # one process writes
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with unfinished.open("wb") as stream:
@@ -109,6 +106,11 @@ class RunFolder:
             raise TrainingError(f"{self.path / name} could not be written: {error}") from error
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def _config(strategy: Strategy, data_fingerprint: str) -> bytes:
+    said = {"strategy": strategy.model_dump(), "data_fingerprint": data_fingerprint}
+    return json.dumps(said, indent=1, sort_keys=True).encode()
 
 
 def head_of(state: Mapping[str, Tensor]) -> LinearHead:

@@ -45,7 +45,8 @@ class Planner:
         domains = self._plan[start:stop]
         if self._said.kind == "teacher-loss" and self.teacher_loss:
             # A domain whose teacher still has more to learn comes more often.
-            shares = np.array([self.teacher_loss.get(name, 1.0) for name in self._sizes])
+            unknown = float(np.mean(list(self.teacher_loss.values())))  # of a domain that was not drawn yet
+            shares = np.array([self.teacher_loss.get(name, unknown) for name in self._sizes])
             domains = _by_shares(list(self._sizes), shares, stop - start, [self._seed, start])
         return [Batch(domain, self._rows(domain)) for domain in domains]
 

@@ -25,7 +25,9 @@ class Trainee(nn.Module):
         """Pixels (uint8) go through the backbone; descriptors (float32) have been there already."""
         if inputs.dtype == torch.uint8:
             inputs = self.descriptor(inputs)
-        losses: dict[str, Tensor] = self.objective(inputs.float(), labels, domain, frozen)
+        # Angles and scaled cosines need more than the three digits of a half-precision number.
+        with torch.autocast(inputs.device.type, enabled=False):
+            losses: dict[str, Tensor] = self.objective(inputs.float(), labels, domain, frozen)
         return losses
 
     def train(self, mode: bool = True) -> "Trainee":

@@ -11,7 +11,7 @@ from benchmarks.metrics import DomainScore, mean_over_domains
 from benchmarks.offline import Vectors, score_vectors
 from model_export.training.data import TrainingSet
 
-_TRUST_SAMPLE = 2000  # pictures of a domain
+_TRUST_SAMPLE = 2000  # queries of a domain, against all training pictures
 
 Embed = Callable[[str, str], NDArray[np.float32]]  # (domain, split) -> (N, dim), rows in the split's order
 
@@ -46,12 +46,14 @@ def evaluate(data: Dataset, domains: list[str], split: str, embed: Embed | Mappi
 
 def trusted(images: TrainingSet, descriptors: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
     """R@1 of the frozen backbone among the training pictures: how far an anchor may hold each domain."""
-    steps = {domain: max(1, len(rows) // _TRUST_SAMPLE) for domain, rows in descriptors.items()}
-    known = {
-        domain: Vectors(images.records[domain][:: steps[domain]], rows[:: steps[domain]])
-        for domain, rows in descriptors.items()
-    }
-    return {domain: score.r_at_1 for domain, score in score_vectors(known, known).items()} if known else {}
+    if not descriptors:
+        return {}
+    known = {domain: Vectors(images.records[domain], rows) for domain, rows in descriptors.items()}
+    asked = {}
+    for domain, one in known.items():
+        step = max(1, len(one.records) // _TRUST_SAMPLE)
+        asked[domain] = Vectors(one.records[::step], one.rows[::step])
+    return {domain: score.r_at_1 for domain, score in score_vectors(asked, known).items()}
 
 
 def with_queries(data: Dataset, domains: list[str], split: str) -> list[str]:

@@ -122,11 +122,12 @@ def test_missing_images_are_counted_and_named_or_left_out(
     done = run(*command, "--cache", cache, home=tmp_path)
     assert done.returncode == 1
     assert done.stderr.strip() == (f"model_export: 1 images of {data.root} are not there, the first: {gone}")
-    assert not (tmp_path / "run" / "latest.pt").exists()
+    done = run(*command, "--cache", cache, "--allow-missing", home=tmp_path)
+    assert done.returncode == 0, done.stderr
     present = Dataset(data.root, present_only=True)
     assert len(present.records("discs", "train")) == len(data.records("discs", "train")) - 1
     assert present.fingerprint != data.fingerprint
-    assert train(load_strategy(strategy), present, tmp_path / "other", cache).best_step > 0
+    assert RunFolder(tmp_path / "run").strategy()[1] == present.fingerprint
 
 
 def test_two_processes_train_one_head(shapes: Dataset, cache: Path, tmp_path: Path) -> None:
@@ -157,4 +158,4 @@ def test_two_processes_train_one_head(shapes: Dataset, cache: Path, tmp_path: Pa
     torch.manual_seed(said.seed)
     start = torch.nn.Linear(1280, 64).weight.detach()  # as the loop draws it
     alone, together = ((weight - start).flatten() for weight in weights)
-    assert float(torch.nn.functional.cosine_similarity(alone, together, dim=0)) > 0.9
+    assert float(torch.nn.functional.cosine_similarity(alone, together, dim=0)) > 0.9999

@@ -62,7 +62,9 @@ def test_the_table_holds_the_results(
     results: tuple[list[Result], Path], shapes: Dataset, tmp_path: Path
 ) -> None:
     found, _ = results
-    text = write_table(found, shapes, "the command", tmp_path).read_text()
+    text = write_table(found, shapes, "the command", "The notes.", tmp_path).read_text()
+    assert "The notes." in text
+    assert "| training pictures | 25 | 2,831,222 |" in text
     lines = {line.split(" |")[0].removeprefix("| "): line for line in reversed(text.splitlines())}
     for result in found:
         assert f"| **{100 * result.test['mean']['R@1']:.1f}** |" in lines[result.row]

@@ -1,5 +1,8 @@
 """What chooses a checkpoint, what an anchor trusts, and the oracle: on rankings made by hand."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,5 +62,8 @@ def test_trust_is_the_frozen_backbones_own_r_at_1(shapes: Dataset) -> None:
     assert trusted(images, {}) == {}
 
 
-def test_domains_without_queries_are_left_out(shapes: Dataset) -> None:
-    assert with_queries(shapes, shapes.domains, "val") == shapes.domains
+def test_domains_without_queries_are_left_out(shapes: Dataset, tmp_path: Path) -> None:
+    empty = tmp_path / "data" / "info_files" / "signs" / "val.json"
+    shutil.copytree(shapes.root / "data" / "info_files", tmp_path / "data" / "info_files")
+    empty.write_text("[]")
+    assert with_queries(Dataset(tmp_path), shapes.domains, "val") == ["discs", "plates"]
