@@ -21,6 +21,7 @@ from model_export.variants import export_variant
 from service.manifest import Manifest, Precision
 
 DIM = 64
+OFF_THE_SHELF = f"frozen backbone, PCA to {DIM} over all domains, equally weighted"
 
 
 def export_source(source: str, precision: Precision, data: Dataset, out: Path, console: Console) -> Manifest:
@@ -52,8 +53,8 @@ def off_the_shelf(row: Backbone, data: Dataset) -> Trained:
     """PCA to 64 dimensions on the training images of all domains."""
     descriptor = descriptor_graph(row)
     images = {domain: describe_split(descriptor, row, data, domain, "train") for domain in data.domains}
-    strategy = f"frozen backbone, PCA to {DIM} over all domains, equally weighted"
-    return _trained(row, "pretrained", descriptor, fit_pca(images, DIM), strategy, class_counts(data), data)
+    head = fit_pca(images, DIM)
+    return _trained(row, "pretrained", descriptor, head, OFF_THE_SHELF, class_counts(data), data)
 
 
 def from_run(run: RunFolder, data: Dataset) -> Trained:
