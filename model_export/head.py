@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from benchmarks.offline import unit
 
+DIM = 64  # of the paper's embeddings
+
 
 @dataclass(frozen=True)
 class LinearHead:

@@ -13,14 +13,13 @@ from model_export.errors import SourceError, TrainingError
 from model_export.export import export_model
 from model_export.flax_import import import_checkpoint
 from model_export.graph import Normalise, descriptor_graph
-from model_export.head import LinearHead, fit_pca
+from model_export.head import DIM, LinearHead, fit_pca
 from model_export.trained import Trained
 from model_export.training.cache import describe_split
 from model_export.training.run_folder import RunFolder, head_of
 from model_export.variants import export_variant
 from service.manifest import Manifest, Precision
 
-DIM = 64
 OFF_THE_SHELF = f"frozen backbone, PCA to {DIM} over all domains, equally weighted"
 
 

@@ -15,7 +15,7 @@ from model_export.comparison.colour import colour_histogram
 from model_export.descriptors import read_pixels
 from model_export.errors import TrainingError
 from model_export.graph import descriptor_graph
-from model_export.head import fit_pca
+from model_export.head import DIM, fit_pca
 from model_export.training.cache import DescriptorCache, describe_split, save_rows
 from model_export.training.config import Strategy, load_strategy
 from model_export.training.run_folder import RunFolder, head_of
@@ -23,7 +23,6 @@ from model_export.training.validation import Embed
 
 STRATEGIES = Path(__file__).parents[1] / "strategies" / "octet"
 FROZEN = ("ujcrr", "ujcds", "uscrr", "uscds", "balanced", "udon")  # universal, on a frozen backbone
-DIM = 64
 
 
 @dataclass(frozen=True)

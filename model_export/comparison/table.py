@@ -3,6 +3,7 @@
 import csv
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -14,16 +15,18 @@ from matplotlib.figure import Figure
 from benchmarks.dataset import Dataset
 from model_export.comparison.run import ORACLE, Result
 from model_export.descriptors import class_counts
+from model_export.folders import whole_file
 
 _MEASURES = ("R@1", "mMP@5")
 
 
 def write_table(results: list[Result], data: Dataset, command: str, notes: str, folder: Path) -> Path:
     """`<data set>.md`, `.csv`, `.png` in `folder`; `notes` are of the strategies. Returns the Markdown."""
-    folder.mkdir(parents=True, exist_ok=True)
     name = data.root.resolve().name
-    _write_csv(results, folder / f"{name}.csv")
-    _plot(results, folder / f"{name}.png")
+    with whole_file(folder / f"{name}.csv") as unfinished:
+        _write_csv(results, unfinished)
+    with whole_file(folder / f"{name}.png") as unfinished:
+        _plot(results, unfinished)
     domains = [domain for domain in results[0].test if domain != "mean"]
     parts = [f"# The paper's systems on {name}", _conditions(results, data, domains, command)]
     parts += [_unlike_uned(data), notes]
@@ -31,7 +34,8 @@ def write_table(results: list[Result], data: Dataset, command: str, notes: str, 
         parts += [f"## {measure}, merged index, test split, in points", _markdown(results, domains, measure)]
     parts += [f"![mean R@1 of every system]({name}.png)", _reading(results)]
     file = folder / f"{name}.md"
-    file.write_text("\n\n".join(parts) + "\n")
+    with whole_file(file) as unfinished:
+        unfinished.write_text("\n\n".join(parts) + "\n")
     return file
 
 
@@ -78,9 +82,8 @@ def _markdown(results: list[Result], domains: list[str], measure: str) -> str:
 def _conditions(results: list[Result], data: Dataset, domains: list[str], command: str) -> str:
     test = results[0].test
     counts = ", ".join(f"{domain} {test[domain]['queries']:.0f}" for domain in domains)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    asked = ["git", "describe", "--always", "--dirty"] if shutil.which("git") else ["true"]
+    commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     cores = len(os.sched_getaffinity(0))
     return "\n".join(
         [
@@ -150,4 +153,4 @@ def _plot(results: list[Result], file: Path) -> None:
         axes.text(1, place, f"{np.mean(values):.1f}", va="center", fontsize="small")
     axes.set_yticks(range(len(rows)), list(reversed(rows)))
     axes.set(xlabel="mean R@1 over domains, merged test index; a dot is a seed", ylim=(-0.6, len(rows) - 0.4))
-    figure.savefig(file, dpi=110)
+    figure.savefig(file, format="png", dpi=110)

@@ -6,9 +6,9 @@ stages -> plan of domains -> batch of one domain -> (backbone) -> embedding -> l
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +16,12 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from numpy.typing import NDArray
 from rich import get_console
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.dataset import Dataset
 from benchmarks.progress import progress_bar
 from model_export.backbones import backbone_named
-from model_export.errors import SourceError, TrainingError
+from model_export.errors import ConfigError, SourceError, TrainingError
 from model_export.graph import descriptor_graph
 from model_export.head import fit_pca
 from model_export.training.cache import DescriptorCache, describe_split
@@ -62,8 +62,8 @@ class _Stage:
     steps: int
     planner: Planner
     inputs: Inputs
-    model: Any  # the trainee as accelerate wrapped it
-    optimizer: Any
+    model: nn.Module  # the trainee as accelerate wrapped it
+    optimizer: torch.optim.Optimizer
 
 
 class _Run:
@@ -75,7 +75,10 @@ class _Run:
         self.validated = with_queries(data, list(self.images.sizes), "val")
         # A batch touches the classifier of one domain only: the others have no gradient in that step.
         spread = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(mixed_precision=strategy.mixed_precision, kwargs_handlers=[spread])
+        try:
+            self.accelerator = Accelerator(mixed_precision=strategy.mixed_precision, kwargs_handlers=[spread])
+        except ValueError as error:  # fp16 where there is no GPU, for one
+            raise ConfigError(f"mixed_precision {strategy.mixed_precision!r}: {error}") from error
         self.row = backbone_named(strategy.backbone)
         if not self.validated:
             raise SourceError(f"{data.root}: no validation queries, so no checkpoint could be chosen")
@@ -135,7 +138,7 @@ class _Run:
         memory.stage, memory.step, memory.visits = number + 1, 0, {}
         self.optimizer_state = None
 
-    def _segment(self, stage: _Stage, stop: int, advance: Any) -> None:
+    def _segment(self, stage: _Stage, stop: int, advance: Callable[[], None]) -> None:
         """Train up to step `stop`; then evaluate, log and save."""
         memory, planner, start = self.memory, stage.planner, self.memory.step
         wall_s, cpu_s = time.perf_counter(), time.process_time()

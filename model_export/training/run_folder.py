@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model_export.errors import TrainingError
+from model_export.errors import TrainingError, WriteError
+from model_export.folders import whole_file
 from model_export.head import LinearHead
 from model_export.training.config import Strategy
 
@@ -46,7 +47,7 @@ class RunFolder:
         if file.exists():
             if file.read_bytes() != _config(strategy, data_fingerprint):
                 raise TrainingError(f"{self.path} holds a run of another configuration or data")
-        elif self.path.exists() and any(not one.name.startswith(".") for one in self.path.iterdir()):
+        elif self.path.exists() and any(not one.name.endswith(".unfinished") for one in self.path.iterdir()):
             raise TrainingError(f"{self.path} is not empty and not a run: it is left alone")
 
     def claim(self, strategy: Strategy, data_fingerprint: str) -> None:
@@ -94,18 +95,13 @@ class RunFolder:
         return Summary(**json.loads(file.read_text())) if file.exists() else None
 
     def _write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
-        unfinished = self.path / f".{name}.unfinished"  # one process writes
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as stream:
+            with whole_file(self.path / name) as file, file.open("wb") as stream:
                 write(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-            unfinished.replace(self.path / name)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise TrainingError(f"{self.path / name} could not be written: {error}") from error
-        finally:
-            unfinished.unlink(missing_ok=True)
+        except RuntimeError as error:  # how torch reports a full disk
+            raise WriteError(f"{self.path / name} could not be written: {error}") from error
 
 
 def _config(strategy: Strategy, data_fingerprint: str) -> bytes:

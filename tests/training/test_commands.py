@@ -138,17 +138,7 @@ def test_two_processes_train_one_head(shapes: Dataset, cache: Path, tmp_path: Pa
     train(said, shapes, tmp_path / "one", cache)
     launch = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
     command = ("-m", "model_export", "train", strategy, "--data", shapes.root, "--out", tmp_path / "two")
-    done = run(
-        *launch,
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        *command,
-        "--cache",
-        cache,
-        home=tmp_path,
-    )
+    done = run(*launch.split(), "--dynamo_backend", "no", *command, "--cache", cache, home=tmp_path)
     assert done.returncode == 0, done.stderr
     one, two = (RunFolder(tmp_path / name).load("latest") for name in ("one", "two"))
     assert one is not None

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.dataset import Dataset
 from model_export.backbones import backbone_named
-from model_export.errors import SourceError, TrainingError
+from model_export.errors import SourceError, TrainingError, WriteError
 from model_export.graph import descriptor_graph
 from model_export.training.data import CachedDescriptors
 from model_export.training.loop import train
@@ -160,7 +160,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_old_checkpoint(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(TrainingError, match="No space left"):
+    with pytest.raises(WriteError, match="No space left"):
         run.save("latest", {"number": torch.zeros(3)})
     state = run.load("latest")
     assert state is not None
