@@ -58,8 +58,8 @@ class Udon(_Table):
 class Anchor(_Table):
     """Holds the embedding to the frozen backbone's similarities, as far as those can be trusted.
 
-    Squared difference of the batch's cosines, times `weight`, times the frozen backbone's own R@1 on the
-    domain's training pictures: what it can do already is kept, what it cannot is learned freely.
+    Squared difference of the batch's cosines, times `weight`, times the square of the frozen backbone's own
+    R@1 on the domain's training pictures: what it can do already is kept, what it cannot is learned freely.
     """
 
     weight: float = Field(gt=0)

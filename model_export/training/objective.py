@@ -81,7 +81,7 @@ class Objective(nn.Module):
         self.embed = nn.Linear(descriptor_dim, said.head.dim)
         self.classifiers = Classifiers(said.classifier, classes, said.head.dim)
         weight = said.anchor.weight if said.anchor else 0.0
-        self.anchor = {domain: weight * share for domain, share in (trust or {}).items()}
+        self.anchor = {domain: weight * share**2 for domain, share in (trust or {}).items()}
         self.teachers = Teachers(said.udon, said.classifier, classes, descriptor_dim) if said.udon else None
 
     def forward(
