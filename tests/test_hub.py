@@ -37,8 +37,8 @@ def broken_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
                     connection, address = server.accept()
                 except OSError:  # the test is over
                     return
+                calls.append(address[0])  # before the caller learns that it was hung up on
                 connection.close()
-                calls.append(address[0])
 
         thread = threading.Thread(target=hang_up)
         thread.start()
