@@ -67,11 +67,12 @@ def score_vectors(queries: Mapping[str, Vectors], gallery: Mapping[str, Vectors]
         [record for one in gallery.values() for record in one.records],
         np.concatenate([one.rows for one in gallery.values()]),
     )
-    judge = Judge(merged.records)
-    return {
-        domain: score_domain(judge, domain, asked.records, rank(asked, merged))
-        for domain, asked in queries.items()
-    }
+    asked = Vectors(
+        [record for one in queries.values() for record in one.records],
+        np.concatenate([one.rows for one in queries.values()]),
+    )
+    judge, ranked = Judge(merged.records), rank(asked, merged)
+    return {domain: score_domain(judge, domain, one.records, ranked) for domain, one in queries.items()}
 
 
 def _best(scores: NDArray[np.float32]) -> NDArray[np.intp]:

@@ -40,9 +40,7 @@ JSON = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")
 
 @app.command()
 def export(
-    source: Annotated[
-        str, typer.Argument(help=f"A run of `train`, an fp32 model folder, or one of {', '.join(BACKBONES)}.")
-    ],
+    source: Annotated[str, typer.Argument(help=SOURCES)],
     out: Annotated[Path, typer.Option(help="The model folder to write; its name is the model's.")],
     precision: Annotated[Precision, typer.Option(help="Of the network inside.")] = "fp32",
     data: Annotated[Path, typer.Option(help="Fits the head, calibrates and scores a variant.")] = OCTET,

@@ -18,11 +18,11 @@ from rich.console import Console
 
 from benchmarks.dataset import Dataset, Record
 from benchmarks.metrics import DomainScore
-from benchmarks.offline import Vectors, score_vectors
 from benchmarks.progress import progress_bar
 from model_export.descriptors import read_pixels, require_images
 from model_export.errors import SourceError
 from model_export.folders import whole_file
+from model_export.training.validation import evaluate
 from service.encoder import Encoder
 from service.manifest import Preprocessing
 
@@ -112,20 +112,18 @@ def score_split(
     encoder: Encoder, data: Dataset, split: str, name: str, console: Console
 ) -> dict[str, DomainScore]:
     """R@1 and mMP@5 of each domain over the merged index."""
-    vectors = {}
     with progress_bar(console) as progress:
-        for pair in splits_for(data, split):
-            records = data.records(*pair)
-            task = progress.add_task(f"{name}: {' '.join(pair)}", total=len(records))
+
+        def embed(domain: str, part: str) -> NDArray[np.float32]:
+            records = data.records(domain, part)
+            task = progress.add_task(f"{name}: {domain} {part}", total=len(records))
             blocks = []
             for _, block in embedded(encoder, data, records):
                 blocks.append(block)
                 progress.advance(task, len(block))
-            vectors[pair] = Vectors(records, np.concatenate(blocks))
-    return score_vectors(
-        {domain: vectors[domain, split] for domain in data.domains},
-        {domain: vectors[domain, data.gallery_split(domain, split)] for domain in data.domains},
-    )
+            return np.concatenate(blocks)
+
+        return evaluate(data, data.domains, split, embed).domains
 
 
 def _read(file: Path, preprocessing: Preprocessing, allow_missing: bool) -> NDArray[np.uint8] | None:
