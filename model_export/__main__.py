@@ -36,6 +36,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pret
 
 MODEL = Annotated[Path, typer.Argument(metavar="DIR", help="A model folder.")]
 JSON = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+ALLOW_MISSING = Annotated[
+    bool, typer.Option("--allow-missing", help="Go on without the images that are missing.")
+]
 
 
 @app.command()
@@ -44,10 +47,12 @@ def export(
     out: Annotated[Path, typer.Option(help="The model folder to write; its name is the model's.")],
     precision: Annotated[Precision, typer.Option(help="Of the network inside.")] = "fp32",
     data: Annotated[Path, typer.Option(help="Fits the head, calibrates and scores a variant.")] = OCTET,
+    allow_missing: ALLOW_MISSING = False,
     store: Annotated[bool, typer.Option(help="Also put it into BentoML's model store.")] = True,
 ) -> None:
     """Write an ONNX model folder, and what a variant of lower precision costs in accuracy."""
-    _announce(out, export_source(source, precision, Dataset(data), out, Console()), store)
+    dataset = Dataset(data, present_only=allow_missing)
+    _announce(out, export_source(source, precision, dataset, out, Console()), store)
 
 
 def _announce(out: Path, manifest: Manifest, store: bool) -> None:
@@ -81,7 +86,7 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the strategy's.")] = None,
     cache: Annotated[Path, typer.Option(help="Where frozen descriptors are kept.")] = CACHE,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = 0,
-    allow_missing: Annotated[bool, typer.Option(help="Train without the images that are missing.")] = False,
+    allow_missing: ALLOW_MISSING = False,
     as_json: JSON = False,
 ) -> None:
     """Train a head, or a whole network, by a strategy. `accelerate launch -m` spreads it over GPUs."""
@@ -105,10 +110,11 @@ def compare(
     ),
     cache: Annotated[Path, typer.Option(help="Where frozen descriptors are kept.")] = CACHE,
     seeds: Annotated[int, typer.Option(min=1, help="Of every system but multi-stage.")] = 3,
+    allow_missing: ALLOW_MISSING = False,
     as_json: JSON = False,
 ) -> None:
     """The paper's table: everything trained, everything scored on the merged test index."""
-    dataset = Dataset(data)
+    dataset = Dataset(data, present_only=allow_missing)
     results = run_comparison(dataset, strategies, runs, cache, seeds, Console())
     notes = strategies / "notes.md"  # what is to be known of these strategies, if anything
     text = notes.read_text() if notes.exists() else ""

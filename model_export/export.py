@@ -22,8 +22,9 @@ from model_export.descriptors import describe
 from model_export.errors import ParityError
 from model_export.folders import whole_model_folder
 from model_export.graph import EmbeddingGraph
+from model_export.onnx_file import save_checked
 from model_export.trained import Trained
-from service.manifest import Manifest, fingerprint, sha256_of
+from service.manifest import Manifest, fingerprint, onnx_sha256
 
 MIN_COSINE = 0.99999  # of fp32 ONNX Runtime against torch, on every picture tried
 _DRAWN = 16
@@ -53,7 +54,7 @@ def export_model(trained: Trained, data: Dataset | None, out: Path) -> Manifest:
 
 
 def write_onnx(graph: nn.Module, input_px: int, file: Path) -> None:
-    """Trace and write one file, weights inside; the batch is dynamic."""
+    """Trace and write; the batch is dynamic."""
     example = torch.zeros((2, input_px, input_px, 3), dtype=torch.uint8)  # a batch of 1 would be specialised
     program = torch.onnx.export(
         graph,
@@ -71,8 +72,7 @@ def write_onnx(graph: nn.Module, input_px: int, file: Path) -> None:
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-    onnx.checker.check_model(model)
-    onnx.save(model, file)
+    save_checked(model, file)
 
 
 def check_parity(wanted: NDArray[np.float32], onnx_file: Path, pixels: NDArray[np.uint8]) -> float:
@@ -100,7 +100,7 @@ def check_parity(wanted: NDArray[np.float32], onnx_file: Path, pixels: NDArray[n
 
 def stamp(onnx_file: Path, said: dict[str, Any]) -> None:
     """What the file says of itself away from its folder, as ONNX metadata; values as JSON where not text."""
-    model = onnx.load(onnx_file)
+    model = onnx.load(onnx_file, load_external_data=False)
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in said.items()}
     onnx.helper.set_model_props(model, texts)
     onnx.save(model, onnx_file)
@@ -114,7 +114,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
 def made_now(onnx_file: Path) -> dict[str, Any]:
     """What a manifest says of the moment and the file."""
     return {
-        "onnx_sha256": sha256_of(onnx_file),
+        "onnx_sha256": onnx_sha256(onnx_file.parent),
         "exported": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "tools": {tool: importlib.metadata.version(tool) for tool in _TOOLS},
     }

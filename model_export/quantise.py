@@ -25,6 +25,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
 from model_export.errors import SourceError
+from model_export.onnx_file import load_with_shapes, save_checked
 
 _WEIGHTED = ("Conv", "MatMul", "Gemm")
 _BATCH = 8
@@ -35,22 +36,23 @@ _FLOAT_CONVOLUTIONS = 3
 
 def to_fp16(source: Path, out: Path) -> None:
     """Weights and arithmetic of the network in float16. Raises SourceError."""
-    model = onnx.load(source)
+    model = load_with_shapes(source)
     # ONNX Runtime 1.32 dies of a segmentation fault where its layout optimiser for CPUs meets a Mul of
     # float16 (CLIP's QuickGELU has one).
     products = [node.name for node in model.graph.node if node.op_type == "Mul"]
     kept = [*_before_network(model), *products, *_head(model)]
-    half = OnnxModel(convert_float_to_float16(model, keep_io_types=True, node_block_list=kept))
+    half = OnnxModel(
+        convert_float_to_float16(model, keep_io_types=True, node_block_list=kept, disable_shape_infer=True)
+    )
     # The converter leaves its casts at the end, and types of before. ONNX Runtime does not mind; others do.
     half.topological_sort()
     del half.model.graph.value_info[:]
-    onnx.checker.check_model(half.model, full_check=True)
-    onnx.save(half.model, out)
+    save_checked(half.model, out)
 
 
 def to_int8(source: Path, out: Path, calibration: NDArray[np.uint8]) -> None:
     """`calibration`: uint8 (N, H, W, 3), used where activations have fixed ranges. Raises SourceError."""
-    model = onnx.load(source)
+    model = onnx.load(source, load_external_data=False)
     if _is_convolutional(model):
         _static_int8(model, source, out, calibration)
     else:

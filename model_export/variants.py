@@ -42,7 +42,10 @@ def export_variant(
             to_fp16(base / "model.onnx", onnx_file)
         else:
             to_int8(base / "model.onnx", onnx_file, calibration_pixels(data, card.preprocessing))
-        props = {one.key: one.value for one in onnx.load(base / "model.onnx").metadata_props}
+        props = {
+            one.key: one.value
+            for one in onnx.load(base / "model.onnx", load_external_data=False).metadata_props
+        }
         stamp(onnx_file, {**props, "name": out.name, "precision": precision, "variant_of": card.fingerprint})
         encoder = Encoder(folder, card, "cpu", CORES)  # of the base it takes the shapes only
         write_canonical(encoder.encode, card.preprocessing, folder)

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from service.errors import ManifestError
 
+WEIGHTS_FILE = "model.onnx.data"  # of a graph that is too large for one file
+
 
 class Preprocessing(BaseModel):
     """From decoded pixels to the graph's input; normalisation is inside the graph."""
@@ -133,7 +135,7 @@ def load_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ManifestError(f"{file}: {faults}") from error
-    found = sha256_of(folder / "model.onnx")
+    found = onnx_sha256(folder)
     if found != manifest.onnx_sha256:
         raise ManifestError(
             f"{folder / 'model.onnx'} is not the file that {file} describes "
@@ -157,10 +159,19 @@ def load_canonical(folder: Path) -> tuple[bytes, Canonical]:
     return data, canonical
 
 
-def sha256_of(file: Path) -> str:
-    """Hex SHA-256 of a file. Raises ManifestError where it cannot be read."""
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise ManifestError(f"{file} cannot be read: {error.strerror}") from error
+def onnx_sha256(folder: Path) -> str:
+    """Of `model.onnx`, and of its weights where they lie beside it. Raises ManifestError."""
+    weights = folder / WEIGHTS_FILE
+    return sha256_of(folder / "model.onnx", *([weights] if weights.exists() else []))
+
+
+def sha256_of(*files: Path) -> str:
+    """Hex SHA-256 of files, one after the other. Raises ManifestError where one cannot be read."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                hashlib.file_digest(stream, lambda: digest)
+        except OSError as error:
+            raise ManifestError(f"{file} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()

@@ -26,7 +26,7 @@ from model_export.variants import calibration_pixels, export_variant
 from service.encoder import Encoder
 from service.errors import ManifestError
 from service.images import decode
-from service.manifest import load_canonical, load_manifest
+from service.manifest import WEIGHTS_FILE, load_canonical, load_manifest
 from tests.tiny import PX, tiny_data, tiny_trained
 
 QUIET = Console(quiet=True)
@@ -57,6 +57,31 @@ def weight_types(folder: Path) -> Counter[str]:
     for one in onnx.load(folder / "model.onnx").graph.initializer:
         held[str(numpy_helper.to_array(one).dtype)] += int(np.prod(one.dims))
     return held
+
+
+def test_weights_too_large_for_one_file_lie_beside_the_graph(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_model(tiny_trained("vit"), data, tmp_path / "whole")
+    monkeypatch.setattr("model_export.onnx_file._LARGEST_BYTES", 1000)  # protobuf's is 2 GiB
+    card = export_model(tiny_trained("vit"), data, tmp_path / "large")
+    assert {one.name for one in (tmp_path / "large").iterdir()} - {
+        one.name for one in (tmp_path / "whole").iterdir()
+    } == {WEIGHTS_FILE}
+    pixels = drawn_pixels(5, PX)
+    assert np.array_equal(embed(tmp_path / "large", pixels), embed(tmp_path / "whole", pixels))
+    for precision in ("fp16", "int8"):
+        made = export_variant(tmp_path / "large", precision, data, tmp_path / precision, QUIET)
+        assert (embed(tmp_path / precision, pixels) * embed(tmp_path / "large", pixels)).sum(
+            axis=1
+        ).min() > 0.9
+        assert made == load_manifest(tmp_path / precision)
+    assert card == load_manifest(tmp_path / "large")
+    weights = bytearray((tmp_path / "large" / WEIGHTS_FILE).read_bytes())
+    weights[0] ^= 1
+    (tmp_path / "large" / WEIGHTS_FILE).write_bytes(weights)
+    with pytest.raises(ManifestError, match="is not the file"):
+        load_manifest(tmp_path / "large")
 
 
 @pytest.mark.parametrize("kind", ["conv", "vit"])

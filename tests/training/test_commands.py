@@ -128,6 +128,10 @@ def test_missing_images_are_counted_and_named_or_left_out(
     assert len(present.records("discs", "train")) == len(data.records("discs", "train")) - 1
     assert present.fingerprint != data.fingerprint
     assert RunFolder(tmp_path / "run").strategy()[1] == present.fingerprint
+    export = ("-m", "model_export", "export", tmp_path / "run", "--data", data.root, "--allow-missing")
+    done = run(*export, "--out", tmp_path / "model", "--no-store", home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert load_manifest(tmp_path / "model").data_fingerprint == present.fingerprint
 
 
 def test_two_processes_train_one_head(shapes: Dataset, cache: Path, tmp_path: Path) -> None:
