@@ -22,6 +22,8 @@ from service.errors import EncoderFailed, NotReady, ServiceError
 
 _log = logging.getLogger(__name__)
 
+_FADING = 0.1  # how much the latest batch moves the average
+
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
@@ -44,11 +46,21 @@ class _Waiting:
 class Batcher:
     """Runs `encode` in a thread of its own, so that the event loop never blocks."""
 
-    def __init__(self, encode: Encode, max_batch: int, observe_batch: Callable[[int], None]) -> None:
-        """`observe_batch` is told the number of images in each batch, from the session's thread."""
+    def __init__(
+        self,
+        encode: Encode,
+        max_batch: int,
+        observe_batch: Callable[[int], None],
+        observe_drop: Callable[[], None],
+    ) -> None:
+        """The session's thread tells `observe_batch` the number of images in each batch, and `observe_drop`
+        of each image that it left out.
+        """
+        self.seconds_per_image = 0.0  # of inference, over the last batches; 0 before the first
         self._encode = encode
         self._max_batch = max_batch
         self._observe_batch = observe_batch
+        self._observe_drop = observe_drop
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -100,7 +112,9 @@ class Batcher:
                 batch: list[_Waiting] = []
                 while self._waiting and len(batch) < self._max_batch:
                     item = self._waiting.popleft()
-                    if not item.future.done():  # else its client has gone
+                    if item.future.done():  # its client has gone, or its deadline has passed
+                        self._observe_drop()
+                    else:
                         batch.append(item)
                 if batch or self._closing:
                     return batch
@@ -121,6 +135,10 @@ class Batcher:
         embeddings = self._encode(np.stack([item.pixels for item in batch]))  # (N, dim) float32
         infer_ms = (time.perf_counter() - start) * 1e3
         self._observe_batch(len(batch))
+        latest = infer_ms / 1e3 / len(batch)
+        self.seconds_per_image += (latest - self.seconds_per_image) * (
+            _FADING if self.seconds_per_image else 1
+        )
         return [
             Encoded(row, (start - item.since) * 1e3, infer_ms)
             if np.isfinite(row).all()

@@ -1,14 +1,14 @@
 """Everything that one worker process holds, made once at start and passed down."""
 
+import asyncio
 import time
 from typing import TypeVar
 
-import numpy as np
-
 from service.encoder import Encoder
-from service.errors import NotReady, StartupError
+from service.errors import NotReady
+from service.golden import Golden
 from service.index import Hit, IndexWorker, Query, open_index
-from service.manifest import Manifest, load_canonical
+from service.manifest import Manifest
 from service.metrics import Metrics
 from service.pipeline import Pipeline
 from service.settings import Settings
@@ -26,6 +26,8 @@ class Core:
         self._metrics: Metrics | None = None
         self._pipeline: Pipeline | None = None
         self._index: IndexWorker | None = None
+        self._golden: Golden | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Load the model, open the index, and be ready once a golden image went the whole way.
@@ -43,21 +45,38 @@ class Core:
             manifest.fingerprint,
         )
         self._pipeline = Pipeline(encoder, settings, self._metrics)
-        await self._check_golden_image()
+        # Past the queue's limit: a full queue is no illness.
+        self._golden = Golden(
+            self._pipeline.embed_admitted, settings.model_folder, settings.golden_interval_s
+        )
+        await self._golden.check()
+        self._watch = asyncio.create_task(self._golden.repeat())
         self._started = True
 
     def close(self) -> None:
         """Finish what is in flight, flush the index."""
         self._started = False
+        if self._watch:
+            self._watch.get_loop().call_soon_threadsafe(self._watch.cancel)
         if self._pipeline:
             self._pipeline.close()
         if self._index:
             self._index.close()
 
     @property
+    def serving(self) -> bool:
+        """Started, not stopping, and what it answers is right."""
+        return self._started and self.pipeline.batcher.alive and _present(self._golden).right
+
+    @property
     def ready(self) -> bool:
-        """Started, not stopping, and the session's thread runs."""
-        return self._started and self.pipeline.batcher.alive
+        """Serving, and the golden image came out not long ago."""
+        return self.serving and not _present(self._golden).late
+
+    @property
+    def alive(self) -> bool:
+        """Not in need of being killed: starting, stopping, or its threads answer."""
+        return not self._started or (self.pipeline.batcher.alive and not _present(self._golden).given_up)
 
     @property
     def metrics(self) -> Metrics:
@@ -81,15 +100,6 @@ class Core:
         search_ms = (time.perf_counter() - start) * 1e3
         self.metrics.observe_stages({"search": search_ms})
         return hits, search_ms
-
-    async def _check_golden_image(self) -> None:
-        image, canonical = load_canonical(self.settings.model_folder)
-        embedded = await self.pipeline.embed(image)
-        cosine = float(np.dot(embedded.embedding, np.asarray(canonical.embedding, dtype=np.float32)))
-        if not cosine > 0.999:
-            raise StartupError(
-                f"the golden image's embedding is off: cosine {cosine:.5f} to the canonical one"
-            )
 
 
 def _present(part: T | None) -> T:

@@ -8,11 +8,13 @@ ServiceError                      becomes one RFC 9457 answer
 ├── UnsupportedMediaType    415   read
 ├── ImageTooLarge           413   read (bytes) and decode (pixels, known from the header)
 ├── UndecodableImage        400   decode
-├── Overloaded              429   queue: full
-├── DeadlineExceeded        504   queue: the client's deadline passed while waiting
+├── RequestTimeout          408   read: the body came too slowly
+├── Overloaded              429   read: too many bytes held; decode: too many pixels; queue: full
+├── DeadlineExceeded        504   read to search: the client's deadline has passed
 ├── EncoderFailed           500   infer: ours, not the client's
 ├── EmbeddingShape          422   search: a given vector cannot be an embedding of this model
 ├── NotFound                404   search
+│   ├── UnknownModel              read
 │   ├── UnknownItem
 │   └── UnknownDomain
 ├── MethodNotAllowed        405   read
@@ -81,14 +83,20 @@ class UndecodableImage(ServiceError):
     status, slug, title = 400, "undecodable-image", "Undecodable image"
 
 
+class RequestTimeout(ServiceError):
+    """The body came too slowly."""
+
+    status, slug, title = 408, "request-timeout", "Request timeout"
+
+
 class Overloaded(ServiceError):
-    """The queue is full."""
+    """There is no room for more."""
 
     status, slug, title = 429, "overloaded", "Overloaded"
 
 
 class DeadlineExceeded(ServiceError):
-    """The client's deadline passed while its image waited."""
+    """The client's deadline has passed."""
 
     status, slug, title = 504, "deadline-exceeded", "Deadline exceeded"
 
@@ -109,6 +117,12 @@ class NotFound(ServiceError):
     """No such route."""
 
     status, slug, title = 404, "not-found", "Not found"
+
+
+class UnknownModel(NotFound):
+    """No model of this name is served."""
+
+    slug, title = "unknown-model", "Unknown model"
 
 
 class UnknownItem(NotFound):

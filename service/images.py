@@ -1,6 +1,8 @@
 """Bytes to pixels: encoded image -> uint8 (input_px, input_px, 3), RGB. Pure."""
 
+import contextlib
 import io
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +29,25 @@ _ROTATIONS = {
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def decode(data: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDArray[np.uint8]:
+def decode(
+    data: bytes,
+    preprocessing: Preprocessing,
+    max_pixels: int,
+    holding: Callable[[int], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+) -> NDArray[np.uint8]:
     """Decode, convert, resize, crop and turn one image.
 
     Returns uint8 (input_px, input_px, 3). Of an animated or multi-page image, the first frame.
+    `holding` is entered with the number of pixels, known from the header, before one of them is decoded.
     Raises UndecodableImage, or ImageTooLarge where width x height is over `max_pixels`.
     """
-    image, orientation = _load(data, max_pixels)
+    image = _open(data, max_pixels)
+    with holding(image.width * image.height):
+        return _square(image, preprocessing)
+
+
+def _square(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    orientation = _load(image)
     if preprocessing.interpolation == "bilinear-no-antialias":
         return _sampled_square(_to_rgb(image), preprocessing)
     square = _centre_square(_to_rgb(image), preprocessing)
@@ -48,16 +62,18 @@ def decode_whole(data: bytes, exif: str, max_pixels: int) -> Image.Image:
 
     Raises as `decode` does.
     """
-    image, orientation = _load(data, max_pixels)
+    image = _open(data, max_pixels)
+    orientation = _load(image)
     image = _to_rgb(image)
     if exif == "apply" and orientation in _ROTATIONS:
         image = image.transpose(_ROTATIONS[orientation])
     return image
 
 
-def _load(data: bytes, max_pixels: int) -> tuple[Image.Image, int | None]:
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """The header is read, and no pixel."""
     # Pillow's decoders raise nearly anything on broken bytes (OSError, SyntaxError, struct.error, ...):
-    # whatever comes out of these calls says that the image is broken, so all of it is one error.
+    # whatever comes out of these calls, here and below, says that the image is broken, as one error.
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:
@@ -68,15 +84,19 @@ def _load(data: bytes, max_pixels: int) -> tuple[Image.Image, int | None]:
         raise ImageTooLarge(
             f"the image has {image.width} x {image.height} pixels", limit=max_pixels, got=pixels
         )
+    return image
+
+
+def _load(image: Image.Image) -> int | None:
+    """Decode all of it; returns its EXIF orientation."""
     try:
         image.load()
     except Exception as error:
         raise UndecodableImage(f"the {image.format} image is truncated or damaged") from error
     try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION)
+        return image.getexif().get(_EXIF_ORIENTATION)
     except Exception:  # whole pixels with unreadable EXIF are still an image, one that is not turned
-        orientation = None
-    return image, orientation
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -30,6 +30,18 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self.shed = Counter(
+            "uie_shed",
+            "Requests and images refused for lack of room, by what was full: queue, bytes, pixels.",
+            ["reason"],
+            registry=registry,
+        )
+        self.dropped = Counter(
+            "uie_dropped_images",
+            "Images whose deadline passed or whose client went, dropped before this stage's work.",
+            ["stage"],
+            registry=registry,
+        )
         self.index_items = Gauge(
             "uie_index_items", "Items in the index.", multiprocess_mode="livemostrecent", registry=registry
         )

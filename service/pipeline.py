@@ -1,15 +1,18 @@
 """An image's path: bytes -> decode pool -> batcher -> embedding, with the time each part took."""
 
 import asyncio
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.batching import Batcher
+from service.budget import Budget
 from service.encoder import Encoder
 from service.errors import Overloaded
 from service.images import decode
@@ -31,27 +34,46 @@ class Pipeline:
     def __init__(self, encoder: Encoder, settings: Settings, metrics: Metrics) -> None:
         self._metrics = metrics
         self._limit = settings.queue_limit
+        self._limits = {
+            "queue": (settings.queue_limit, "images"),
+            "bytes": (settings.max_bytes_in_flight, "bytes"),
+            "pixels": (settings.max_pixels_in_flight, "pixels"),
+        }
         self._in_flight = 0
+        self._pixels = Budget(settings.max_pixels_in_flight, partial(self.refusal, "pixels"))
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         self._decode = partial(
             decode,
             preprocessing=encoder.manifest.preprocessing,
             max_pixels=settings.max_image_pixels,
+            holding=self._pixels.holding,
         )
-        self.batcher = Batcher(encoder.encode, settings.max_batch, metrics.batch_images.observe)
+        self.batcher = Batcher(
+            encoder.encode,
+            settings.max_batch,
+            metrics.batch_images.observe,
+            metrics.dropped.labels("infer").inc,
+        )
         # A bulk request feeds the session without filling the queue that others wait in.
         self.bulk_width = min(2 * settings.max_batch, settings.queue_limit)
 
     async def embed(self, data: bytes) -> Embedded:
         """Raises UndecodableImage, ImageTooLarge, Overloaded, EncoderFailed."""
-        if self._in_flight >= self._limit:
-            raise Overloaded("the queue is full", limit=self._limit, retry_after_s=1)
+        self.require_room()
+        return await self.embed_admitted(data)
+
+    async def embed_admitted(self, data: bytes) -> Embedded:
+        """The same, whether the queue is full or not."""
         self._in_flight += 1
         self._metrics.queue_depth.inc()
         try:
             arrived = time.perf_counter()
-            loop = asyncio.get_running_loop()
-            pixels, started, decode_ms = await loop.run_in_executor(self._pool, self._timed_decode, data)
+            decoding = self._pool.submit(self._timed_decode, data)
+            try:
+                pixels, started, decode_ms = await asyncio.wrap_future(decoding)
+            finally:
+                if decoding.cancelled():  # nobody waits for it any more, and no thread had begun it
+                    self._metrics.dropped.labels("decode").inc()
             encoded = await self.batcher.submit(pixels)
         finally:
             self._in_flight -= 1
@@ -60,6 +82,20 @@ class Pipeline:
         stages_ms = {"decode": decode_ms, "queue": queue_ms, "infer": encoded.infer_ms}
         self._metrics.observe_stages(stages_ms)
         return Embedded(encoded.embedding, stages_ms)
+
+    def require_room(self) -> None:
+        """Raises Overloaded where another image would not be taken."""
+        if self._in_flight >= self._limit:
+            raise self.refusal("queue")
+
+    def refusal(self, full: Literal["queue", "bytes", "pixels"]) -> Overloaded:
+        """The error for what finds no room, counted; it says when what is here now will have been done."""
+        self._metrics.shed.labels(full).inc()
+        wait_s = self._in_flight * self.batcher.seconds_per_image
+        limit, unit = self._limits[full]
+        return Overloaded(
+            f"there is no room for more {unit}", limit=limit, retry_after_s=min(60, max(1, math.ceil(wait_s)))
+        )
 
     def _timed_decode(self, data: bytes) -> tuple[NDArray[np.uint8], float, float]:
         started = time.perf_counter()

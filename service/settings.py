@@ -41,6 +41,16 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="Largest encoded image.")
     max_image_pixels: int = Field(64_000_000, ge=1, description="Largest width x height.")
     max_request_bytes: int = Field(256 * 2**20, ge=1, description="Largest body with several images.")
+    max_bytes_in_flight: int = Field(
+        2**30, ge=1, description="Most bytes of bodies in the service at a time."
+    )
+    max_pixels_in_flight: int = Field(
+        512_000_000, ge=1, description="Most pixels being decoded at a time, four bytes each."
+    )
+    body_timeout_s: float = Field(60, gt=0, description="Longest time that a body may take to arrive.")
+    golden_interval_s: float = Field(
+        30, gt=0, description="How often the golden image is sent through, for /readyz and /livez."
+    )
     max_batch: int = Field(16, ge=1, le=1024, description="Most images in one inference.")
     queue_limit: int = Field(512, ge=1, description="Most images in the service at a time.")
 

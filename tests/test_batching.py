@@ -42,7 +42,7 @@ class Gate:
 @contextmanager
 def batching(encode: Encode, max_batch: int = 4) -> Iterator[tuple[Batcher, list[int]]]:
     sizes: list[int] = []
-    batcher = Batcher(encode, max_batch, sizes.append)
+    batcher = Batcher(encode, max_batch, sizes.append, lambda: None)
     try:
         yield batcher, sizes
     finally:
@@ -156,7 +156,7 @@ async def test_the_thread_outlives_a_bug_in_the_encoder() -> None:
 
 async def test_closing_finishes_what_waits_and_then_refuses() -> None:
     gate = Gate()
-    batcher = Batcher(gate, 4, lambda _: None)
+    batcher = Batcher(gate, 4, lambda _: None, lambda: None)
     tasks = await submit_behind(gate, batcher, [1, 2])
     closing = asyncio.create_task(asyncio.to_thread(batcher.close))
     gate.open.release()

@@ -1,5 +1,6 @@
 """Bytes to pixels: every kind of picture that a client may send."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -10,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.errors import ImageTooLarge, UndecodableImage
+from service.errors import ImageTooLarge, Overloaded, UndecodableImage
 from service.images import FORMATS, decode
 from service.manifest import Preprocessing
-from tests.pictures import encode, exif, quadrants
+from tests.pictures import encode, exif, noise, quadrants
 
 SQUARE = Preprocessing(
     input_px=64, resize="short-side", resize_px=64, interpolation="bicubic", crop="centre", exif="apply"
@@ -181,3 +182,16 @@ def test_the_limit_is_exact() -> None:
     decode(data, SQUARE, 1000)
     with pytest.raises(ImageTooLarge):
         decode(data, SQUARE, 999)
+
+
+def test_pixels_are_known_before_they_are_decoded() -> None:
+    asked: list[int] = []
+
+    def refusing(pixels: int) -> contextlib.AbstractContextManager[None]:
+        asked.append(pixels)
+        raise Overloaded("full")
+
+    for data in (encode(noise(1, 30, 20)), encode(noise(1, 30, 20), "JPEG")[:-50]):  # the second is damaged
+        with pytest.raises(Overloaded):
+            decode(data, SQUARE, 10**6, refusing)
+    assert asked == [600, 600]

@@ -23,12 +23,13 @@ _MEASURES = ("R@1", "mMP@5")
 def write_table(results: list[Result], data: Dataset, command: str, notes: str, folder: Path) -> Path:
     """`<data set>.md`, `.csv`, `.png` in `folder`; `notes` are of the strategies. Returns the Markdown."""
     name = data.root.resolve().name
+    domains = [domain for domain in results[0].test if domain != "mean"]
+    conditions = _conditions(results, data, domains, command)  # the commit, before it counts as changed
     with whole_file(folder / f"{name}.csv") as unfinished:
         _write_csv(results, unfinished)
     with whole_file(folder / f"{name}.png") as unfinished:
         _plot(results, unfinished)
-    domains = [domain for domain in results[0].test if domain != "mean"]
-    parts = [f"# The paper's systems on {name}", _conditions(results, data, domains, command)]
+    parts = [f"# The paper's systems on {name}", conditions]
     parts += [_unlike_uned(data), notes]
     for measure in _MEASURES:
         parts += [f"## {measure}, merged index, test split, in points", _markdown(results, domains, measure)]

@@ -15,7 +15,7 @@ from starlette.routing import Match
 from service import __version__
 from service.core import Core
 from service.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
-from service.http import embed, info, items, search
+from service.http import embed, info, items, openai, search
 from service.http.envelope import problem_body, problem_headers
 
 _METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH"]
@@ -33,7 +33,7 @@ def create_app(core: Core) -> FastAPI:
 
     app = FastAPI(title="Universal image embedding", version=__version__, lifespan=lifespan)
     app.state.core = core
-    for router in (embed.router, search.router, items.router, info.router):
+    for router in (embed.router, openai.router, search.router, items.router, info.router):
         app.include_router(router)
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

@@ -14,6 +14,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
+from service.core import Core
 from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
 
 MAX_IMAGES = 1000  # of one bulk request
@@ -26,14 +27,20 @@ def media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-async def read_image(request: Request, max_bytes: int) -> bytes:
-    """One image: the raw body, or multipart field `image`."""
-    data, _ = await read_image_and_fields(request, max_bytes)
+async def read_image(request: Request) -> bytes:
+    """One image: the raw body, or multipart field `image`. Raises Overloaded as the one below."""
+    data, _ = await read_image_and_fields(request)
     return data
 
 
-async def read_image_and_fields(request: Request, max_bytes: int) -> tuple[bytes, dict[str, str]]:
-    """One image, and the text fields beside it (none where the image is the raw body)."""
+async def read_image_and_fields(request: Request) -> tuple[bytes, dict[str, str]]:
+    """One image, and the text fields beside it (none where the image is the raw body).
+
+    Raises Overloaded, before it reads anything, where an image would not be taken.
+    """
+    core: Core = request.app.state.core
+    core.pipeline.require_room()
+    max_bytes = core.settings.max_image_bytes
     kind = media_type(request.headers)
     if kind == "multipart/form-data":
         async with form_of(request, max_bytes + _FORM_SLACK_BYTES, max_files=1) as form:

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import json
-import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -20,14 +20,12 @@ from service.pipeline import Embedded
 
 router = APIRouter()
 
-_DEADLINE = re.compile(r"[1-9][0-9]{0,6}")
-
 
 @router.post("/v1/embed", openapi_extra=IMAGE_BODY)
 async def embed(request: Request) -> Response:
     """One image to its embedding; as bytes with `Accept: application/octet-stream`."""
     core: Core = request.app.state.core
-    data = await read_image(request, core.settings.max_image_bytes)
+    data = await read_image(request)
     async with deadline(request):
         embedded = await core.pipeline.embed(data)
     note_stages(request, embedded.stages_ms)
@@ -51,28 +49,34 @@ async def embed_files(core: Core, files: Sequence[UploadFile | str]) -> list[Emb
     """Each file's embedding, or what is wrong with that file. Raises InvalidRequest for none or too many."""
     if not 1 <= len(files) <= MAX_IMAGES:
         raise InvalidRequest("field `images` takes 1 to 1000 files", limit=MAX_IMAGES, got=len(files))
+    limit = core.settings.max_image_bytes
+    return await embed_many(core, [partial(file_bytes, value, "images", limit) for value in files])
+
+
+async def embed_many(
+    core: Core, reads: Sequence[Callable[[], Awaitable[bytes]]]
+) -> list[Embedded | ServiceError]:
+    """What each reader reads to its embedding or its error, in order; few of them at a time."""
     places = asyncio.Semaphore(core.pipeline.bulk_width)
 
-    async def one(value: UploadFile | str) -> Embedded | ServiceError:
+    async def one(read: Callable[[], Awaitable[bytes]]) -> Embedded | ServiceError:
         async with places:
             try:
-                data = await file_bytes(value, "images", core.settings.max_image_bytes)
-                return await core.pipeline.embed(data)
+                return await core.pipeline.embed(await read())
             except ServiceError as error:
                 return error
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(value)) for value in files]
+        tasks = [group.create_task(one(read)) for read in reads]
     return [task.result() for task in tasks]
 
 
 @contextlib.asynccontextmanager
 async def deadline(request: Request) -> AsyncIterator[None]:
-    """Give up, and drop what still waits, when the client's `X-Deadline-Ms` has passed, or it has gone.
+    """Give up, and drop what still waits, when the client's deadline has passed, or it has gone.
 
     To be entered when the body has been read. Raises DeadlineExceeded or ClientDisconnect.
     """
-    given_ms = deadline_ms(request)
     gone = False
 
     async def expire_when_gone(limit: asyncio.Timeout) -> None:
@@ -83,7 +87,7 @@ async def deadline(request: Request) -> AsyncIterator[None]:
         limit.reschedule(0)  # long past
 
     try:
-        async with asyncio.timeout(given_ms / 1e3 if given_ms else None) as limit:
+        async with asyncio.timeout_at(request.state.deadline) as limit:
             watcher = asyncio.create_task(expire_when_gone(limit))
             try:
                 yield
@@ -92,17 +96,7 @@ async def deadline(request: Request) -> AsyncIterator[None]:
     except TimeoutError as error:
         if gone:
             raise ClientDisconnect from error
-        raise DeadlineExceeded(f"not done within {given_ms} ms") from error
-
-
-def deadline_ms(request: Request) -> int | None:
-    """The client's `X-Deadline-Ms`. Raises InvalidRequest."""
-    given = request.headers.get("x-deadline-ms")
-    if given is None:
-        return None
-    if not _DEADLINE.fullmatch(given):
-        raise InvalidRequest("X-Deadline-Ms must be a whole number of milliseconds from 1 to 9999999")
-    return int(given)
+        raise DeadlineExceeded("not done before the deadline that the client gave") from error
 
 
 def note_stages(request: Request, stages_ms: dict[str, float]) -> None:

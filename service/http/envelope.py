@@ -1,5 +1,6 @@
-"""What every request passes through: request id, keys, readiness, and the headers of the answer."""
+"""What every request passes through: request id, keys, readiness, the body's bounds, the answer's headers."""
 
+import asyncio
 import hmac
 import json
 import re
@@ -13,10 +14,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.core import Core
 from service.errors import InvalidRequest, NotReady, ServiceError, Unauthorized
+from service.http.intake import Intake
 
-_ALWAYS = {"/livez", "/healthz", "/metrics"}  # answered even while the service is not ready
+_ALWAYS = {"/livez", "/healthz", "/metrics"}  # answered even while the service is not serving
 _OPEN_PATHS = _ALWAYS | {"/readyz"}  # and these without a key
 _ITEMS = "/v1/items/"
+_DEADLINE = re.compile(r"[1-9][0-9]{0,6}")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")  # what may be echoed in a header
 
 
@@ -26,6 +29,10 @@ class Envelope:
     def __init__(self, app: ASGIApp, core: Core) -> None:
         self._app = app
         self._core = core
+        settings = core.settings
+        self._intake = Intake(
+            settings.max_bytes_in_flight, settings.body_timeout_s, lambda: core.pipeline.refusal("bytes")
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -50,14 +57,20 @@ class Envelope:
         try:
             self._admit(scope["path"], headers)
             _keep_item_id(scope)
-        except ServiceError as error:
+            state["deadline"] = deadline = _deadline(headers)
+            with self._intake.body(headers, receive, deadline) as bounded:
+                await self._app(scope, bounded, send_labelled)
+        except ServiceError as error:  # of ours: what the app raises, it answers itself
             await send_problem(send_labelled, error)
-            return
-        await self._app(scope, receive, send_labelled)
 
     def _admit(self, path: str, headers: Headers) -> None:
-        if not self._core.ready and path not in _ALWAYS:
-            raise NotReady("the service is starting or stopping")
+        core = self._core
+        if path == "/livez" and not core.alive:
+            raise NotReady("a thread of the service has died, or hangs")
+        if path == "/readyz" and core.serving and not core.ready:
+            raise NotReady("the golden image did not come out in time")
+        if not core.serving and path not in _ALWAYS:
+            raise NotReady("the service is starting or stopping, or its golden image came out wrong")
         keys = self._core.settings.api_keys
         if keys and path not in _OPEN_PATHS:
             scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -68,7 +81,7 @@ class Envelope:
                 raise Unauthorized("send one of the service's keys as `Authorization: Bearer KEY`")
 
     def _count(self, scope: Scope, status: int) -> None:
-        if self._core.ready:
+        if self._core.serving:
             route = getattr(scope.get("route"), "path", "other")
             self._core.metrics.requests.labels(route, status).inc()
 
@@ -88,6 +101,8 @@ def problem_headers(error: ServiceError) -> dict[str, str]:
     headers = {"content-type": "application/problem+json"}
     if "retry_after_s" in error.members:
         headers["retry-after"] = str(error.members["retry_after_s"])
+    if error.status == 408:
+        headers["connection"] = "close"  # the rest of that body is not waited for
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return headers
@@ -108,6 +123,16 @@ def _keep_item_id(scope: Scope) -> None:
         except UnicodeDecodeError as error:
             raise InvalidRequest("the id in the path is not UTF-8") from error
         scope["path"] = _ITEMS + quote(path.removeprefix(_ITEMS), safe="")
+
+
+def _deadline(headers: Headers) -> float | None:
+    """The client's `X-Deadline-Ms`, in the event loop's time. Raises InvalidRequest."""
+    given = headers.get("x-deadline-ms")
+    if given is None:
+        return None
+    if not _DEADLINE.fullmatch(given):
+        raise InvalidRequest("X-Deadline-Ms must be a whole number of milliseconds from 1 to 9999999")
+    return asyncio.get_running_loop().time() + int(given) / 1e3
 
 
 def _request_id(given: str | None) -> str:

@@ -62,7 +62,7 @@ _BULK_BODY = body_of(
 async def put_item(request: Request, item_id: ItemPath, domain: DomainName, label: Label) -> Response:
     """Index one picture; the same call again changes nothing."""
     core: Core = request.app.state.core
-    data, fields = await read_image_and_fields(request, core.settings.max_image_bytes)
+    data, fields = await read_image_and_fields(request)
     payload = check_payload(parse_json(fields.get("payload", "{}")))
     async with deadline(request):
         embedded = await core.pipeline.embed(data)

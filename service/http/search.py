@@ -49,9 +49,7 @@ async def search(
     core: Core = request.app.state.core
     is_json = media_type(request.headers) == "application/json"
     # Read before the deadline is entered: it listens to the client, too, and would take part of the body.
-    body = await (
-        read_json(request, _MAX_JSON_BYTES) if is_json else read_image(request, core.settings.max_image_bytes)
-    )
+    body = await (read_json(request, _MAX_JSON_BYTES) if is_json else read_image(request))
     async with deadline(request):
         embedding = await (_given(core, body) if is_json else _embed(request, core, body))
         query = Query(embedding, k, tuple(domain), tuple(exclude), exact)

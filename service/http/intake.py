@@ -1,0 +1,69 @@
+"""Bodies on their way in: bounded in bytes over all requests together, and in time.
+
+A body of a stated length has its room before its first byte is read; one without takes room as it comes.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive
+
+from service.budget import Budget
+from service.errors import DeadlineExceeded, Overloaded, RequestTimeout, ServiceError
+
+
+class Intake:
+    """What all requests pass their bodies through."""
+
+    def __init__(self, max_bytes: int, timeout_s: float, refusal: Callable[[], Overloaded]) -> None:
+        self._budget = Budget(max_bytes, refusal)
+        self._timeout_s = timeout_s
+
+    @contextlib.contextmanager
+    def body(self, headers: Headers, receive: Receive, deadline: float | None) -> Iterator[Receive]:
+        """A `receive` that keeps to the bounds; `deadline` is the client's, in the event loop's time.
+
+        Raises Overloaded; what it yields raises Overloaded, RequestTimeout or DeadlineExceeded.
+        """
+        stated = headers.get("content-length", "")
+        length = int(stated) if stated.isdecimal() else None
+        held = 0
+
+        def take(amount: int) -> None:
+            nonlocal held
+            self._budget.take(amount)
+            held += amount
+
+        clock = asyncio.get_running_loop().time
+        limits: list[tuple[float, ServiceError]] = [
+            (
+                clock() + self._timeout_s,
+                RequestTimeout(f"the body was not there within {self._timeout_s:g} s"),
+            )
+        ]
+        if deadline is not None:
+            limits.append((deadline, DeadlineExceeded("the deadline passed while the body was read")))
+        ends, late = min(limits, key=lambda limit: limit[0])
+        whole = False
+
+        async def bounded() -> Message:
+            nonlocal whole
+            if whole:  # the next thing to hear is that the client has gone
+                return await receive()
+            try:
+                async with asyncio.timeout_at(ends):
+                    message = await receive()
+            except TimeoutError as error:
+                raise late from error
+            whole = not message.get("more_body", False)
+            if length is None:
+                take(len(message.get("body", b"")))
+            return message
+
+        try:
+            take(length or 0)
+            yield bounded
+        finally:
+            self._budget.give(held)

@@ -1,0 +1,96 @@
+"""`/v1/embeddings`: images in OpenAI's shape, as data URIs, for clients that speak it."""
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Request
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.responses import Response
+
+from service.core import Core
+from service.errors import ImageTooLarge, InvalidRequest, ServiceError, UnknownModel, UnsupportedMediaType
+from service.http.body import MAX_IMAGES, media_type, read_body
+from service.http.docs import body_of, json_body
+from service.http.embed import deadline, embed_many, json_response, note_bulk_stages
+
+router = APIRouter()
+
+
+class _Asked(BaseModel):
+    """What of OpenAI's request means something here; the rest is let pass, as OpenAI's clients send it."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    input: str | Annotated[list[str], Field(min_length=1, max_length=MAX_IMAGES)] = Field(
+        description="Images as data URIs: data:image/jpeg;base64,..."
+    )
+    model: str | None = Field(None, description="The served model's name, if given.")
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, description="The model's own, if given.")
+
+
+@router.post("/v1/embeddings", openapi_extra=body_of(json_body(_Asked.model_json_schema())))
+async def embeddings(request: Request) -> Response:
+    """Images to embeddings. One that fails fails the request: OpenAI's answer has no place for it."""
+    core: Core = request.app.state.core
+    asked = _parse(await read_body(request, core.settings.max_request_bytes), request)
+    _check(asked, core)
+    uris = [asked.input] if isinstance(asked.input, str) else asked.input
+    reads = [_reader(uri, core.settings.max_image_bytes) for uri in uris]
+    async with deadline(request):
+        results = await embed_many(core, reads)
+    note_bulk_stages(request, results)
+    data = []
+    for index, one in enumerate(results):
+        if isinstance(one, ServiceError):
+            one.members["index"] = index
+            raise one
+        vector = _written(one.embedding, asked.encoding_format)
+        data.append({"object": "embedding", "index": index, "embedding": vector})
+    usage = {"prompt_tokens": 0, "total_tokens": 0}  # their clients expect the table; an image has no tokens
+    return json_response({"object": "list", "data": data, "model": core.manifest.name, "usage": usage})
+
+
+def _parse(body: bytes, request: Request) -> _Asked:
+    if media_type(request.headers) != "application/json":
+        raise UnsupportedMediaType("send application/json")
+    try:
+        return _Asked.model_validate_json(body)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise InvalidRequest(f"the request cannot be read: {faults}") from error
+
+
+def _check(asked: _Asked, core: Core) -> None:
+    manifest = core.manifest
+    if asked.model not in (None, manifest.name):
+        raise UnknownModel("no such model is served here", served=[manifest.name])
+    if asked.dimensions not in (None, manifest.dim):
+        raise InvalidRequest("`dimensions` is the model's own", limit=manifest.dim, got=asked.dimensions)
+
+
+def _reader(uri: str, max_bytes: int) -> Callable[[], Awaitable[bytes]]:
+    """Decodes when it is the image's turn, so that one request holds few images twice."""
+
+    async def read() -> bytes:
+        head, comma, body = uri.partition(",")
+        if not comma or not head.startswith("data:") or not head.endswith(";base64"):
+            raise InvalidRequest("`input` takes data URIs (data:image/png;base64,...), not text or addresses")
+        if (got := len(body) * 3 // 4 - body[-2:].count("=")) > max_bytes:  # known before it is decoded
+            raise ImageTooLarge("the image has too many bytes", limit=max_bytes, got=got)
+        try:
+            return base64.b64decode(body, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise InvalidRequest(f"the data URI is not base64: {error}") from error
+
+    return read
+
+
+def _written(embedding: NDArray[np.float32], encoding: Literal["float", "base64"]) -> Any:
+    if encoding == "float":
+        return embedding.tolist()
+    return base64.b64encode(embedding.astype("<f4").tobytes()).decode()

@@ -1,0 +1,108 @@
+"""Health that tells the truth, on a core of its own with the shipped model."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+
+from service.core import Core
+from service.errors import NotReady, Overloaded
+from service.http.envelope import Envelope
+from service.manifest import load_manifest
+from service.settings import Settings
+from tests.pictures import encode, noise
+
+INTERVAL_S = 0.2
+
+
+@pytest.fixture
+async def core(tmp_path: Path) -> AsyncIterator[Core]:
+    settings = Settings(data_dir=tmp_path / "index", golden_interval_s=INTERVAL_S, queue_limit=2)
+    made = Core(settings, load_manifest(settings.model_folder))
+    await made.start()
+    yield made
+    await asyncio.to_thread(made.close)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 (it depends on the clock)
+            await asyncio.sleep(0.01)
+
+
+def status(core: Core, path: str) -> int:
+    """What the envelope answers in front of an app that answers anything with 204."""
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    return TestClient(Envelope(app, core)).get(path).status_code
+
+
+def statuses(core: Core) -> dict[str, int]:
+    return {path: status(core, path) for path in ("/livez", "/readyz", "/v1/info")}
+
+
+async def test_a_model_that_goes_wrong_is_noticed_and_refuses_all(core: Core) -> None:
+    assert statuses(core) == {"/livez": 204, "/readyz": 204, "/v1/info": 204}
+    batcher = core.pipeline.batcher
+    right = batcher._encode
+    batcher._encode = lambda pixels: np.roll(right(pixels), 1, axis=1)
+    await until(lambda: not core.serving)
+    assert statuses(core) == {"/livez": 204, "/readyz": 503, "/v1/info": 503}
+    batcher._encode = right
+    await until(lambda: core.ready)
+
+
+async def test_a_session_that_hangs_is_late_and_then_given_up(core: Core) -> None:
+    batcher, gate = core.pipeline.batcher, threading.Event()
+    right = batcher._encode
+
+    def hanging(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert gate.wait(60)
+        return right(pixels)
+
+    batcher._encode = hanging
+    await until(lambda: not core.ready)
+    # What waits may still be answered: only new traffic should go elsewhere.
+    assert statuses(core) == {"/livez": 204, "/readyz": 503, "/v1/info": 204}
+    await until(lambda: not core.alive)
+    assert statuses(core) == {"/livez": 503, "/readyz": 503, "/v1/info": 204}
+    gate.set()
+    await until(lambda: core.ready)
+    assert core.alive
+
+
+async def test_a_full_queue_is_no_illness(core: Core) -> None:
+    batcher, gate = core.pipeline.batcher, threading.Event()
+    right = batcher._encode
+
+    def hanging(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert gate.wait(60)
+        return right(pixels)
+
+    batcher._encode = hanging
+    waiting = [asyncio.create_task(core.pipeline.embed(encode(noise(seed)))) for seed in (1, 2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as refused:
+        await core.pipeline.embed(encode(noise(3)))
+    assert refused.value.members["limit"] == 2
+    assert refused.value.members["retry_after_s"] >= 1
+    await asyncio.sleep(1.5 * INTERVAL_S)  # the golden image is behind them
+    gate.set()
+    await asyncio.gather(*waiting)
+    await until(lambda: core.ready)
+
+
+async def test_a_dead_session_thread_is_noticed(core: Core) -> None:
+    core.pipeline.batcher.close()
+    assert statuses(core) == {"/livez": 503, "/readyz": 503, "/v1/info": 503}
+    with pytest.raises(NotReady):
+        await core.pipeline.embed(encode(noise(1)))

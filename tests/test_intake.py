@@ -1,0 +1,97 @@
+"""Bodies within their bounds, by a `receive` that the test holds in its hands."""
+
+import asyncio
+
+import pytest
+from starlette.datastructures import Headers
+from starlette.types import Message
+
+from service.budget import Budget
+from service.errors import DeadlineExceeded, Overloaded, RequestTimeout
+from service.http.intake import Intake
+
+NO_HEADERS = Headers({})
+
+
+def sized(length: int) -> Headers:
+    return Headers({"content-length": str(length)})
+
+
+class Client:
+    """Sends what it is told to, and then nothing."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self._messages: list[Message] = [
+            {"type": "http.request", "body": part, "more_body": True} for part in parts
+        ]
+
+    async def receive(self) -> Message:
+        if not self._messages:
+            await asyncio.sleep(60)
+        return self._messages.pop(0)
+
+
+def intake(max_bytes: int = 100, timeout_s: float = 30) -> Intake:
+    return Intake(max_bytes, timeout_s, lambda: Overloaded("full"))
+
+
+def test_a_budget_is_kept_and_comes_back() -> None:
+    budget = Budget(10, lambda: Overloaded("full"))
+    with budget.holding(6), budget.holding(4):
+        with pytest.raises(Overloaded):
+            budget.take(1)
+        budget.take(0)
+    with budget.holding(10):
+        pass
+    with budget.holding(99), pytest.raises(Overloaded):  # larger than all there is, but alone
+        budget.take(1)
+    with budget.holding(1), pytest.raises(Overloaded), budget.holding(99):
+        pass
+    with budget.holding(10):
+        pass
+
+
+async def test_a_stated_length_has_its_room_before_anything_is_read() -> None:
+    entrance, client = intake(), Client(b"x" * 60)
+    with entrance.body(sized(60), client.receive, None) as receive:
+        with pytest.raises(Overloaded), entrance.body(sized(60), client.receive, None):
+            pass
+        assert len((await receive())["body"]) == 60  # counted once
+        with entrance.body(sized(40), client.receive, None):
+            pass
+    with entrance.body(sized(100), client.receive, None):
+        pass
+
+
+async def test_without_a_length_it_takes_room_as_it_comes() -> None:
+    entrance, client = intake(), Client(b"x" * 50, b"x" * 60)
+    with entrance.body(sized(30), client.receive, None):
+        with entrance.body(NO_HEADERS, client.receive, None) as receive:
+            await receive()
+            with pytest.raises(Overloaded):
+                await receive()
+        with entrance.body(sized(70), client.receive, None):  # what was taken is back
+            pass
+
+
+async def test_a_slow_body_ends_at_the_first_of_its_two_limits() -> None:
+    loop = asyncio.get_running_loop()
+    with intake(timeout_s=0.05).body(NO_HEADERS, Client(b"x").receive, loop.time() + 30) as receive:
+        assert (await receive())["body"] == b"x"
+        with pytest.raises(RequestTimeout, match=r"within 0\.05 s"):
+            await receive()
+    late = intake().body(NO_HEADERS, Client().receive, loop.time() + 0.05)
+    with late as receive, pytest.raises(DeadlineExceeded):
+        await receive()
+
+
+async def test_after_the_body_it_waits_for_the_client_to_go() -> None:
+    messages: list[Message] = [{"type": "http.disconnect"}, {"type": "http.request", "body": b""}]
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.1)  # longer than a body may take
+        return messages.pop()
+
+    with intake(timeout_s=0.15).body(NO_HEADERS, receive, None) as bounded:
+        assert (await bounded())["type"] == "http.request"
+        assert (await bounded())["type"] == "http.disconnect"

@@ -1,0 +1,99 @@
+"""More than there is room for, and clients that are too slow: a service with narrow bounds."""
+
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import httpx
+import pytest
+
+from benchmarks.service_process import ServiceProcess, running_service
+from tests.live import PNG, embedding_of, problem_of
+from tests.pictures import encode, noise
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    folder = tmp_path_factory.mktemp("narrow")
+    with running_service(
+        folder / "log",
+        data_dir=str(folder / "index"),
+        body_timeout_s="1",
+        max_bytes_in_flight="200000",
+        max_pixels_in_flight="100000",
+    ) as service:
+        yield service
+
+
+@pytest.fixture
+def client(narrow: ServiceProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=narrow.url, timeout=60) as made:
+        yield made
+
+
+def begun(service: ServiceProcess, length: int, sent: bytes = b"", headers: str = "") -> socket.socket:
+    """A request whose body is not all there yet."""
+    host, port = service.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    head = f"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n{headers}"
+    connection.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode() + sent)
+    return connection
+
+
+def answer(connection: socket.socket) -> bytes:
+    """All that comes until the service closes the connection."""
+    parts = []
+    while part := connection.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def metric(client: httpx.Client, name: str) -> float:
+    found = re.search(rf"^{re.escape(name)} (\S+)$", client.get("/metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_a_body_that_drips_is_cut_off(narrow: ServiceProcess, client: httpx.Client) -> None:
+    data = encode(noise(1))
+    with closing(begun(narrow, len(data))) as connection:
+        for byte in data[:3]:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.3)
+        cut = answer(connection)
+    assert cut.startswith(b"HTTP/1.1 408 ")
+    assert b"request-timeout" in cut
+    embedding_of(client.post("/v1/embed", content=data, headers=PNG))
+
+
+def test_the_deadline_runs_while_the_body_is_read(narrow: ServiceProcess) -> None:
+    with closing(begun(narrow, 1000, b"x", "X-Deadline-Ms: 100\r\nConnection: close\r\n")) as connection:
+        cut = answer(connection)
+    assert cut.startswith(b"HTTP/1.1 504 ")
+    assert b"deadline-exceeded" in cut
+
+
+@pytest.mark.parametrize("given", ["0", "-5", "soon", "1e3", "99999999"])
+def test_a_deadline_is_a_number_of_milliseconds(client: httpx.Client, given: str) -> None:
+    refused = client.get("/v1/info", headers={"X-Deadline-Ms": given})
+    assert problem_of(refused) == (400, "invalid-request")
+
+
+def test_bodies_share_a_budget_of_bytes(narrow: ServiceProcess, client: httpx.Client) -> None:
+    data = encode(noise(1))
+    assert len(data) > 1000
+    shed = metric(client, 'uie_shed_total{reason="bytes"}')
+    with closing(begun(narrow, 199_000, b"x")):
+        time.sleep(0.2)
+        refused = client.post("/v1/embed", content=data, headers=PNG)
+        assert problem_of(refused) == (429, "overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["limit"] == 200_000
+        assert client.post("/v1/search", json={"id": "nothing"}).status_code == 404  # small ones find room
+    embedding_of(client.post("/v1/embed", content=data, headers=PNG))
+    assert metric(client, 'uie_shed_total{reason="bytes"}') == shed + 1
+
+
+def test_one_picture_alone_may_be_larger_than_the_budget_of_pixels(client: httpx.Client) -> None:
+    embedding_of(client.post("/v1/embed", content=encode(noise(1, 150, 1500), "JPEG"), headers=PNG))
