@@ -20,7 +20,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="UIE_", frozen=True, extra="ignore")
 
     model: str = Field(
-        "efficientnet-lite0-octet-pca64",
+        "efficientnet-lite0-octet",
         description="A model of the zoo by name, a model folder, or NAME:VERSION in BentoML's store.",
     )
     provider: str = Field(

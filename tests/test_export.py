@@ -15,12 +15,14 @@ from benchmarks.dataset import Dataset
 from model_export import export as exporting
 from model_export.backbones import backbone_named, weights_sha256
 from model_export.canonical import canonical_picture, drawn_pixels, load_parity, parity_pixels
+from model_export.comparison.systems import STRATEGIES
 from model_export.descriptors import class_counts, describe, read_pixels
 from model_export.errors import ParityError, SourceError, WriteError
 from model_export.export import MIN_COSINE, check_parity, export_model
 from model_export.graph import EmbeddingGraph, descriptor_graph
 from model_export.head import LinearHead, fit_pca
 from model_export.sources import OFF_THE_SHELF, export_source, off_the_shelf
+from model_export.training.config import load_strategy
 from model_export.verify import verify
 from service.manifest import Manifest, load_manifest
 from tests.pictures import unit
@@ -37,9 +39,9 @@ def embeddings_of(
 
 
 def test_what_ships_says_what_it_is_and_passes_its_checks(zoo_model: Path, octet: Dataset) -> None:
-    """Fitting it again takes minutes; that torch gives these embeddings is checked on real photos."""
+    """Training it again takes long; that torch gave these embeddings is checked on real photos."""
     shipped = load_manifest(zoo_model)
-    assert shipped.strategy == OFF_THE_SHELF
+    assert shipped.strategy == load_strategy(STRATEGIES / "multi-stage.toml").sentence
     assert shipped.data_fingerprint == octet.fingerprint
     assert shipped.domains == class_counts(octet)
     assert shipped.source_sha256 == weights_sha256(ROW)
