@@ -21,6 +21,7 @@ class Answer:
     status: int
     body: Any
     server_ms: dict[str, float]  # by stage, from Server-Timing
+    cache: str  # X-Cache: hit, miss, coalesced; empty where the service has no cache
 
 
 class Target:
@@ -65,9 +66,9 @@ class Target:
             async with self._session.request(method, url, **kwargs) as response:
                 body = await response.json(content_type=None)
                 timing = response.headers.get("Server-Timing", "")
-                return Answer(response.status, body, _stages(timing))
+                return Answer(response.status, body, _stages(timing), response.headers.get("X-Cache", ""))
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            return Answer(0, {"detail": f"{type(error).__name__}: {error}"}, {})
+            return Answer(0, {"detail": f"{type(error).__name__}: {error}"}, {}, "")
 
 
 @asynccontextmanager

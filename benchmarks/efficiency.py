@@ -166,6 +166,10 @@ async def _serve(
             latencies.append((time.perf_counter() - start) * 1e3)
             if answer.status != 200:
                 raise TargetError(f"/v1/embed answered {answer.status}: {answer.body}")
+            if answer.cache:
+                raise TargetError(
+                    "the service has a cache: what it knows is no work, so nothing was measured"
+                )
             stages.append(answer.server_ms)
 
     async with connect(service.url, concurrency) as target:

@@ -86,6 +86,7 @@ class _Replayer:
             sent_s=sent_s,
             done_s=done_s,
             server_ms=answer.server_ms,
+            cache=answer.cache,
             segment=self._segment,
             error=None if ok else str(answer.body),
         )

@@ -50,6 +50,7 @@ def summarise(data: Dataset, run: Run) -> dict[str, Any]:
             "failed": sum(score.failed for score in scores.values()),  # those not asked included
             "not_asked": sum(len(data.queries(domain)) for domain in domains)
             - len({one.query_id for one in observations}),
+            "from_cache": sum(one.cache not in ("", "miss") for one in answered),
             "without_match": sum(score.without_match for score in scores.values()),
             **asdict(latency(observations)),
         },
@@ -114,6 +115,10 @@ def print_table(summary: Mapping[str, Any], console: Console) -> None:
     console.print(f"failed queries: {whole['failed']}; queries without a match: {whole['without_match']}")
     if whole["not_asked"]:
         console.print(f"{whole['not_asked']} of the failed were not asked yet: replay again to go on")
+    if whole["from_cache"]:
+        console.print(
+            f"{whole['from_cache']} answers came from the service's cache: its times are not of work"
+        )
     for domain, why in summary["left_out"].items():
         console.print(f"left out: {domain} ({why})")
 

@@ -23,6 +23,7 @@ class Observation:
     done_s: float
     server_ms: dict[str, float]  # by stage
     segment: int  # 0, and one more each time the run was resumed
+    cache: str = ""  # hit, miss or coalesced, where the service has a cache
     error: str | None = None
 
     @property

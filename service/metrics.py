@@ -42,6 +42,12 @@ class Metrics:
             ["stage"],
             registry=registry,
         )
+        self.cache = Counter(
+            "uie_cache_lookups",
+            "Images looked up in the cache: hit, miss, coalesced (waited for the same image of another).",
+            ["result"],
+            registry=registry,
+        )
         self.index_items = Gauge(
             "uie_index_items", "Items in the index.", multiprocess_mode="livemostrecent", registry=registry
         )

@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from service.batching import Batcher
 from service.budget import Budget
+from service.cache import Cache, How
 from service.encoder import Encoder
 from service.errors import Overloaded
 from service.images import decode
@@ -25,7 +26,8 @@ class Embedded:
     """One image's embedding and the milliseconds it took, by stage."""
 
     embedding: NDArray[np.float32]  # (dim,), unit norm
-    stages_ms: dict[str, float]  # decode, queue, infer
+    stages_ms: dict[str, float]  # decode, queue, infer; none of an image that was known
+    cache: How | None = None  # None: there is no cache
 
 
 class Pipeline:
@@ -41,6 +43,7 @@ class Pipeline:
         }
         self._in_flight = 0
         self._pixels = Budget(settings.max_pixels_in_flight, partial(self.refusal, "pixels"))
+        self._cache: Cache[Embedded] | None = Cache(settings.cache_items) if settings.cache_items else None
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         self._decode = partial(
             decode,
@@ -59,11 +62,18 @@ class Pipeline:
 
     async def embed(self, data: bytes) -> Embedded:
         """Raises UndecodableImage, ImageTooLarge, Overloaded, EncoderFailed."""
+        if self._cache is None:
+            return await self._embed_if_room(data)
+        embedded, how = await self._cache.get(data, self._embed_if_room)
+        self._metrics.cache.labels(how).inc()
+        return replace(embedded, cache=how, stages_ms={} if how == "hit" else embedded.stages_ms)
+
+    async def _embed_if_room(self, data: bytes) -> Embedded:
         self.require_room()
         return await self.embed_admitted(data)
 
     async def embed_admitted(self, data: bytes) -> Embedded:
-        """The same, whether the queue is full or not."""
+        """The same, whether the queue is full or not, and whatever the cache knows."""
         self._in_flight += 1
         self._metrics.queue_depth.inc()
         try:

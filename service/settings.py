@@ -48,6 +48,9 @@ class Settings(BaseSettings):
         512_000_000, ge=1, description="Most pixels being decoded at a time, four bytes each."
     )
     body_timeout_s: float = Field(60, gt=0, description="Longest time that a body may take to arrive.")
+    cache_items: int = Field(
+        0, ge=0, description="Embeddings kept by the hash of their image's bytes, 0.6 KB each. 0: none."
+    )
     golden_interval_s: float = Field(
         30, gt=0, description="How often the golden image is sent through, for /readyz and /livez."
     )

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import httpx
 import pytest
@@ -97,3 +98,26 @@ def test_bodies_share_a_budget_of_bytes(narrow: ServiceProcess, client: httpx.Cl
 
 def test_one_picture_alone_may_be_larger_than_the_budget_of_pixels(client: httpx.Client) -> None:
     embedding_of(client.post("/v1/embed", content=encode(noise(1, 150, 1500), "JPEG"), headers=PNG))
+
+
+def test_what_was_known_says_so(tmp_path: Path) -> None:
+    data, other = encode(noise(1)), encode(noise(2))
+    with (
+        running_service(tmp_path / "log", data_dir=str(tmp_path / "index"), cache_items="10") as service,
+        httpx.Client(base_url=service.url, timeout=60) as client,
+    ):
+        first = client.post("/v1/embed", content=data, headers=PNG)
+        again = client.post("/v1/embed", content=data, headers=PNG)
+        assert [one.headers["x-cache"] for one in (first, again)] == ["miss", "hit"]
+        assert embedding_of(first).tolist() == embedding_of(again).tolist()
+        assert "infer" in first.headers["server-timing"]
+        assert "infer" not in again.headers["server-timing"]
+        both = client.post("/v1/embed/batch", files=[("images", data), ("images", other)])
+        assert both.headers["x-cache"] == "hit"  # one of them: the time of this answer says little
+        assert client.post("/v1/search", content=other, headers=PNG).headers["x-cache"] == "hit"
+        assert metric(client, 'uie_cache_lookups_total{result="hit"}') == 3
+        assert metric(client, 'uie_cache_lookups_total{result="miss"}') == 2
+
+
+def test_without_a_cache_nothing_is_said_of_it(client: httpx.Client) -> None:
+    assert "x-cache" not in client.post("/v1/embed", content=encode(noise(1)), headers=PNG).headers

@@ -84,8 +84,8 @@ def test_a_summary_by_hand(small: Dataset, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     run.begin({"data": str(small.root), "domains": ["a", "b"], "left_out": {"c": "no such package"}})
     with run.writer() as stream:
-        stream.write(to_line(seen(A[0], [A[1], A[2]], 0.0, 0.010)))
-        stream.write(to_line(seen(A[1], [A[2], A[0]], 0.0, 0.030)))
+        stream.write(to_line(seen(A[0], [A[1], A[2]], 0.0, 0.010, cache="hit")))
+        stream.write(to_line(seen(A[1], [A[2], A[0]], 0.0, 0.030, cache="miss")))
         stream.write(to_line(seen(A[2], [], 0.5, 0.5, status=500, error="broken")))
         stream.write(to_line(seen(A[3], [A[2]], 0.090, 0.010)))
         stream.write(to_line(seen(Q, [B1, B0], 0.1, 0.1, segment=1)))
@@ -102,6 +102,7 @@ def test_a_summary_by_hand(small: Dataset, tmp_path: Path) -> None:
     assert summary["all"]["gallery"] == 6
     assert summary["all"]["failed"] == 1
     assert summary["all"]["not_asked"] == 0
+    assert summary["all"]["from_cache"] == 1
     assert summary["all"]["images_per_s"] == pytest.approx(4 / (0.1 + 0.1))  # both segments' time
     assert summary["left_out"] == {"c": "no such package"}
 

@@ -20,6 +20,8 @@ from service.pipeline import Embedded
 
 router = APIRouter()
 
+_TOLD_FIRST = ("hit", "coalesced", "miss")  # of several images: nothing that was known may look like work
+
 
 @router.post("/v1/embed", openapi_extra=IMAGE_BODY)
 async def embed(request: Request) -> Response:
@@ -28,7 +30,7 @@ async def embed(request: Request) -> Response:
     data = await read_image(request)
     async with deadline(request):
         embedded = await core.pipeline.embed(data)
-    note_stages(request, embedded.stages_ms)
+    note(request, embedded)
     if "application/octet-stream" in request.headers.get("accept", ""):
         return Response(embedded.embedding.astype("<f4").tobytes(), media_type="application/octet-stream")
     return json_response({"embedding": embedded.embedding.tolist(), **model_card(core)})
@@ -41,7 +43,7 @@ async def embed_batch(request: Request) -> Response:
     async with form_of(request, core.settings.max_request_bytes) as fields, deadline(request):
         files = fields.getlist("images")
         results = await embed_files(core, files)
-    note_bulk_stages(request, results)
+    note(request, *results)
     return json_response({"results": [_result(one) for one in results], **model_card(core)})
 
 
@@ -99,16 +101,14 @@ async def deadline(request: Request) -> AsyncIterator[None]:
         raise DeadlineExceeded("not done before the deadline that the client gave") from error
 
 
-def note_stages(request: Request, stages_ms: dict[str, float]) -> None:
-    """Add to the Server-Timing header."""
-    request.state.stages_ms.update(stages_ms)
-
-
-def note_bulk_stages(request: Request, results: Sequence[Embedded | ServiceError]) -> None:
-    """Of many images, the longest time that one spent in each stage."""
-    done = [result.stages_ms for result in results if isinstance(result, Embedded)]
-    if done:
-        note_stages(request, {stage: max(stages[stage] for stages in done) for stage in done[0]})
+def note(request: Request, *results: Embedded | ServiceError) -> None:
+    """For the answer's headers: of several images the longest time in each stage, and if one was known."""
+    done = [result for result in results if isinstance(result, Embedded)]
+    longest: dict[str, float] = request.state.stages_ms
+    for one in done:
+        for stage, ms in one.stages_ms.items():
+            longest[stage] = max(ms, longest.get(stage, 0))
+    request.state.cache = next((how for how in _TOLD_FIRST if any(one.cache == how for one in done)), None)
 
 
 def model_card(core: Core) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Envelope:
         headers = Headers(scope=scope)
         arrived = time.perf_counter()
         state = scope.setdefault("state", {})
-        state["stages_ms"] = {}
+        state["stages_ms"], state["cache"] = {}, None
         state["request_id"] = request_id = _request_id(headers.get("x-request-id"))
 
         async def send_labelled(message: Message) -> None:
@@ -51,6 +51,8 @@ class Envelope:
                 answer["X-Model-Fingerprint"] = self._core.manifest.fingerprint
                 total_ms = (time.perf_counter() - arrived) * 1e3
                 answer["Server-Timing"] = server_timing({**state["stages_ms"], "total": total_ms})
+                if state["cache"]:
+                    answer["X-Cache"] = state["cache"]
                 self._count(scope, message["status"])
             await send(message)
 

@@ -15,7 +15,7 @@ from service.core import Core
 from service.errors import InvalidRequest, ServiceError
 from service.http.body import MAX_IMAGES, form_of, media_type, parse_json, read_image_and_fields, read_json
 from service.http.docs import IMAGE_AND_PAYLOAD_BODY, IMAGES, body_of, form, json_body
-from service.http.embed import deadline, embed_files, json_response, note_bulk_stages, note_stages
+from service.http.embed import deadline, embed_files, json_response, note
 from service.http.search import DomainName, check_embedding, item_json
 from service.index import Item
 from service.pipeline import Embedded
@@ -67,7 +67,7 @@ async def put_item(request: Request, item_id: ItemPath, domain: DomainName, labe
     async with deadline(request):
         embedded = await core.pipeline.embed(data)
         (created,) = await core.index.upsert([Item(item_id, domain, label, embedded.embedding, payload)])
-    note_stages(request, embedded.stages_ms)
+    note(request, embedded)
     return json_response({"id": item_id, "created": created})
 
 
@@ -111,7 +111,7 @@ async def _from_images(request: Request, core: Core) -> list[Item | dict[str, An
         if len(entries) != len(files):
             raise InvalidRequest(f"{len(files)} images, but {len(entries)} items")
         embedded = await embed_files(core, files)
-    note_bulk_stages(request, embedded)
+    note(request, *embedded)
     return [
         _described(entry, one.embedding if isinstance(one, Embedded) else one)
         for entry, one in zip(entries, embedded, strict=True)

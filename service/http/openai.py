@@ -15,7 +15,7 @@ from service.core import Core
 from service.errors import ImageTooLarge, InvalidRequest, ServiceError, UnknownModel, UnsupportedMediaType
 from service.http.body import MAX_IMAGES, media_type, read_body
 from service.http.docs import body_of, json_body
-from service.http.embed import deadline, embed_many, json_response, note_bulk_stages
+from service.http.embed import deadline, embed_many, json_response, note
 
 router = APIRouter()
 
@@ -43,7 +43,7 @@ async def embeddings(request: Request) -> Response:
     reads = [_reader(uri, core.settings.max_image_bytes) for uri in uris]
     async with deadline(request):
         results = await embed_many(core, reads)
-    note_bulk_stages(request, results)
+    note(request, *results)
     data = []
     for index, one in enumerate(results):
         if isinstance(one, ServiceError):

@@ -13,7 +13,7 @@ from service.core import Core
 from service.errors import EmbeddingShape, InvalidRequest
 from service.http.body import media_type, read_image, read_json
 from service.http.docs import IMAGE, body_of, json_body
-from service.http.embed import deadline, json_response, model_card, note_stages
+from service.http.embed import deadline, json_response, model_card, note
 from service.index import Hit, Item, Query
 
 router = APIRouter()
@@ -54,7 +54,7 @@ async def search(
         embedding = await (_given(core, body) if is_json else _embed(request, core, body))
         query = Query(embedding, k, tuple(domain), tuple(exclude), exact)
         hits, search_ms = await core.timed_search(query)
-    note_stages(request, {"search": search_ms})
+    request.state.stages_ms["search"] = search_ms
     hits = [hit for hit in hits if hit.score >= min_score]
     answer: dict[str, Any] = {"hits": [hit_json(hit) for hit in hits], "domains": neighbourhood(hits)}
     if group_by:
@@ -101,7 +101,7 @@ def check_embedding(values: Any, dim: int) -> NDArray[np.float32]:
 
 async def _embed(request: Request, core: Core, data: bytes) -> NDArray[np.float32]:
     embedded = await core.pipeline.embed(data)
-    note_stages(request, embedded.stages_ms)
+    note(request, embedded)
     return embedded.embedding
 
 
