@@ -14,7 +14,7 @@ from model_export.descriptors import read_pixels
 from model_export.embed import CORES
 from service.encoder import PROVIDERS, Encoder
 from service.errors import StartupError
-from service.manifest import Manifest, Precision, load_canonical, load_manifest
+from service.manifest import MIN_COSINE, Manifest, Precision, load_canonical, load_manifest
 
 BATCHES = (1, 2, 3, 7, 16, 64)
 
@@ -33,7 +33,6 @@ LIMITS: dict[Precision, Limits] = {
     "fp16": Limits(batched=0.9999, torch=0.99),
     "int8": Limits(batched=0.995, torch=None),
 }
-_CANONICAL = 0.999  # the service's own limit at start
 _OTHER_PROVIDERS = 0.999  # TF32 and fused kernels: against torch on another device than torch's
 
 
@@ -78,7 +77,7 @@ def _canonical(encoder: Encoder, provider: str, folder: Path) -> Check:
     _, canonical = load_canonical(folder)
     pixels = read_pixels(folder / "canonical.png", encoder.manifest.preprocessing)
     wanted = np.asarray(canonical.embedding, dtype=np.float32)
-    return _compared(f"{provider}: canonical picture", encoder.encode(pixels[None]), wanted[None], _CANONICAL)
+    return _compared(f"{provider}: canonical picture", encoder.encode(pixels[None]), wanted[None], MIN_COSINE)
 
 
 def _batching(encoder: Encoder, provider: str) -> Check:

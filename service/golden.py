@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from service.errors import Overloaded, ServiceError, StartupError
-from service.manifest import load_canonical
+from service.manifest import MIN_COSINE, load_canonical
 from service.pipeline import Embedded
 
-_MIN_COSINE = 0.999
 _GIVEN_UP_AFTER = 10  # intervals without an answer, and the process is taken for dead
 _log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ class Golden:
         """Raises StartupError where the embedding is off."""
         embedded = await self._embed(self._image)
         cosine = float(np.dot(embedded.embedding, self._wanted))
-        self._answered, self.right = time.monotonic(), cosine > _MIN_COSINE
+        self._answered, self.right = time.monotonic(), cosine > MIN_COSINE
         if not self.right:
             raise StartupError(
                 f"the golden image's embedding is off: cosine {cosine:.5f} to the canonical one"
