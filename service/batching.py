@@ -41,6 +41,7 @@ class _Waiting:
     pixels: NDArray[np.uint8]  # (H, W, 3)
     future: asyncio.Future[Encoded]
     since: float
+    alone: bool  # shares no batch
 
 
 class Batcher:
@@ -56,6 +57,7 @@ class Batcher:
         """The session's thread tells `observe_batch` the number of images in each batch, and `observe_drop`
         of each image that it left out.
         """
+        self._last_done = time.perf_counter()
         self.seconds_per_image = 0.0  # of inference, over the last batches; 0 before the first
         self._encode = encode
         self._max_batch = max_batch
@@ -77,12 +79,17 @@ class Batcher:
         """Whether the session's thread runs."""
         return self._thread.is_alive()
 
-    async def submit(self, pixels: NDArray[np.uint8]) -> Encoded:
+    @property
+    def silence_s(self) -> float:
+        """Since the last batch came out of the session."""
+        return time.perf_counter() - self._last_done
+
+    async def submit(self, pixels: NDArray[np.uint8], alone: bool = False) -> Encoded:
         """uint8 (H, W, 3) -> its embedding. Cancelling drops the image if it still waits.
 
         Raises EncoderFailed for this image alone, or NotReady once the batcher is closed.
         """
-        item = _Waiting(pixels, asyncio.get_running_loop().create_future(), time.perf_counter())
+        item = _Waiting(pixels, asyncio.get_running_loop().create_future(), time.perf_counter(), alone)
         with self._changed:
             if self._closing:
                 raise NotReady("the service is stopping")
@@ -111,6 +118,8 @@ class Batcher:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
                 batch: list[_Waiting] = []
                 while self._waiting and len(batch) < self._max_batch:
+                    if batch and (batch[0].alone or self._waiting[0].alone):
+                        break
                     item = self._waiting.popleft()
                     if item.future.done():  # its client has gone, or its deadline has passed
                         self._observe_drop()
@@ -133,7 +142,8 @@ class Batcher:
     def _encode_batch(self, batch: list[_Waiting]) -> list[Encoded | ServiceError]:
         start = time.perf_counter()
         embeddings = self._encode(np.stack([item.pixels for item in batch]))  # (N, dim) float32
-        infer_ms = (time.perf_counter() - start) * 1e3
+        self._last_done = time.perf_counter()
+        infer_ms = (self._last_done - start) * 1e3
         self._observe_batch(len(batch))
         latest = infer_ms / 1e3 / len(batch)
         self.seconds_per_image += (latest - self.seconds_per_image) * (

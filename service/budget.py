@@ -2,37 +2,40 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
-
-from service.errors import Overloaded
+from collections.abc import Iterator
 
 
 class Budget:
-    """Thread-safe. What finds nothing else held always fits, so that no request is refused for ever."""
+    """Thread-safe. What finds nothing else held always fits, so that nothing is refused for ever."""
 
-    def __init__(self, limit: int, refusal: Callable[[], Overloaded]) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._refusal = refusal
         self._held = 0
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
 
-    def take(self, amount: int) -> None:
-        """Raises Overloaded where there is no room for it."""
-        with self._lock:
-            if self._held and amount and self._held + amount > self._limit:
-                raise self._refusal()
-            self._held += amount
+    def take(self, amount: int) -> bool:
+        """Whether there was room for it."""
+        with self._changed:
+            fits = self._fits(amount)
+            self._held += amount if fits else 0
+            return fits
 
     def give(self, amount: int) -> None:
         """What was taken comes back."""
-        with self._lock:
+        with self._changed:
             self._held -= amount
+            self._changed.notify_all()
 
     @contextlib.contextmanager
     def holding(self, amount: int) -> Iterator[None]:
-        """Raises Overloaded."""
-        self.take(amount)
+        """Waits for room; not for the event loop's thread."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._fits(amount))
+            self._held += amount
         try:
             yield
         finally:
             self.give(amount)
+
+    def _fits(self, amount: int) -> bool:
+        return not self._held or not amount or self._held + amount <= self._limit

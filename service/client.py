@@ -3,7 +3,8 @@
     with Client("http://127.0.0.1:3000") as client:
         hits = client.search(Path("shoe.jpg").read_bytes(), k=5).hits
 
-Both wait and try again where the service is full (429) or not there yet (503), and say how long they will.
+Both wait and try again where the service answers that it is full (429) or not ready (503), and tell it
+how long they will. What fails for single images of `embed_many` is in its list, and is not tried again.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ Vector = NDArray[np.float32]
 
 _TRIED_AGAIN = (429, 503)
 _FIRST_WAIT_S = 0.1
+_LONGEST_MS = 9_999_999  # that the service takes as a deadline
 
 
 class Problem(Exception):
@@ -103,7 +105,7 @@ def _search(
 
     def read(answer: httpx.Response) -> Found:
         said = answer.json()
-        return Found([Hit(**hit) for hit in said["hits"]], said["domains"])
+        return Found([_hit(hit) for hit in said["hits"]], said["domains"])
 
     params = {
         "k": k,
@@ -117,6 +119,10 @@ def _search(
     else:
         arguments = {"json": {"id": query} if isinstance(query, str) else {"embedding": query.tolist()}}
     return _Call("POST", "/v1/search", read, {"params": params, **arguments})
+
+
+def _hit(said: dict[str, Any]) -> Hit:
+    return Hit(said["id"], said["domain"], said["label"], said["score"], said["payload"])
 
 
 def _put(id: str, image: bytes, domain: str, label: str) -> _Call[bool]:  # noqa: A002 (the contract's word)
@@ -165,7 +171,10 @@ class _Patience:
     def arguments(self, call: _Call[T]) -> dict[str, Any]:
         """httpx's, with the time that is left."""
         left_s = max(0.001, self._ends - time.monotonic())
-        headers = {**call.arguments.get("headers", {}), "X-Deadline-Ms": str(max(1, int(left_s * 1e3)))}
+        headers = {
+            **call.arguments.get("headers", {}),
+            "X-Deadline-Ms": str(int(min(_LONGEST_MS, max(1, left_s * 1e3)))),
+        }
         return {**call.arguments, "headers": headers, "timeout": left_s}
 
     def wait_s(self, answer: httpx.Response) -> float | None:
@@ -186,9 +195,9 @@ def _result(call: _Call[T], answer: httpx.Response) -> T:
         members = answer.json()
     except ValueError:  # a proxy's page
         members = None
-    if not isinstance(members, dict):
-        members = {"status": answer.status_code, "type": "", "detail": answer.text[:200]}
-    raise Problem(members)
+    if not isinstance(members, dict) or "type" not in members:
+        members = {"type": "", "detail": answer.text[:200]}
+    raise Problem({**members, "status": answer.status_code})
 
 
 def _connection(url: str, key: str | None) -> dict[str, Any]:

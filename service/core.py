@@ -14,6 +14,7 @@ from service.pipeline import Pipeline
 from service.settings import Settings
 
 T = TypeVar("T")
+_HANGS_AFTER = 10  # intervals of the golden image without any batch
 
 
 class Core:
@@ -45,10 +46,7 @@ class Core:
             manifest.fingerprint,
         )
         self._pipeline = Pipeline(encoder, settings, self._metrics)
-        # Past the queue's limit: a full queue is no illness.
-        self._golden = Golden(
-            self._pipeline.embed_admitted, settings.model_folder, settings.golden_interval_s
-        )
+        self._golden = Golden(self._pipeline.embed_golden, settings.model_folder, settings.golden_interval_s)
         await self._golden.check()
         self._watch = asyncio.create_task(self._golden.repeat())
         self._started = True
@@ -76,7 +74,11 @@ class Core:
     @property
     def alive(self) -> bool:
         """Not in need of being killed: starting, stopping, or its threads answer."""
-        return not self._started or (self.pipeline.batcher.alive and not _present(self._golden).given_up)
+        if not self._started:
+            return True
+        # The golden image comes by even where nobody else does.
+        longest_s = _HANGS_AFTER * self.settings.golden_interval_s
+        return self.pipeline.batcher.alive and self.pipeline.batcher.silence_s < longest_s
 
     @property
     def metrics(self) -> Metrics:

@@ -9,7 +9,7 @@ ServiceError                      becomes one RFC 9457 answer
 ├── ImageTooLarge           413   read (bytes) and decode (pixels, known from the header)
 ├── UndecodableImage        400   decode
 ├── RequestTimeout          408   read: the body came too slowly
-├── Overloaded              429   read: too many bytes held; decode: too many pixels; queue: full
+├── Overloaded              429   read: too many bytes held; queue: full
 ├── DeadlineExceeded        504   read to search: the client's deadline has passed
 ├── EncoderFailed           500   infer: ours, not the client's
 ├── EmbeddingShape          422   search: a given vector cannot be an embedding of this model

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from service.errors import Overloaded, ServiceError, StartupError
+from service.errors import ServiceError, StartupError
 from service.manifest import MIN_COSINE, load_canonical
 from service.pipeline import Embedded
 
-_GIVEN_UP_AFTER = 10  # intervals without an answer, and the process is taken for dead
 _log = logging.getLogger(__name__)
 
 
@@ -33,12 +32,7 @@ class Golden:
     @property
     def late(self) -> bool:
         """No answer for longer than it is asked for: the service is stuck, or has very much to do."""
-        return self._silence_s > 2 * self._interval_s
-
-    @property
-    def given_up(self) -> bool:
-        """No answer for so long that only a new process will help."""
-        return self._silence_s > _GIVEN_UP_AFTER * self._interval_s
+        return time.monotonic() - self._answered > 2 * self._interval_s
 
     async def check(self) -> None:
         """Raises StartupError where the embedding is off."""
@@ -56,12 +50,7 @@ class Golden:
             await asyncio.sleep(self._interval_s)
             try:
                 await self.check()
-            except Overloaded:
-                _log.warning("no room for the golden image")  # if that goes on, it is late
-            except (StartupError, ServiceError) as error:
-                self._answered, self.right = time.monotonic(), False
-                _log.error("not ready: %s", error)
-
-    @property
-    def _silence_s(self) -> float:
-        return time.monotonic() - self._answered
+            except ServiceError as error:
+                _log.warning("no golden embedding: %s", error.detail)  # if that goes on, it is late
+            except StartupError as error:
+                _log.error("not serving: %s", error)

@@ -32,7 +32,7 @@ class Metrics:
         )
         self.shed = Counter(
             "uie_shed",
-            "Requests and images refused for lack of room, by what was full: queue, bytes, pixels.",
+            "Requests and images refused for lack of room, by what was full: queue, bytes.",
             ["reason"],
             registry=registry,
         )

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,18 +40,16 @@ class Pipeline:
         self._limits = {
             "queue": (settings.queue_limit, "images"),
             "bytes": (settings.max_bytes_in_flight, "bytes"),
-            "pixels": (settings.max_pixels_in_flight, "pixels"),
         }
         self._in_flight = 0
-        self._pixels = Budget(settings.max_pixels_in_flight, partial(self.refusal, "pixels"))
         self._cache: Cache[Embedded] | None = Cache(settings.cache_items) if settings.cache_items else None
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         self._decode = partial(
             decode,
             preprocessing=encoder.manifest.preprocessing,
             max_pixels=settings.max_image_pixels,
-            holding=self._pixels.holding,
         )
+        self._pixels = Budget(settings.max_pixels_in_flight)
         self.batcher = Batcher(
             encoder.encode,
             settings.max_batch,
@@ -70,21 +69,26 @@ class Pipeline:
 
     async def _embed_if_room(self, data: bytes) -> Embedded:
         self.require_room()
-        return await self.embed_admitted(data)
+        return await self._through(data, partial(self._decode, holding=self._pixels.holding))
 
-    async def embed_admitted(self, data: bytes) -> Embedded:
-        """The same, whether the queue is full or not, and whatever the cache knows."""
+    async def embed_golden(self, data: bytes) -> Embedded:
+        """Past all limits and the cache, and alone: in dynamic int8 a batch's other images matter."""
+        return await self._through(data, self._decode, alone=True)
+
+    async def _through(
+        self, data: bytes, decode: Callable[[bytes], NDArray[np.uint8]], alone: bool = False
+    ) -> Embedded:
         self._in_flight += 1
         self._metrics.queue_depth.inc()
         try:
             arrived = time.perf_counter()
-            decoding = self._pool.submit(self._timed_decode, data)
+            decoding = self._pool.submit(_timed, decode, data)
             try:
                 pixels, started, decode_ms = await asyncio.wrap_future(decoding)
             finally:
                 if decoding.cancelled():  # nobody waits for it any more, and no thread had begun it
                     self._metrics.dropped.labels("decode").inc()
-            encoded = await self.batcher.submit(pixels)
+            encoded = await self.batcher.submit(pixels, alone)
         finally:
             self._in_flight -= 1
             self._metrics.queue_depth.dec()
@@ -98,7 +102,7 @@ class Pipeline:
         if self._in_flight >= self._limit:
             raise self.refusal("queue")
 
-    def refusal(self, full: Literal["queue", "bytes", "pixels"]) -> Overloaded:
+    def refusal(self, full: Literal["queue", "bytes"]) -> Overloaded:
         """The error for what finds no room, counted; it says when what is here now will have been done."""
         self._metrics.shed.labels(full).inc()
         wait_s = self._in_flight * self.batcher.seconds_per_image
@@ -107,12 +111,15 @@ class Pipeline:
             f"there is no room for more {unit}", limit=limit, retry_after_s=min(60, max(1, math.ceil(wait_s)))
         )
 
-    def _timed_decode(self, data: bytes) -> tuple[NDArray[np.uint8], float, float]:
-        started = time.perf_counter()
-        pixels = self._decode(data)
-        return pixels, started, (time.perf_counter() - started) * 1e3
-
     def close(self) -> None:
         """Finish what is in flight."""
         self._pool.shutdown()
         self.batcher.close()
+
+
+def _timed(
+    decode: Callable[[bytes], NDArray[np.uint8]], data: bytes
+) -> tuple[NDArray[np.uint8], float, float]:
+    started = time.perf_counter()
+    pixels = decode(data)
+    return pixels, started, (time.perf_counter() - started) * 1e3

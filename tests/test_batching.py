@@ -175,3 +175,17 @@ async def test_many_clients_each_get_their_own() -> None:
         assert [result.embedding.tolist() for result in results] == [[value] for value in values]
         assert sum(sizes) == len(values)
         assert max(sizes) <= 16
+
+
+async def test_one_that_goes_alone_shares_no_batch_and_loses_no_turn() -> None:
+    gate = Gate()
+    with batching(gate) as (batcher, sizes):
+        tasks = await submit_behind(gate, batcher, [1, 2])
+        tasks.append(asyncio.create_task(batcher.submit(picture(3), alone=True)))
+        await until(lambda: batcher.depth == 2)
+        tasks.append(asyncio.create_task(batcher.submit(picture(4))))
+        await until(lambda: batcher.depth == 3)
+        gate.open.release(4)
+        encoded = await asyncio.gather(*tasks)
+    assert [float(one.embedding[0]) for one in encoded] == [1, 2, 3, 4]
+    assert sizes == [1, 1, 1, 1]

@@ -98,7 +98,17 @@ def test_it_does_not_wait_past_its_time() -> None:
 
 def test_other_errors_are_not_tried_again() -> None:
     with Client("http://x") as client:
-        seen = answering(client, httpx.Response(502, text="<html>a proxy</html>"))
+        proxies = httpx.Response(502, text="<html>a proxy</html>"), httpx.Response(502, json={"status": "UP"})
+        seen = answering(client, *proxies)
         with pytest.raises(Problem, match="502 : <html>a proxy"):
             client.info()
-    assert len(seen) == 1
+        with pytest.raises(Problem, match="502 :"):
+            client.info()
+    assert len(seen) == 2
+
+
+def test_a_long_patience_is_cut_to_what_the_service_takes() -> None:
+    with Client("http://x", timeout_s=10**6) as client:
+        seen = answering(client, INFO)
+        client.info()
+    assert seen[0].headers["x-deadline-ms"] == "9999999"

@@ -1,13 +1,14 @@
 """Bodies within their bounds, by a `receive` that the test holds in its hands."""
 
 import asyncio
+import threading
 
 import pytest
 from starlette.datastructures import Headers
 from starlette.types import Message
 
 from service.budget import Budget
-from service.errors import DeadlineExceeded, Overloaded, RequestTimeout
+from service.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestTimeout
 from service.http.intake import Intake
 
 NO_HEADERS = Headers({})
@@ -32,22 +33,46 @@ class Client:
 
 
 def intake(max_bytes: int = 100, timeout_s: float = 30) -> Intake:
-    return Intake(max_bytes, timeout_s, lambda: Overloaded("full"))
+    return Intake(max_bytes, 1000, timeout_s, lambda: Overloaded("full"))
 
 
 def test_a_budget_is_kept_and_comes_back() -> None:
-    budget = Budget(10, lambda: Overloaded("full"))
+    budget = Budget(10)
     with budget.holding(6), budget.holding(4):
-        with pytest.raises(Overloaded):
-            budget.take(1)
-        budget.take(0)
-    with budget.holding(10):
-        pass
-    with budget.holding(99), pytest.raises(Overloaded):  # larger than all there is, but alone
-        budget.take(1)
-    with budget.holding(1), pytest.raises(Overloaded), budget.holding(99):
-        pass
-    with budget.holding(10):
+        assert not budget.take(1)
+        assert budget.take(0)
+    assert budget.take(10)
+    budget.give(10)
+    with budget.holding(99):  # larger than all there is, but alone
+        assert not budget.take(1)
+    assert budget.take(1)
+    assert not budget.take(99)
+
+
+def test_who_waits_for_room_gets_it() -> None:
+    budget, entered = Budget(10), threading.Event()
+
+    def wait() -> None:
+        with budget.holding(5):
+            entered.set()
+
+    assert budget.take(8)
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert not entered.wait(0.1)
+    budget.give(8)
+    waiting.join(20)
+    assert entered.is_set()
+    assert budget.take(10)  # it gave its own back
+
+
+async def test_what_no_route_would_take_takes_no_room() -> None:
+    entrance, client = intake(), Client()
+    with (
+        entrance.body(sized(60), client.receive, None),
+        pytest.raises(ImageTooLarge),
+        entrance.body(sized(1001), client.receive, None),
+    ):
         pass
 
 

@@ -18,7 +18,8 @@ from service.core import Core
 from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
 
 MAX_IMAGES = 1000  # of one bulk request
-_FORM_SLACK_BYTES = 64 * 1024  # boundaries and small fields around one image
+FORM_SLACK_BYTES = 64 * 1024  # boundaries and small fields around one image
+MAX_JSON_BYTES = 16 * 2**20  # of items with their embeddings
 _MAX_FIELD_BYTES = 8 * 2**20
 
 
@@ -43,7 +44,7 @@ async def read_image_and_fields(request: Request) -> tuple[bytes, dict[str, str]
     max_bytes = core.settings.max_image_bytes
     kind = media_type(request.headers)
     if kind == "multipart/form-data":
-        async with form_of(request, max_bytes + _FORM_SLACK_BYTES, max_files=1) as form:
+        async with form_of(request, max_bytes + FORM_SLACK_BYTES, max_files=1) as form:
             data = await file_bytes(form.get("image"), "image", max_bytes)
             return data, {name: value for name, value in form.items() if isinstance(value, str)}
     if kind.startswith("image/") or kind in ("application/octet-stream", ""):

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.core import Core
 from service.errors import InvalidRequest, NotReady, ServiceError, Unauthorized
+from service.http.body import FORM_SLACK_BYTES, MAX_JSON_BYTES
 from service.http.intake import Intake
 
 _ALWAYS = {"/livez", "/healthz", "/metrics"}  # answered even while the service is not serving
@@ -31,7 +32,10 @@ class Envelope:
         self._core = core
         settings = core.settings
         self._intake = Intake(
-            settings.max_bytes_in_flight, settings.body_timeout_s, lambda: core.pipeline.refusal("bytes")
+            settings.max_bytes_in_flight,
+            max(settings.max_request_bytes, settings.max_image_bytes + FORM_SLACK_BYTES, MAX_JSON_BYTES),
+            settings.body_timeout_s,
+            lambda: core.pipeline.refusal("bytes"),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

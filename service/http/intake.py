@@ -11,29 +11,38 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive
 
 from service.budget import Budget
-from service.errors import DeadlineExceeded, Overloaded, RequestTimeout, ServiceError
+from service.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestTimeout, ServiceError
 
 
 class Intake:
     """What all requests pass their bodies through."""
 
-    def __init__(self, max_bytes: int, timeout_s: float, refusal: Callable[[], Overloaded]) -> None:
-        self._budget = Budget(max_bytes, refusal)
+    def __init__(
+        self, max_bytes: int, largest_bytes: int, timeout_s: float, refusal: Callable[[], Overloaded]
+    ) -> None:
+        """`max_bytes` of all bodies together, `largest_bytes` of the largest that any route takes."""
+        self._budget = Budget(max_bytes)
+        self._largest_bytes = largest_bytes
         self._timeout_s = timeout_s
+        self._refusal = refusal
 
     @contextlib.contextmanager
     def body(self, headers: Headers, receive: Receive, deadline: float | None) -> Iterator[Receive]:
         """A `receive` that keeps to the bounds; `deadline` is the client's, in the event loop's time.
 
-        Raises Overloaded; what it yields raises Overloaded, RequestTimeout or DeadlineExceeded.
+        Raises ImageTooLarge or Overloaded; what it yields raises Overloaded, RequestTimeout and
+        DeadlineExceeded.
         """
         stated = headers.get("content-length", "")
         length = int(stated) if stated.isdecimal() else None
+        if length is not None and length > self._largest_bytes:  # never to be read, so it takes no room
+            raise ImageTooLarge("the request has too many bytes", limit=self._largest_bytes, got=length)
         held = 0
 
         def take(amount: int) -> None:
             nonlocal held
-            self._budget.take(amount)
+            if not self._budget.take(amount):
+                raise self._refusal()
             held += amount
 
         clock = asyncio.get_running_loop().time

@@ -13,7 +13,15 @@ from starlette.responses import Response
 
 from service.core import Core
 from service.errors import InvalidRequest, ServiceError
-from service.http.body import MAX_IMAGES, form_of, media_type, parse_json, read_image_and_fields, read_json
+from service.http.body import (
+    MAX_IMAGES,
+    MAX_JSON_BYTES,
+    form_of,
+    media_type,
+    parse_json,
+    read_image_and_fields,
+    read_json,
+)
 from service.http.docs import IMAGE_AND_PAYLOAD_BODY, IMAGES, body_of, form, json_body
 from service.http.embed import deadline, embed_files, json_response, note
 from service.http.search import DomainName, check_embedding, item_json
@@ -26,7 +34,6 @@ router = APIRouter()
 ItemPath = Annotated[str, AfterValidator(unquote), Path(min_length=1, max_length=512)]
 Label = Annotated[str, QueryParam(max_length=512)]
 
-_MAX_JSON_BYTES = 16 * 2**20
 _MAX_PAYLOAD_BYTES = 64 * 2**10
 _MAX_PAYLOAD_DEPTH = 32
 _ITEM = "/v1/items/{item_id}"
@@ -76,7 +83,7 @@ async def post_items(request: Request) -> Response:
     """Index many pictures, by image or by embedding; each has its own result."""
     core: Core = request.app.state.core
     if media_type(request.headers) == "application/json":
-        body = await read_json(request, _MAX_JSON_BYTES)
+        body = await read_json(request, MAX_JSON_BYTES)
         entries = _entries(body.get("items") if isinstance(body, dict) else None)
         results = [_described(entry, _given_embedding(entry, core.manifest.dim)) for entry in entries]
     else:

@@ -47,8 +47,8 @@ async def embeddings(request: Request) -> Response:
     data = []
     for index, one in enumerate(results):
         if isinstance(one, ServiceError):
-            one.members["index"] = index
-            raise one
+            # A copy: where images coalesce, the error is another request's, too.
+            raise type(one)(one.detail, **{**one.members, "index": index}) from one
         vector = _written(one.embedding, asked.encoding_format)
         data.append({"object": "embedding", "index": index, "embedding": vector})
     usage = {"prompt_tokens": 0, "total_tokens": 0}  # their clients expect the table; an image has no tokens
