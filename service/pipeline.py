@@ -36,7 +36,6 @@ class Pipeline:
 
     def __init__(self, encoder: Encoder, settings: Settings, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._limit = settings.queue_limit
         self._limits = {
             "queue": (settings.queue_limit, "images"),
             "bytes": (settings.max_bytes_in_flight, "bytes"),
@@ -99,7 +98,7 @@ class Pipeline:
 
     def require_room(self) -> None:
         """Raises Overloaded where another image would not be taken."""
-        if self._in_flight >= self._limit:
+        if self._in_flight >= self._limits["queue"][0]:
             raise self.refusal("queue")
 
     def refusal(self, full: Literal["queue", "bytes"]) -> Overloaded:

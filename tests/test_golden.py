@@ -18,12 +18,14 @@ from service.manifest import load_manifest
 from service.settings import Settings
 from tests.pictures import encode, noise
 
-INTERVAL_S = 0.2
+INTERVAL_S = 0.4
 
 
 @pytest.fixture
 async def core(tmp_path: Path) -> AsyncIterator[Core]:
-    settings = Settings(data_dir=tmp_path / "index", golden_interval_s=INTERVAL_S, queue_limit=2)
+    settings = Settings(
+        data_dir=tmp_path / "index", golden_interval_s=INTERVAL_S, queue_limit=2, decode_threads=2
+    )
     made = Core(settings, load_manifest(settings.model_folder))
     await made.start()
     yield made
@@ -50,6 +52,18 @@ def statuses(core: Core) -> dict[str, int]:
     return {path: status(core, path) for path in ("/livez", "/readyz", "/v1/info")}
 
 
+def hang(core: Core) -> threading.Event:
+    """The session waits, until the event is set."""
+    gate, right = threading.Event(), core.pipeline.batcher._encode
+
+    def hanging(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert gate.wait(60)
+        return right(pixels)
+
+    core.pipeline.batcher._encode = hanging
+    return gate
+
+
 async def test_a_model_that_goes_wrong_is_noticed_and_refuses_all(core: Core) -> None:
     assert statuses(core) == {"/livez": 204, "/readyz": 204, "/v1/info": 204}
     batcher = core.pipeline.batcher
@@ -62,14 +76,7 @@ async def test_a_model_that_goes_wrong_is_noticed_and_refuses_all(core: Core) ->
 
 
 async def test_a_session_that_hangs_is_late_and_then_given_up(core: Core) -> None:
-    batcher, gate = core.pipeline.batcher, threading.Event()
-    right = batcher._encode
-
-    def hanging(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        assert gate.wait(60)
-        return right(pixels)
-
-    batcher._encode = hanging
+    gate = hang(core)
     await until(lambda: not core.ready)
     # What waits may still be answered: only new traffic should go elsewhere.
     assert statuses(core) == {"/livez": 204, "/readyz": 503, "/v1/info": 204}
@@ -81,14 +88,7 @@ async def test_a_session_that_hangs_is_late_and_then_given_up(core: Core) -> Non
 
 
 async def test_a_full_queue_is_no_illness(core: Core) -> None:
-    batcher, gate = core.pipeline.batcher, threading.Event()
-    right = batcher._encode
-
-    def hanging(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        assert gate.wait(60)
-        return right(pixels)
-
-    batcher._encode = hanging
+    gate = hang(core)
     waiting = [asyncio.create_task(core.pipeline.embed(encode(noise(seed)))) for seed in (1, 2)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded) as refused:
@@ -106,3 +106,13 @@ async def test_a_dead_session_thread_is_noticed(core: Core) -> None:
     assert statuses(core) == {"/livez": 503, "/readyz": 503, "/v1/info": 503}
     with pytest.raises(NotReady):
         await core.pipeline.embed(encode(noise(1)))
+
+
+async def test_pictures_wait_for_their_pixels_and_the_golden_one_does_not(core: Core) -> None:
+    assert core.pipeline._pixels.take(10**12)
+    waiting = asyncio.create_task(core.pipeline.embed(encode(noise(1))))
+    assert core._golden
+    await core._golden.check()  # in the other decode thread
+    assert not waiting.done()
+    core.pipeline._pixels.give(10**12)
+    await waiting

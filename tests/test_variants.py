@@ -96,6 +96,7 @@ def test_a_variant_is_close_and_says_what_it_costs(
     cosines = (embed(base, pixels) * embed(out, pixels)).sum(axis=1)
     assert cosines.min() > {"fp16": 0.999, "int8": 0.9}[precision]
     assert not np.array_equal(embed(base, pixels), embed(out, pixels))
+    np.testing.assert_allclose(np.linalg.norm(embed(out, pixels), axis=1), 1, atol=1e-6)
     held = weight_types(out)
     assert held[{"fp16": "float16", "int8": "int8"}[precision]] > sum(held.values()) / 2
     assert card.variant_of == load_manifest(base).fingerprint != card.fingerprint

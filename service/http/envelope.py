@@ -77,7 +77,7 @@ class Envelope:
             raise NotReady("the golden image did not come out in time")
         if not core.serving and path not in _ALWAYS:
             raise NotReady("the service is starting or stopping, or its golden image came out wrong")
-        keys = self._core.settings.api_keys
+        keys = core.settings.api_keys
         if keys and path not in _OPEN_PATHS:
             scheme, _, token = headers.get("authorization", "").partition(" ")
             given = token.strip().encode("latin-1")  # the header's own bytes
