@@ -22,7 +22,7 @@ from benchmarks.progress import progress_bar
 from model_export.descriptors import read_pixels, require_images
 from model_export.errors import SourceError
 from model_export.folders import whole_file
-from model_export.training.validation import evaluate
+from model_export.training.validation import evaluate, with_queries
 from service.encoder import Encoder
 from service.manifest import Preprocessing
 
@@ -111,19 +111,22 @@ def embedded(
 def score_split(
     encoder: Encoder, data: Dataset, split: str, name: str, console: Console
 ) -> dict[str, DomainScore]:
-    """R@1 and mMP@5 of each domain over the merged index."""
+    """R@1 and mMP@5 of each domain that has queries, over their merged index. Raises SourceError."""
+    domains = with_queries(data, data.domains, split)
+    if not domains:
+        raise SourceError(f"{data.root}: no {split} queries, so nothing can be scored")
     with progress_bar(console) as progress:
 
         def embed(domain: str, part: str) -> NDArray[np.float32]:
             records = data.records(domain, part)
             task = progress.add_task(f"{name}: {domain} {part}", total=len(records))
-            blocks = []
+            blocks = [np.empty((0, encoder.manifest.dim), dtype=np.float32)]
             for _, block in embedded(encoder, data, records):
                 blocks.append(block)
                 progress.advance(task, len(block))
             return np.concatenate(blocks)
 
-        return evaluate(data, data.domains, split, embed).domains
+        return evaluate(data, domains, split, embed).domains
 
 
 def _read(file: Path, preprocessing: Preprocessing, allow_missing: bool) -> NDArray[np.uint8] | None:

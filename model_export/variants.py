@@ -70,13 +70,18 @@ def export_variant(
 
 
 def calibration_pixels(data: Dataset, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Training pictures, as many of each domain and the domains in turn: uint8 (N, H, W, 3)."""
+    """Training pictures, as many of each domain and the domains in turn: uint8 (N, H, W, 3).
+
+    Raises SourceError.
+    """
     turns = []
     for domain in data.domains:
         records = data.records(domain, "train")
         rows = np.linspace(0, len(records) - 1, min(_PHOTOS_PER_DOMAIN, len(records))).round().astype(int)
         turns.append([data.image(records[row]) for row in rows])
     files = [file for turn in zip_longest(*turns) for file in turn if file is not None]
+    if not files:
+        raise SourceError(f"{data.root}: no training pictures, so int8 cannot be calibrated")
     return np.stack([read_pixels(file, preprocessing) for file in files])
 
 

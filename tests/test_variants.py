@@ -200,6 +200,26 @@ def test_a_variant_is_made_from_fp32_of_our_own_with_all_images(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("gone", ["plants", "animals/index"])
+def test_a_variant_is_made_without_the_images_that_are_missing(
+    bases: Path, tmp_path: Path, gone: str
+) -> None:
+    root = tiny_data(tmp_path / "data").root
+    for record in Dataset(root).records("plants", "test") + Dataset(root).records("animals", "index"):
+        if record.id.startswith(gone):
+            Dataset(root).image(record).unlink()
+    present = Dataset(root, present_only=True)
+    card = export_variant(bases / "conv", "int8", present, tmp_path / "out", QUIET)
+    assert card.accuracy
+    left = {"plants": {"animals", "mean"}, "animals/index": {"animals", "plants", "mean"}}
+    assert set(card.accuracy.scores("int8")) == left[gone]
+    for domain in ("plants", "animals"):
+        for record in present.records(domain, "test"):
+            present.image(record).unlink()
+    with pytest.raises(SourceError, match="no test queries"):
+        export_variant(bases / "conv", "int8", Dataset(root, present_only=True), tmp_path / "none", QUIET)
+
+
 def test_a_variant_that_cannot_be_written_leaves_nothing(
     bases: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
