@@ -1,14 +1,16 @@
 """Dynamic batching: single images from many requests, together through one session.
 
-A batch starts as soon as the session is free, with all that waits by then, up to `max_batch` images.
-Nothing waits for company: an image that finds the session idle goes alone. Requests share a batch,
-never a fate: an image whose client has gone is left out, and where a batch fails, its images are run
-one by one so that only the one at fault fails.
+A batch starts as soon as a lane is free, with all that waits by then, up to `max_batch` images (where
+several lanes are free, each takes its part).
+Nothing waits for company: an image that finds a lane idle goes alone. Requests share a batch, never a
+fate: an image whose client has gone is left out, and where a batch fails, its halves are run, and theirs,
+so that one without the memory for it is answered, and only an image at fault fails.
 """
 
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -45,7 +47,7 @@ class _Waiting:
 
 
 class Batcher:
-    """Runs `encode` in a thread of its own, so that the event loop never blocks."""
+    """Runs `encode` in threads of its own, so that the event loop never blocks."""
 
     def __init__(
         self,
@@ -53,21 +55,27 @@ class Batcher:
         max_batch: int,
         observe_batch: Callable[[int], None],
         observe_drop: Callable[[], None],
+        lanes: int = 1,
     ) -> None:
-        """The session's thread tells `observe_batch` the number of images in each batch, and `observe_drop`
-        of each image that it left out.
+        """`encode` is called from `lanes` threads at a time. They tell `observe_batch` the number of images
+        in each batch, and `observe_drop` of each image that was left out.
         """
-        self._last_done = time.perf_counter()
-        self.seconds_per_image = 0.0  # of inference, over the last batches; 0 before the first
         self._encode = encode
         self._max_batch = max_batch
         self._observe_batch = observe_batch
         self._observe_drop = observe_drop
+        self._last_done = time.perf_counter()
+        self._seconds_per_image = 0.0  # of inference, over the last batches; 0 before the first
         self._waiting: deque[_Waiting] = deque()
+        self._running: dict[int, float] = {}  # lane: when its batch began
         self._changed = threading.Condition()
         self._closing = False
-        self._thread = threading.Thread(target=self._serve, name="session", daemon=True)
-        self._thread.start()
+        self._lanes = [
+            threading.Thread(target=self._serve, args=(lane,), name=f"session-{lane}", daemon=True)
+            for lane in range(lanes)
+        ]
+        for thread in self._lanes:
+            thread.start()
 
     @property
     def depth(self) -> int:
@@ -75,14 +83,20 @@ class Batcher:
         return len(self._waiting)
 
     @property
+    def seconds_per_image(self) -> float:
+        """Of all lanes together, over the last batches; 0 before the first."""
+        return self._seconds_per_image / len(self._lanes)
+
+    @property
     def alive(self) -> bool:
-        """Whether the session's thread runs."""
-        return self._thread.is_alive()
+        """Whether all lanes run."""
+        return all(thread.is_alive() for thread in self._lanes)
 
     @property
     def silence_s(self) -> float:
-        """Since the last batch came out of the session."""
-        return time.perf_counter() - self._last_done
+        """Since a batch came out, or since the oldest one went in that has not: whichever is longer."""
+        with self._changed:
+            return time.perf_counter() - min([self._last_done, *self._running.values()])
 
     async def submit(self, pixels: NDArray[np.uint8], alone: bool = False) -> Encoded:
         """uint8 (H, W, 3) -> its embedding. Cancelling drops the image if it still waits.
@@ -98,26 +112,32 @@ class Batcher:
         return await item.future
 
     def close(self) -> None:
-        """Finish what waits, then stop the thread."""
+        """Finish what waits, then stop the threads."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._lanes:
+            thread.join()
 
-    def _serve(self) -> None:
-        while batch := self._next_batch():
+    def _serve(self, lane: int) -> None:
+        while batch := self._next_batch(lane):
             outcomes = self._run(batch)
+            with self._changed:
+                del self._running[lane]
+                self._last_done = time.perf_counter()
             # One hop to the event loop for the whole batch.
             loop = batch[0].future.get_loop()
             loop.call_soon_threadsafe(_deliver, list(zip(batch, outcomes, strict=True)))
 
-    def _next_batch(self) -> list[_Waiting]:
-        """Up to max_batch images, as soon as there is one; empty when closed and drained."""
+    def _next_batch(self, lane: int) -> list[_Waiting]:
+        """Its part of what waits, up to max_batch, as soon as there is any; empty when closed and drained."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
                 batch: list[_Waiting] = []
-                while self._waiting and len(batch) < self._max_batch:
+                free = len(self._lanes) - len(self._running)  # each takes its part
+                most = min(self._max_batch, math.ceil(len(self._waiting) / free))
+                while self._waiting and len(batch) < most:
                     if batch and (batch[0].alone or self._waiting[0].alone):
                         break
                     item = self._waiting.popleft()
@@ -125,6 +145,8 @@ class Batcher:
                         self._observe_drop()
                     else:
                         batch.append(item)
+                if batch:
+                    self._running[lane] = time.perf_counter()
                 if batch or self._closing:
                     return batch
 
@@ -132,8 +154,9 @@ class Batcher:
         try:
             return self._encode_batch(batch)
         except Exception as error:  # the thread must outlive any batch; each image gets its own error
-            if len(batch) > 1:
-                return [outcome for item in batch for outcome in self._run([item])]
+            if len(batch) > 1:  # too many for the memory, or one at fault: halves fit, or find it
+                half = len(batch) // 2
+                return self._run(batch[:half]) + self._run(batch[half:])
             if not isinstance(error, ServiceError):
                 _log.exception("inference failed")
                 error = EncoderFailed(f"inference failed: {type(error).__name__}")
@@ -142,15 +165,13 @@ class Batcher:
     def _encode_batch(self, batch: list[_Waiting]) -> list[Encoded | ServiceError]:
         start = time.perf_counter()
         embeddings = self._encode(np.stack([item.pixels for item in batch]))  # (N, dim) float32
-        self._last_done = time.perf_counter()
-        infer_ms = (self._last_done - start) * 1e3
+        infer_s = time.perf_counter() - start
         self._observe_batch(len(batch))
-        latest = infer_ms / 1e3 / len(batch)
-        self.seconds_per_image += (latest - self.seconds_per_image) * (
-            _FADING if self.seconds_per_image else 1
-        )
+        latest = infer_s / len(batch)
+        fading = _FADING if self._seconds_per_image else 1
+        self._seconds_per_image += (latest - self._seconds_per_image) * fading
         return [
-            Encoded(row, (start - item.since) * 1e3, infer_ms)
+            Encoded(row, (start - item.since) * 1e3, infer_s * 1e3)
             if np.isfinite(row).all()
             else EncoderFailed("the model gave an embedding that is not finite")
             for item, row in zip(batch, embeddings, strict=True)

@@ -36,7 +36,9 @@ class Core:
         Raises StartupError.
         """
         settings, manifest = self.settings, self.manifest
-        encoder = Encoder(settings.model_folder, manifest, settings.provider, settings.session_threads)
+        encoder = Encoder(
+            settings.model_folder, manifest, settings.provider, settings.session_threads, settings.lanes
+        )
         self._metrics = Metrics()
         self._metrics.model_info.labels(
             manifest.name, manifest.fingerprint, settings.provider, manifest.precision

@@ -1,5 +1,6 @@
 """Pixels to embeddings: uint8 (N, H, W, 3) -> float32 (N, dim), unit norm, by ONNX Runtime."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,15 @@ PROVIDERS = {
 
 
 class Encoder:
-    """One ONNX Runtime session. Not for two threads at a time."""
+    """A model in ONNX Runtime, for up to `lanes` threads at a time.
 
-    def __init__(self, folder: Path, manifest: Manifest, provider: str, threads: int) -> None:
+    On a CPU each lane computes with its share of the threads, so that no core waits at the end of every
+    layer for the others; a lone image has all of them, by a second session (docs/decisions/01).
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, provider: str, threads: int, lanes: int = 1
+    ) -> None:
         """Raises StartupError where the provider asked for is not the one that became active."""
         wanted = PROVIDERS.get(provider)
         if wanted is None or wanted not in ort.get_available_providers():
@@ -30,12 +37,12 @@ class Encoder:
             )
         if provider in ("cuda", "tensorrt"):
             ort.preload_dlls()  # CUDA and cuDNN, from the packages that came with the wheel
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        # Spinning threads would take the cores that decode the next batch.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = ort.InferenceSession(folder / "model.onnx", options, providers=[wanted])
-        active = self._session.get_providers()[0]
+        self._wide = self._narrow = _session(folder, wanted, threads)
+        if provider == "cpu" and lanes > 1:
+            self._narrow = _session(folder, wanted, max(1, threads // lanes))
+        self._busy = 0
+        self._lock = threading.Lock()
+        active = self._wide.get_providers()[0]
         if active != wanted:  # ONNX Runtime falls back to the CPU without a word
             raise StartupError(f"provider {provider!r} was asked for, but {active} is active")
         self.manifest = manifest
@@ -43,21 +50,35 @@ class Encoder:
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 (N, H, W, 3) -> float32 (N, dim), unit norm. Raises EncoderFailed."""
+        with self._lock:
+            session = self._wide if self._busy == 0 and len(pixels) == 1 else self._narrow
+            self._busy += 1
         try:
-            (embeddings,) = self._session.run(["embedding"], {"pixels": pixels})
+            (embeddings,) = session.run(["embedding"], {"pixels": pixels})
         except Exception as error:  # the bindings raise several unrelated classes
             raise EncoderFailed(f"inference failed on a batch of {len(pixels)}") from error
+        finally:
+            with self._lock:
+                self._busy -= 1
         if embeddings.shape != (len(pixels), self.manifest.dim):
             raise EncoderFailed(f"{len(pixels)} images in, embeddings {embeddings.shape} out")
         return np.asarray(embeddings, dtype=np.float32)
 
     def _check_graph(self, folder: Path) -> None:
         px, dim = self.manifest.input_px, self.manifest.dim
-        inputs = {node.name: (node.type, node.shape[1:]) for node in self._session.get_inputs()}
-        outputs = {node.name: (node.type, node.shape[1:]) for node in self._session.get_outputs()}
+        inputs = {node.name: (node.type, node.shape[1:]) for node in self._wide.get_inputs()}
+        outputs = {node.name: (node.type, node.shape[1:]) for node in self._wide.get_outputs()}
         if inputs != {"pixels": ("tensor(uint8)", [px, px, 3])} or outputs != {
             "embedding": ("tensor(float)", [dim])
         }:
             raise StartupError(
                 f"{folder / 'model.onnx'} does not take uint8 (N, {px}, {px}, 3) and give float32 (N, {dim})"
             )
+
+
+def _session(folder: Path, provider: str, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Spinning threads would take the cores that decode the next batch.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(folder / "model.onnx", options, providers=[provider])

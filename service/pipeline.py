@@ -54,6 +54,7 @@ class Pipeline:
             settings.max_batch,
             metrics.batch_images.observe,
             metrics.dropped.labels("infer").inc,
+            settings.lanes,
         )
         # A bulk request feeds the session without filling the queue that others wait in.
         self.bulk_width = min(2 * settings.max_batch, settings.queue_limit)

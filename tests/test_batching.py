@@ -40,9 +40,9 @@ class Gate:
 
 
 @contextmanager
-def batching(encode: Encode, max_batch: int = 4) -> Iterator[tuple[Batcher, list[int]]]:
+def batching(encode: Encode, max_batch: int = 4, lanes: int = 1) -> Iterator[tuple[Batcher, list[int]]]:
     sizes: list[int] = []
-    batcher = Batcher(encode, max_batch, sizes.append, lambda: None)
+    batcher = Batcher(encode, max_batch, sizes.append, lambda: None, lanes)
     try:
         yield batcher, sizes
     finally:
@@ -91,7 +91,7 @@ async def test_one_bad_image_fails_alone() -> None:
     gate = Gate()
     with batching(gate) as (batcher, _):
         tasks = await submit_behind(gate, batcher, [1, 2, BAD, 4])
-        for _ in range(5):  # the first, the batch, and its three images one by one
+        for _ in range(6):  # the first, the batch, its halves, and the halves of the one that failed
             gate.open.release()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [r.embedding.tolist() if isinstance(r, Encoded) else type(r) for r in results] == [
@@ -189,3 +189,35 @@ async def test_one_that_goes_alone_shares_no_batch_and_loses_no_turn() -> None:
         encoded = await asyncio.gather(*tasks)
     assert [float(one.embedding[0]) for one in encoded] == [1, 2, 3, 4]
     assert sizes == [1, 1, 1, 1]
+
+
+async def test_a_batch_without_the_memory_for_it_is_halved() -> None:
+    def two_at_most(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if len(pixels) > 2:
+            raise EncoderFailed("out of memory")
+        return first_pixel(pixels)
+
+    gate = Gate(two_at_most)
+    with batching(gate) as (batcher, sizes):
+        tasks = await submit_behind(gate, batcher, [1, 2, 3, 4, 5])
+        gate.open.release(4)
+        results = await asyncio.gather(*tasks)
+        assert [result.embedding.tolist() for result in results] == [[1], [2], [3], [4], [5]]
+        assert sizes == [1, 2, 2]
+
+
+async def test_lanes_run_side_by_side_and_one_that_hangs_is_seen() -> None:
+    gate = Gate()
+    with batching(gate, lanes=2) as (batcher, _):
+        first, second = (asyncio.create_task(batcher.submit(picture(value))) for value in (1, 2))
+        for _ in range(2):  # both are in, and none is out
+            await asyncio.to_thread(gate.entered.acquire)
+        gate.open.release()
+        done, [hangs] = await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
+        assert len(done) == 1
+        await asyncio.sleep(0.05)
+        gate.open.release()
+        silence_s = batcher.silence_s
+        await hangs
+        assert silence_s > 0.05
+        assert batcher.silence_s < silence_s
