@@ -10,13 +10,14 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -30,6 +31,8 @@ from service.images import decode
 from service.manifest import load_manifest
 from service.settings import Settings, load_settings
 
+Pixels = NDArray[np.uint8]
+
 
 @dataclass(frozen=True)
 class Efficiency:
@@ -41,7 +44,8 @@ class Efficiency:
     server_cpu_ms: float
     client_cpu_ms: float
     ceiling_cpu_ms: float
-    unused_cpu_ms: float
+    idle_cpu_ms: float
+    others_cpu_ms: float  # other processes on this machine, and its host's other guests
     stages_ms: dict[str, float]  # mean wall time that a request spends in each
     answered: int  # requests, every one with status 200
 
@@ -53,6 +57,7 @@ class _Round:
     server_cpu_s: float
     client_cpu_s: float
     ceiling_cpu_s: float
+    idle_cpu_s: float
     stages_ms: list[dict[str, float]]
     latencies_ms: list[float]
 
@@ -63,7 +68,8 @@ def measure(data: Dataset, rounds: int, images: int, concurrency: int, console: 
     settings = load_settings()
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "service.log"
-        with running_service(log, data_dir=f"{scratch}/index") as service, _Ceiling(settings) as ceiling:
+        with running_service(log, data_dir=f"{scratch}/index") as service:
+            ceiling = _Ceiling(settings)
             ceiling.run(pictures[:64])  # warm both up
             asyncio.run(_serve(service, pictures[:64], concurrency))
             done = []
@@ -88,7 +94,8 @@ def print_efficiency(found: Efficiency, console: Console) -> None:
     overhead = found.server_cpu_ms - found.ceiling_cpu_ms
     table.add_row("the service's: HTTP, BentoML, queueing, JSON", f"{overhead:.2f}")
     table.add_row("the client's, on the same cores", f"{found.client_cpu_ms:.2f}")
-    table.add_row("unused, or taken by others on this machine", f"{found.unused_cpu_ms:.2f}")
+    table.add_row("idle", f"{found.idle_cpu_ms:.2f}")
+    table.add_row("taken by others", f"{found.others_cpu_ms:.2f}")
     console.print(table)
     table = Table("time of a request, by stage", Column("mean ms", justify="right"))
     for stage, ms in found.stages_ms.items():
@@ -97,36 +104,39 @@ def print_efficiency(found: Efficiency, console: Console) -> None:
 
 
 class _Ceiling:
-    """The service's own session and batch size; the next batch is decoded while the last one runs."""
+    """The service's own session, lanes and batch size, with nothing in between.
+
+    Each lane decodes its own batches, so that no core waits for another; a lane that is alone has its next
+    batch decoded while the last one runs.
+    """
 
     def __init__(self, settings: Settings) -> None:
         manifest = load_manifest(settings.model_folder)
         self._preprocessing = manifest.preprocessing
-        self._max_pixels = settings.max_image_pixels
-        self._batch = settings.max_batch
-        self._encoder = Encoder(settings.model_folder, manifest, settings.provider, settings.session_threads)
-        self._decoders = ThreadPoolExecutor(settings.decode_threads)
-        self._session = ThreadPoolExecutor(1)
-
-    def __enter__(self) -> "_Ceiling":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._decoders.shutdown()
-        self._session.shutdown()
+        self._settings = settings
+        self._encoder = Encoder(
+            settings.model_folder, manifest, settings.provider, settings.threads, settings.lanes
+        )
 
     def run(self, pictures: Sequence[bytes]) -> None:
-        running = None
-        for start in range(0, len(pictures), self._batch):
-            pixels = list(self._decoders.map(self._decode, pictures[start : start + self._batch]))
-            if running:
+        most, lanes = self._settings.max_batch, self._settings.lanes
+        batches = [pictures[start : start + most] for start in range(0, len(pictures), most)]
+        with ThreadPoolExecutor(lanes) as pool, ThreadPoolExecutor(self._settings.threads) as decoders:
+            if lanes > 1:
+                list(pool.map(lambda batch: self._encoder.encode(self._decoded(batch, map)), batches))
+                return
+            running: Future[object] = pool.submit(lambda: None)
+            for batch in batches:
+                pixels = self._decoded(batch, decoders.map)
                 running.result()
-            running = self._session.submit(self._encoder.encode, np.stack(pixels))
-        if running:
+                running = pool.submit(self._encoder.encode, pixels)
             running.result()
 
-    def _decode(self, data: bytes) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-        return decode(data, self._preprocessing, self._max_pixels)
+    def _decoded(self, batch: Sequence[bytes], each: Callable[..., Iterable[Pixels]]) -> Pixels:
+        return np.stack(list(each(self._decode, batch)))
+
+    def _decode(self, data: bytes) -> Pixels:
+        return decode(data, self._preprocessing, self._settings.max_image_pixels)
 
 
 def _one_round(
@@ -138,7 +148,7 @@ def _one_round(
     ceiling_s, ceiling_cpu_s = time.perf_counter() - start, _cpu_s(own) - cpu
 
     server = psutil.Process(service.pid)
-    start, cpu, server_cpu = time.perf_counter(), _cpu_s(own), _tree_cpu_s(server)
+    start, cpu, server_cpu, idle = time.perf_counter(), _cpu_s(own), _tree_cpu_s(server), _idle_s()
     stages, latencies = asyncio.run(_serve(service, pictures, concurrency))
     served_s = time.perf_counter() - start
     return _Round(
@@ -147,6 +157,7 @@ def _one_round(
         server_cpu_s=_tree_cpu_s(server) - server_cpu,
         client_cpu_s=_cpu_s(own) - cpu,
         ceiling_cpu_s=ceiling_cpu_s,
+        idle_cpu_s=_idle_s() - idle,
         stages_ms=stages,
         latencies_ms=latencies,
     )
@@ -191,6 +202,12 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
+def _idle_s() -> float:
+    """Of the cores that this process may use, together."""
+    cores = psutil.cpu_times(percpu=True)
+    return float(sum(cores[core].idle + cores[core].iowait for core in psutil.Process().cpu_affinity()))
+
+
 def _tree_cpu_s(process: psutil.Process) -> float:
     return _cpu_s(process) + sum(_cpu_s(child) for child in process.children(recursive=True))
 
@@ -200,7 +217,8 @@ def _summary(rounds: Sequence[_Round], images: int) -> Efficiency:
     served = statistics.median(done.served for done in rounds)
     server_cpu_ms = statistics.median(done.server_cpu_s for done in rounds) / images * 1e3
     client_cpu_ms = statistics.median(done.client_cpu_s for done in rounds) / images * 1e3
-    cores = len(psutil.Process().cpu_affinity())
+    idle_cpu_ms = statistics.median(done.idle_cpu_s for done in rounds) / images * 1e3
+    all_cpu_ms = len(psutil.Process().cpu_affinity()) / served * 1e3
     return Efficiency(
         served_images_per_s=served,
         ceiling_images_per_s=statistics.median(done.ceiling for done in rounds),
@@ -208,7 +226,8 @@ def _summary(rounds: Sequence[_Round], images: int) -> Efficiency:
         server_cpu_ms=server_cpu_ms,
         client_cpu_ms=client_cpu_ms,
         ceiling_cpu_ms=statistics.median(done.ceiling_cpu_s for done in rounds) / images * 1e3,
-        unused_cpu_ms=cores / served * 1e3 - server_cpu_ms - client_cpu_ms,
+        idle_cpu_ms=idle_cpu_ms,
+        others_cpu_ms=max(0.0, all_cpu_ms - server_cpu_ms - client_cpu_ms - idle_cpu_ms),
         stages_ms=stage_means(stages, [ms for done in rounds for ms in done.latencies_ms]),
         answered=len(stages),
     )

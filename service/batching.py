@@ -1,10 +1,11 @@
-"""Dynamic batching: single images from many requests, together through one session.
+"""Dynamic batching: single images from many requests, decoded and run together by a few threads.
 
-A batch starts as soon as a lane is free, with all that waits by then, up to `max_batch` images (where
-several lanes are free, each takes its part).
-Nothing waits for company: an image that finds a lane idle goes alone. Requests share a batch, never a
-fate: an image whose client has gone is left out, and where a batch fails, its halves are run, and theirs,
-so that one without the memory for it is answered, and only an image at fault fails.
+A free thread takes what is next: a batch of decoded images for the model, or an image to decode. So no more
+threads compute than there are cores, and an image that finds the service idle goes the whole way in one of
+them. A batch is taken once it is full, or nothing waits to be decoded: nothing waits for company that has
+not come. Requests share a batch, never a fate: an image is decoded alone; one whose client has gone is left
+out; where a batch fails, its halves are run, and theirs, so that one without the memory for it is answered,
+and only an image at fault fails.
 """
 
 import asyncio
@@ -20,137 +21,194 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import EncoderFailed, NotReady, ServiceError
+from service.errors import EncoderFailed, NotReady, ServiceError, UndecodableImage
 
 _log = logging.getLogger(__name__)
 
 _FADING = 0.1  # how much the latest batch moves the average
 
+Decode = Callable[[bytes], NDArray[np.uint8]]
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
+class Capacity:
+    """How much is done at a time."""
+
+    threads: int  # that decode and infer
+    lanes: int  # at most that many of them infer
+    max_batch: int  # images
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What the threads tell as they go."""
+
+    batch: Callable[[int], None]  # images in an inference
+    not_decoded: Callable[[], None]  # an image was left out before it was decoded
+    not_inferred: Callable[[], None]  # an image was left out after that
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
-    """What became of one image in the batcher."""
+    """What became of one image."""
 
     embedding: NDArray[np.float32]  # (dim,), unit norm
-    queue_ms: float
+    decode_ms: float
+    queue_ms: float  # for a thread, and then for a lane
     infer_ms: float  # of the whole batch
 
 
 @dataclass(slots=True)
-class _Waiting:
-    pixels: NDArray[np.uint8]  # (H, W, 3)
-    future: asyncio.Future[Encoded]
-    since: float
+class _Image:
+    data: bytes
+    decode: Decode
     alone: bool  # shares no batch
+    future: asyncio.Future[Encoded]
+    since: float  # it waits, for a thread or for a lane
+    pixels: NDArray[np.uint8] | None = None  # (H, W, 3), once decoded
+    decode_ms: float = 0.0
+    queue_ms: float = 0.0
 
 
 class Batcher:
-    """Runs `encode` in threads of its own, so that the event loop never blocks."""
+    """Computes in threads of its own, so that the event loop never blocks."""
 
-    def __init__(
-        self,
-        encode: Encode,
-        max_batch: int,
-        observe_batch: Callable[[int], None],
-        observe_drop: Callable[[], None],
-        lanes: int = 1,
-    ) -> None:
-        """`encode` is called from `lanes` threads at a time. They tell `observe_batch` the number of images
-        in each batch, and `observe_drop` of each image that was left out.
-        """
+    def __init__(self, encode: Encode, capacity: Capacity, watch: Watch) -> None:
         self._encode = encode
-        self._max_batch = max_batch
-        self._observe_batch = observe_batch
-        self._observe_drop = observe_drop
+        self._capacity = capacity
+        self._watch = watch
         self._last_done = time.perf_counter()
         self._seconds_per_image = 0.0  # of inference, over the last batches; 0 before the first
-        self._waiting: deque[_Waiting] = deque()
-        self._running: dict[int, float] = {}  # lane: when its batch began
+        self._undecoded: deque[_Image] = deque()
+        self._decoded: deque[_Image] = deque()
+        self._busy: dict[int, float] = {}  # thread: since when
+        self._inferring = 0
         self._changed = threading.Condition()
         self._closing = False
-        self._lanes = [
-            threading.Thread(target=self._serve, args=(lane,), name=f"session-{lane}", daemon=True)
-            for lane in range(lanes)
+        self._threads = [
+            threading.Thread(target=self._serve, args=(number,), name=f"images-{number}", daemon=True)
+            for number in range(capacity.threads)
         ]
-        for thread in self._lanes:
+        for thread in self._threads:
             thread.start()
 
     @property
     def depth(self) -> int:
-        """Images that wait for the session."""
-        return len(self._waiting)
+        """Images that wait, to be decoded or for a lane."""
+        return len(self._undecoded) + len(self._decoded)
 
     @property
     def seconds_per_image(self) -> float:
-        """Of all lanes together, over the last batches; 0 before the first."""
-        return self._seconds_per_image / len(self._lanes)
+        """Of inference, all lanes together, over the last batches; 0 before the first."""
+        return self._seconds_per_image / self._capacity.lanes
 
     @property
     def alive(self) -> bool:
-        """Whether all lanes run."""
-        return all(thread.is_alive() for thread in self._lanes)
+        """Whether all threads run."""
+        return all(thread.is_alive() for thread in self._threads)
 
     @property
     def silence_s(self) -> float:
-        """Since a batch came out, or since the oldest one went in that has not: whichever is longer."""
+        """Since a batch came out, or since a thread began what it is at: whichever is longer."""
         with self._changed:
-            return time.perf_counter() - min([self._last_done, *self._running.values()])
+            return time.perf_counter() - min([self._last_done, *self._busy.values()])
 
-    async def submit(self, pixels: NDArray[np.uint8], alone: bool = False) -> Encoded:
-        """uint8 (H, W, 3) -> its embedding. Cancelling drops the image if it still waits.
+    async def submit(self, data: bytes, decode: Decode, alone: bool = False) -> Encoded:
+        """An encoded image to its embedding. Cancelling drops the image if it still waits.
 
-        Raises EncoderFailed for this image alone, or NotReady once the batcher is closed.
+        Raises what `decode` raises, EncoderFailed for this image alone, or NotReady once it is closed.
         """
-        item = _Waiting(pixels, asyncio.get_running_loop().create_future(), time.perf_counter(), alone)
+        future: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
         with self._changed:
             if self._closing:
                 raise NotReady("the service is stopping")
-            self._waiting.append(item)
+            self._undecoded.append(_Image(data, decode, alone, future, time.perf_counter()))
             self._changed.notify()
-        return await item.future
+        return await future
 
     def close(self) -> None:
         """Finish what waits, then stop the threads."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        for thread in self._lanes:
+        for thread in self._threads:
             thread.join()
 
-    def _serve(self, lane: int) -> None:
-        while batch := self._next_batch(lane):
-            outcomes = self._run(batch)
+    def _serve(self, thread: int) -> None:
+        while True:
             with self._changed:
-                del self._running[lane]
-                self._last_done = time.perf_counter()
-            # One hop to the event loop for the whole batch.
-            loop = batch[0].future.get_loop()
-            loop.call_soon_threadsafe(_deliver, list(zip(batch, outcomes, strict=True)))
-
-    def _next_batch(self, lane: int) -> list[_Waiting]:
-        """Its part of what waits, up to max_batch, as soon as there is any; empty when closed and drained."""
-        with self._changed:
-            while True:
-                self._changed.wait_for(lambda: self._waiting or self._closing)
-                batch: list[_Waiting] = []
-                free = len(self._lanes) - len(self._running)  # each takes its part
-                most = min(self._max_batch, math.ceil(len(self._waiting) / free))
-                while self._waiting and len(batch) < most:
-                    if batch and (batch[0].alone or self._waiting[0].alone):
-                        break
-                    item = self._waiting.popleft()
-                    if item.future.done():  # its client has gone, or its deadline has passed
-                        self._observe_drop()
-                    else:
-                        batch.append(item)
+                self._changed.wait_for(lambda: self._next_is_there or (self._closing and not self.depth))
+                batch = self._take_batch()
+                image = None if batch else self._take_undecoded()
+                if not batch and not image:
+                    if self._closing and not self.depth:
+                        return
+                    continue
+                self._busy[thread] = time.perf_counter()
+                self._inferring += bool(batch)
+            if image:
+                self._decode(image)
+            else:
+                self._infer(batch)
+            with self._changed:
+                del self._busy[thread]
+                if image and image.pixels is not None:
+                    self._decoded.append(image)
                 if batch:
-                    self._running[lane] = time.perf_counter()
-                if batch or self._closing:
-                    return batch
+                    self._inferring -= 1
+                    self._last_done = time.perf_counter()
+                self._changed.notify_all()
 
-    def _run(self, batch: list[_Waiting]) -> list[Encoded | ServiceError]:
+    @property
+    def _next_is_there(self) -> bool:
+        lane_free = self._inferring < self._capacity.lanes
+        return bool(self._undecoded or (self._decoded and lane_free))
+
+    def _take_batch(self) -> list[_Image]:
+        """What a free lane should take now, its part of it where several are free; empty if nothing."""
+        free = self._capacity.lanes - self._inferring
+        most = self._capacity.max_batch
+        if not free or (self._undecoded and len(self._decoded) < most):
+            return []
+        if not self._undecoded:
+            most = min(most, math.ceil(len(self._decoded) / free))
+        batch: list[_Image] = []
+        while self._decoded and len(batch) < most:
+            if batch and (batch[0].alone or self._decoded[0].alone):
+                break
+            image = self._decoded.popleft()
+            if image.future.done():  # its client has gone, or its deadline has passed
+                self._watch.not_inferred()
+            else:
+                batch.append(image)
+        return batch
+
+    def _take_undecoded(self) -> _Image | None:
+        while self._undecoded:
+            image = self._undecoded.popleft()
+            if not image.future.done():
+                return image
+            self._watch.not_decoded()
+        return None
+
+    def _decode(self, image: _Image) -> None:
+        start = time.perf_counter()
+        try:
+            image.pixels = image.decode(image.data)
+        except Exception as error:  # the thread must outlive any image
+            if not isinstance(error, ServiceError):
+                _log.exception("decoding failed")
+                error = UndecodableImage(f"decoding failed: {type(error).__name__}")
+            _deliver([image], [error])
+        image.queue_ms = (start - image.since) * 1e3
+        image.since = time.perf_counter()
+        image.decode_ms = (image.since - start) * 1e3
+
+    def _infer(self, batch: list[_Image]) -> None:
+        _deliver(batch, self._run(batch))
+
+    def _run(self, batch: list[_Image]) -> list[Encoded | ServiceError]:
         try:
             return self._encode_batch(batch)
         except Exception as error:  # the thread must outlive any batch; each image gets its own error
@@ -162,26 +220,33 @@ class Batcher:
                 error = EncoderFailed(f"inference failed: {type(error).__name__}")
             return [error]
 
-    def _encode_batch(self, batch: list[_Waiting]) -> list[Encoded | ServiceError]:
+    def _encode_batch(self, batch: list[_Image]) -> list[Encoded | ServiceError]:
         start = time.perf_counter()
-        embeddings = self._encode(np.stack([item.pixels for item in batch]))  # (N, dim) float32
+        pixels = [image.pixels for image in batch if image.pixels is not None]
+        embeddings = self._encode(np.stack(pixels))  # (N, dim) float32
         infer_s = time.perf_counter() - start
-        self._observe_batch(len(batch))
+        self._watch.batch(len(batch))
         latest = infer_s / len(batch)
         fading = _FADING if self._seconds_per_image else 1
         self._seconds_per_image += (latest - self._seconds_per_image) * fading
         return [
-            Encoded(row, (start - item.since) * 1e3, infer_s * 1e3)
+            Encoded(row, image.decode_ms, image.queue_ms + (start - image.since) * 1e3, infer_s * 1e3)
             if np.isfinite(row).all()
             else EncoderFailed("the model gave an embedding that is not finite")
-            for item, row in zip(batch, embeddings, strict=True)
+            for image, row in zip(batch, embeddings, strict=True)
         ]
 
 
-def _deliver(outcomes: list[tuple[_Waiting, Encoded | ServiceError]]) -> None:
-    for item, outcome in outcomes:
+def _deliver(images: list[_Image], outcomes: list[Encoded | ServiceError]) -> None:
+    """One hop to the event loop for the whole batch."""
+    done = list(zip(images, outcomes, strict=True))
+    images[0].future.get_loop().call_soon_threadsafe(_settle, done)
+
+
+def _settle(done: list[tuple[_Image, Encoded | ServiceError]]) -> None:
+    for image, outcome in done:
         with contextlib.suppress(asyncio.InvalidStateError):  # cancelled while it was in the batch
             if isinstance(outcome, Encoded):
-                item.future.set_result(outcome)
+                image.future.set_result(outcome)
             else:
-                item.future.set_exception(outcome)
+                image.future.set_exception(outcome)

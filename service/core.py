@@ -37,7 +37,7 @@ class Core:
         """
         settings, manifest = self.settings, self.manifest
         encoder = Encoder(
-            settings.model_folder, manifest, settings.provider, settings.session_threads, settings.lanes
+            settings.model_folder, manifest, settings.provider, settings.threads, settings.lanes
         )
         self._metrics = Metrics()
         self._metrics.model_info.labels(

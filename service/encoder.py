@@ -25,9 +25,7 @@ class Encoder:
     layer for the others; a lone image has all of them, by a second session (docs/decisions/01).
     """
 
-    def __init__(
-        self, folder: Path, manifest: Manifest, provider: str, threads: int, lanes: int = 1
-    ) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, provider: str, threads: int, lanes: int = 1) -> None:
         """Raises StartupError where the provider asked for is not the one that became active."""
         wanted = PROVIDERS.get(provider)
         if wanted is None or wanted not in ort.get_available_providers():

@@ -1,10 +1,6 @@
-"""An image's path: bytes -> decode pool -> batcher -> embedding, with the time each part took."""
+"""An image's path: bytes -> room, cache -> decoded, batched, inferred -> embedding, with what each took."""
 
-import asyncio
 import math
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -12,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batching import Batcher
+from service.batching import Batcher, Capacity, Decode, Watch
 from service.budget import Budget
 from service.cache import Cache, How
 from service.encoder import Encoder
@@ -32,7 +28,7 @@ class Embedded:
 
 
 class Pipeline:
-    """Decodes in a thread pool *before* anything is batched, so that a broken image harms no other."""
+    """What bounds the work, remembers it and counts it; the batcher does it."""
 
     def __init__(self, encoder: Encoder, settings: Settings, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -42,7 +38,6 @@ class Pipeline:
         }
         self._in_flight = 0
         self._cache: Cache[Embedded] | None = Cache(settings.cache_items) if settings.cache_items else None
-        self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         self._decode = partial(
             decode,
             preprocessing=encoder.manifest.preprocessing,
@@ -51,13 +46,16 @@ class Pipeline:
         self._pixels = Budget(settings.max_pixels_in_flight)
         self.batcher = Batcher(
             encoder.encode,
-            settings.max_batch,
-            metrics.batch_images.observe,
-            metrics.dropped.labels("infer").inc,
-            settings.lanes,
+            Capacity(settings.threads, settings.lanes, settings.max_batch),
+            Watch(
+                metrics.batch_images.observe,
+                metrics.dropped.labels("decode").inc,
+                metrics.dropped.labels("infer").inc,
+            ),
         )
-        # A bulk request feeds the session without filling the queue that others wait in.
-        self.bulk_width = min(2 * settings.max_batch, settings.queue_limit)
+        # A bulk request feeds the lanes without filling the queue that others wait in.
+        at_once = settings.threads + settings.lanes * settings.max_batch
+        self.bulk_width = min(2 * at_once, settings.queue_limit)
 
     async def embed(self, data: bytes) -> Embedded:
         """Raises UndecodableImage, ImageTooLarge, Overloaded, EncoderFailed."""
@@ -75,25 +73,15 @@ class Pipeline:
         """Past all limits and the cache, and alone: in dynamic int8 a batch's other images matter."""
         return await self._through(data, self._decode, alone=True)
 
-    async def _through(
-        self, data: bytes, decode: Callable[[bytes], NDArray[np.uint8]], alone: bool = False
-    ) -> Embedded:
+    async def _through(self, data: bytes, decode: Decode, alone: bool = False) -> Embedded:
         self._in_flight += 1
         self._metrics.queue_depth.inc()
         try:
-            arrived = time.perf_counter()
-            decoding = self._pool.submit(_timed, decode, data)
-            try:
-                pixels, started, decode_ms = await asyncio.wrap_future(decoding)
-            finally:
-                if decoding.cancelled():  # nobody waits for it any more, and no thread had begun it
-                    self._metrics.dropped.labels("decode").inc()
-            encoded = await self.batcher.submit(pixels, alone)
+            encoded = await self.batcher.submit(data, decode, alone)
         finally:
             self._in_flight -= 1
             self._metrics.queue_depth.dec()
-        queue_ms = (started - arrived) * 1e3 + encoded.queue_ms  # for a decode thread, and for the session
-        stages_ms = {"decode": decode_ms, "queue": queue_ms, "infer": encoded.infer_ms}
+        stages_ms = {"decode": encoded.decode_ms, "queue": encoded.queue_ms, "infer": encoded.infer_ms}
         self._metrics.observe_stages(stages_ms)
         return Embedded(encoded.embedding, stages_ms)
 
@@ -113,13 +101,4 @@ class Pipeline:
 
     def close(self) -> None:
         """Finish what is in flight."""
-        self._pool.shutdown()
         self.batcher.close()
-
-
-def _timed(
-    decode: Callable[[bytes], NDArray[np.uint8]], data: bytes
-) -> tuple[NDArray[np.uint8], float, float]:
-    started = time.perf_counter()
-    pixels = decode(data)
-    return pixels, started, (time.perf_counter() - started) * 1e3

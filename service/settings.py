@@ -26,13 +26,12 @@ class Settings(BaseSettings):
     provider: str = Field(
         "cpu", pattern="^[a-z]+$", description="ONNX Runtime execution provider: cpu, cuda, tensorrt, ..."
     )
-    session_threads: int = Field(_CORES, ge=1, description="Threads of inference.")
+    threads: int = Field(_CORES, ge=1, description="Threads that decode images and run the model.")
     lanes: int = Field(
         min(2, _CORES),
         ge=1,
-        description="Inferences at the same time. On a CPU they share the threads, a lone image has all.",
+        description="Inferences at a time. On a CPU they share its threads; a lone image has all of them.",
     )
-    decode_threads: int = Field(_CORES, ge=1, description="Images decoded at the same time.")
     workers: int = Field(1, ge=1, description="Service processes; more than one needs a Qdrant server.")
 
     data_dir: Path = Field(Path("data/index"), description="Folder of the embedded index.")

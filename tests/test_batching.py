@@ -9,14 +9,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.batching import Batcher, Encode, Encoded
-from service.errors import EncoderFailed, NotReady
+from service.batching import Batcher, Capacity, Encode, Encoded, Watch
+from service.errors import EncoderFailed, NotReady, UndecodableImage
 
 BAD = 13
+BROKEN, BUG = 250, 251  # of these the decoder fails
 
 
-def picture(value: int) -> NDArray[np.uint8]:
-    return np.full((2, 2, 3), value, dtype=np.uint8)
+def decode(data: bytes) -> NDArray[np.uint8]:
+    if data[0] == BROKEN:
+        raise UndecodableImage("broken")
+    if data[0] == BUG:
+        raise ZeroDivisionError
+    return np.full((2, 2, 3), data[0], dtype=np.uint8)
+
+
+async def embed(batcher: Batcher, value: int, alone: bool = False) -> Encoded:
+    return await batcher.submit(bytes([value]), decode, alone)
 
 
 def first_pixel(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -40,9 +49,13 @@ class Gate:
 
 
 @contextmanager
-def batching(encode: Encode, max_batch: int = 4, lanes: int = 1) -> Iterator[tuple[Batcher, list[int]]]:
+def batching(
+    encode: Encode, max_batch: int = 4, threads: int = 1, lanes: int = 1
+) -> Iterator[tuple[Batcher, list[int]]]:
     sizes: list[int] = []
-    batcher = Batcher(encode, max_batch, sizes.append, lambda: None, lanes)
+    batcher = Batcher(
+        encode, Capacity(threads, lanes, max_batch), Watch(sizes.append, lambda: None, lambda: None)
+    )
     try:
         yield batcher, sizes
     finally:
@@ -57,9 +70,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def submit_behind(gate: Gate, batcher: Batcher, values: list[int]) -> list[asyncio.Task[Encoded]]:
     """The first picture is in the session, the others wait."""
-    tasks = [asyncio.create_task(batcher.submit(picture(values[0])))]
+    tasks = [asyncio.create_task(embed(batcher, values[0]))]
     await asyncio.to_thread(gate.entered.acquire)
-    tasks += [asyncio.create_task(batcher.submit(picture(value))) for value in values[1:]]
+    tasks += [asyncio.create_task(embed(batcher, value)) for value in values[1:]]
     await until(lambda: batcher.depth == len(values) - 1)
     return tasks
 
@@ -68,7 +81,7 @@ async def test_a_lone_image_does_not_wait() -> None:
     with batching(first_pixel) as (batcher, sizes):
         waits_ms = []
         for _ in range(20):
-            encoded = await batcher.submit(picture(7))
+            encoded = await embed(batcher, 7)
             assert encoded.embedding.tolist() == [7]
             waits_ms.append(encoded.queue_ms)
         # A batching window, were there one, would be in every wait; a busy machine is not.
@@ -149,14 +162,14 @@ async def test_the_thread_outlives_a_bug_in_the_encoder() -> None:
 
     with batching(bug) as (batcher, _):
         with pytest.raises(EncoderFailed, match="ZeroDivisionError"):
-            await batcher.submit(picture(BAD))
+            await embed(batcher, BAD)
         assert batcher.alive
-        assert (await batcher.submit(picture(1))).embedding.tolist() == [1]
+        assert (await embed(batcher, 1)).embedding.tolist() == [1]
 
 
 async def test_closing_finishes_what_waits_and_then_refuses() -> None:
     gate = Gate()
-    batcher = Batcher(gate, 4, lambda _: None, lambda: None)
+    batcher = Batcher(gate, Capacity(1, 1, 4), Watch(lambda _: None, lambda: None, lambda: None))
     tasks = await submit_behind(gate, batcher, [1, 2])
     closing = asyncio.create_task(asyncio.to_thread(batcher.close))
     gate.open.release()
@@ -165,13 +178,13 @@ async def test_closing_finishes_what_waits_and_then_refuses() -> None:
     await closing
     assert not batcher.alive
     with pytest.raises(NotReady):
-        await batcher.submit(picture(3))
+        await embed(batcher, 3)
 
 
 async def test_many_clients_each_get_their_own() -> None:
     with batching(first_pixel, max_batch=16) as (batcher, sizes):
         values = [value for value in range(250) if value != BAD]
-        results = await asyncio.gather(*(batcher.submit(picture(value)) for value in values))
+        results = await asyncio.gather(*(embed(batcher, value) for value in values))
         assert [result.embedding.tolist() for result in results] == [[value] for value in values]
         assert sum(sizes) == len(values)
         assert max(sizes) <= 16
@@ -181,9 +194,9 @@ async def test_one_that_goes_alone_shares_no_batch_and_loses_no_turn() -> None:
     gate = Gate()
     with batching(gate) as (batcher, sizes):
         tasks = await submit_behind(gate, batcher, [1, 2])
-        tasks.append(asyncio.create_task(batcher.submit(picture(3), alone=True)))
+        tasks.append(asyncio.create_task(embed(batcher, 3, alone=True)))
         await until(lambda: batcher.depth == 2)
-        tasks.append(asyncio.create_task(batcher.submit(picture(4))))
+        tasks.append(asyncio.create_task(embed(batcher, 4)))
         await until(lambda: batcher.depth == 3)
         gate.open.release(4)
         encoded = await asyncio.gather(*tasks)
@@ -208,8 +221,8 @@ async def test_a_batch_without_the_memory_for_it_is_halved() -> None:
 
 async def test_lanes_run_side_by_side_and_one_that_hangs_is_seen() -> None:
     gate = Gate()
-    with batching(gate, lanes=2) as (batcher, _):
-        first, second = (asyncio.create_task(batcher.submit(picture(value))) for value in (1, 2))
+    with batching(gate, threads=2, lanes=2) as (batcher, _):
+        first, second = (asyncio.create_task(embed(batcher, value)) for value in (1, 2))
         for _ in range(2):  # both are in, and none is out
             await asyncio.to_thread(gate.entered.acquire)
         gate.open.release()
@@ -221,3 +234,38 @@ async def test_lanes_run_side_by_side_and_one_that_hangs_is_seen() -> None:
         await hangs
         assert silence_s > 0.05
         assert batcher.silence_s < silence_s
+
+
+async def test_a_broken_image_fails_alone_and_the_thread_outlives_a_bug_in_the_decoder() -> None:
+    gate = Gate()
+    with batching(gate) as (batcher, sizes):
+        tasks = await submit_behind(gate, batcher, [1, 2, BROKEN, BUG, 5])
+        gate.open.release(2)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(one) for one in results] == [
+            Encoded,
+            Encoded,
+            UndecodableImage,
+            UndecodableImage,
+            Encoded,
+        ]
+        assert str(results[3]) == "decoding failed: ZeroDivisionError"
+        assert sizes == [1, 2]
+
+
+async def test_the_next_are_decoded_while_the_only_lane_is_taken() -> None:
+    gate, decoded = Gate(), threading.Semaphore(0)
+
+    def noted(data: bytes) -> NDArray[np.uint8]:
+        decoded.release()
+        return decode(data)
+
+    with batching(gate, threads=2) as (batcher, sizes):
+        tasks = [asyncio.create_task(batcher.submit(bytes([value]), noted)) for value in range(1, 7)]
+        for _ in tasks:
+            await asyncio.to_thread(decoded.acquire)
+        gate.open.release(len(tasks))
+        results = await asyncio.gather(*tasks)
+        assert [result.embedding.tolist() for result in results] == [[value] for value in range(1, 7)]
+        assert sum(sizes) == 6
+        assert len(sizes) < 6

@@ -23,9 +23,7 @@ INTERVAL_S = 0.4
 
 @pytest.fixture
 async def core(tmp_path: Path) -> AsyncIterator[Core]:
-    settings = Settings(
-        data_dir=tmp_path / "index", golden_interval_s=INTERVAL_S, queue_limit=2, decode_threads=2
-    )
+    settings = Settings(data_dir=tmp_path / "index", golden_interval_s=INTERVAL_S, queue_limit=2, threads=2)
     made = Core(settings, load_manifest(settings.model_folder))
     await made.start()
     yield made
