@@ -149,8 +149,7 @@ class Batcher:
                 self._inferring += bool(batch)
             if image:
                 self._decode(image)
-            else:
-                self._infer(batch)
+            outcomes = self._run(batch) if batch else []
             with self._changed:
                 del self._busy[thread]
                 if image and image.pixels is not None:
@@ -159,6 +158,8 @@ class Batcher:
                     self._inferring -= 1
                     self._last_done = time.perf_counter()
                 self._changed.notify_all()
+            if batch:
+                _deliver(batch, outcomes)
 
     @property
     def _next_is_there(self) -> bool:
@@ -204,9 +205,6 @@ class Batcher:
         image.queue_ms = (start - image.since) * 1e3
         image.since = time.perf_counter()
         image.decode_ms = (image.since - start) * 1e3
-
-    def _infer(self, batch: list[_Image]) -> None:
-        _deliver(batch, self._run(batch))
 
     def _run(self, batch: list[_Image]) -> list[Encoded | ServiceError]:
         try:
