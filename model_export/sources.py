@@ -8,7 +8,7 @@ from torch import nn
 
 from benchmarks.dataset import Dataset
 from model_export.backbones import Backbone, backbone_named, weights_sha256, weights_source
-from model_export.descriptors import class_counts
+from model_export.descriptors import class_counts, require_images, require_training_images
 from model_export.errors import SourceError, TrainingError
 from model_export.export import export_model
 from model_export.flax_import import import_checkpoint
@@ -17,7 +17,7 @@ from model_export.head import DIM, LinearHead, fit_pca
 from model_export.trained import Trained
 from model_export.training.cache import describe_split
 from model_export.training.run_folder import RunFolder, head_of
-from model_export.variants import export_variant
+from model_export.variants import export_variant, require_variant_images
 from service.manifest import Manifest, Precision
 
 OFF_THE_SHELF = f"frozen backbone, PCA to {DIM} over all domains, equally weighted"
@@ -35,6 +35,7 @@ def export_source(source: str, precision: Precision, data: Dataset, out: Path, c
         return export_model(trained_from(source, data), data, out)
     if is_folder:
         return export_variant(Path(source), precision, data, out, console)
+    require_variant_images(data)  # before minutes are spent on the base
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / out.name
         export_model(trained_from(source, data), data, base)
@@ -50,6 +51,8 @@ def trained_from(source: str, data: Dataset) -> Trained:
 
 def off_the_shelf(row: Backbone, data: Dataset) -> Trained:
     """PCA to 64 dimensions on the training images of all domains."""
+    require_training_images(data, data.domains)
+    require_images(data, [(domain, "train") for domain in data.domains])
     descriptor = descriptor_graph(row)
     images = {domain: describe_split(descriptor, row, data, domain, "train") for domain in data.domains}
     head = fit_pca(images, DIM)
@@ -70,7 +73,11 @@ def from_run(run: RunFolder, data: Dataset) -> Trained:
         descriptor.load_state_dict(state["descriptor"])
     counts = class_counts(data)
     domains = {domain: counts[domain] for domain in said.domains or data.domains}
-    return _trained(row, said.weights, descriptor, head_of(state["embed"]), said.sentence, domains, data)
+    strategy = said.sentence
+    if "epoch" in state:  # runs of before did not say
+        stage = f"stage {state['stage'] + 1} of {len(said.stages)}"
+        strategy += f"; best after epoch {state['epoch']:.3g} of {stage}"
+    return _trained(row, said.weights, descriptor, head_of(state["embed"]), strategy, domains, data)
 
 
 def from_checkpoint(file: Path) -> Trained:

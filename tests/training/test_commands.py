@@ -121,7 +121,7 @@ def test_missing_images_are_counted_and_named_or_left_out(
     command = ("-m", "model_export", "train", strategy, "--data", data.root, "--out", tmp_path / "run")
     done = run(*command, "--cache", cache, home=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.strip() == (f"model_export: 1 images of {data.root} are not there, the first: {gone}")
+    assert done.stderr.strip() == (f"model_export: 1 images of {data.root} are not there: {gone}")
     done = run(*command, "--cache", cache, "--allow-missing", home=tmp_path)
     assert done.returncode == 0, done.stderr
     present = Dataset(data.root, present_only=True)
