@@ -105,7 +105,15 @@ class Dataset:
     @cached_property
     def _card(self) -> dict[str, Any]:
         file = self.root / "dataset.json"
-        return dict(json.loads(file.read_text())) if file.exists() else {}
+        if not file.exists():
+            return {}
+        try:
+            said = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file} cannot be read: {error}") from error
+        if not isinstance(said, dict):
+            raise DataError(f"{file} is not a JSON object")
+        return said
 
     def _file(self, domain: str, split: str) -> Path:
         return self._info / domain / f"{split}.json"

@@ -5,6 +5,7 @@ Pictures stay where they are: `data/images` is a link to the folder.
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from benchmarks.errors import DataError
 from benchmarks.splits import Split, split_classes
 
+_NAME = re.compile(r"[a-z0-9_-]{1,64}")  # what the service's API takes as a domain
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 
 
@@ -42,6 +44,12 @@ def lay_out(pictures: Path, out: Path) -> dict[str, FolderDomain]:
         raise DataError(f"{pictures} is not a folder")
     if out.exists():
         raise DataError(f"{out} exists already: it is left alone")
+    for folder in _folders(pictures):
+        if not _NAME.fullmatch(folder.name):
+            raise DataError(
+                f"{folder}: the folder's name is the domain's, which the service takes as 1 to 64 of "
+                "a-z, 0-9, _ and - only: rename it"
+            )
     domains = {folder.name: _domain(folder) for folder in _folders(pictures)}
     if not domains:
         raise DataError(f"{pictures} has no folders: expected <domain>/<class>/<picture>")

@@ -7,17 +7,19 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
 
 from benchmarks.dataset import Dataset
 from benchmarks.errors import BenchmarkError
 from model_export.backbones import BACKBONES
+from model_export.bench import bench as run_bench
 from model_export.comparison.run import compare as run_comparison
 from model_export.comparison.systems import STRATEGIES
-from model_export.comparison.table import chosen, write_table
+from model_export.comparison.table import chosen, notes_on, write_table
 from model_export.embed import CORES, embed_splits
 from model_export.errors import ExportError, VerifyError
 from model_export.export import export_model
+from model_export.head import HeadKind
+from model_export.listing import print_accuracy, print_checks, print_models, print_speeds
 from model_export.sources import export_source, from_checkpoint
 from model_export.training.config import load_strategy
 from model_export.training.loop import train as run_training
@@ -30,7 +32,7 @@ ZOO = Path(__file__).parent / "zoo"
 OCTET = Path("data/octet")
 CACHE = Path("data/cache")
 
-SOURCES = f"A run of `train`, an fp32 model folder, or a backbone (PCA): {', '.join(BACKBONES)}."
+SOURCES = f"A run of `train`, an fp32 model folder, or a backbone: {', '.join(BACKBONES)}."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -46,19 +48,28 @@ def export(
     source: Annotated[str, typer.Argument(help=SOURCES)],
     out: Annotated[Path, typer.Option(help="The model folder to write; its name is the model's.")],
     precision: Annotated[Precision, typer.Option(help="Of the network inside.")] = "fp32",
+    head: Annotated[HeadKind | None, typer.Option(help="Of a backbone; PCA unless said.")] = None,
     data: Annotated[Path, typer.Option(help="Fits the head, calibrates and scores a variant.")] = OCTET,
     allow_missing: ALLOW_MISSING = False,
     store: Annotated[bool, typer.Option(help="Also put it into BentoML's model store.")] = True,
 ) -> None:
     """Write an ONNX model folder, and what a variant of lower precision costs in accuracy."""
+    _check_name(out, store)
     dataset = Dataset(data, present_only=allow_missing)
-    _announce(out, export_source(source, precision, dataset, out, Console()), store)
+    _announce(out, export_source(source, precision, dataset, out, Console(), head), store)
+
+
+def _check_name(out: Path, store: bool) -> None:
+    if store:
+        from model_export.store import check_name  # BentoML takes seconds to import
+
+        check_name(out)
 
 
 def _announce(out: Path, manifest: Manifest, store: bool) -> None:
     print(f"{out}: {manifest.dim}-d, {manifest.precision}, fingerprint {manifest.fingerprint}")  # noqa: T201
     if manifest.accuracy:
-        _print_accuracy(manifest)
+        print_accuracy(manifest, Console())
     if store:
         from model_export.store import put_in_store  # BentoML takes seconds to import
 
@@ -70,10 +81,12 @@ def import_(
     checkpoint: Annotated[Path, typer.Argument(help="A released UnED or UDON checkpoint (Flax msgpack).")],
     out: Annotated[Path, typer.Option(help="The model folder to write.")],
     data: Annotated[Path, typer.Option(help="Photos for the parity check, if they are there.")] = OCTET,
+    allow_missing: ALLOW_MISSING = False,
     store: Annotated[bool, typer.Option(help="Also put it into BentoML's model store.")] = True,
 ) -> None:
     """A released checkpoint to a model folder; sizes are read off its tree."""
-    photos = Dataset(data) if data.is_dir() else None
+    _check_name(out, store)
+    photos = Dataset(data, present_only=allow_missing) if data.is_dir() else None
     _announce(out, export_model(from_checkpoint(checkpoint), photos, out), store)
 
 
@@ -116,31 +129,35 @@ def compare(
     """The paper's table: everything trained, everything scored on the merged test index."""
     dataset = Dataset(data, present_only=allow_missing)
     results = run_comparison(dataset, strategies, runs, cache, seeds, Console())
-    notes = strategies / "notes.md"  # what is to be known of these strategies, if anything
-    text = notes.read_text() if notes.exists() else ""
-    table = write_table(results, dataset, f"python -m model_export compare --data {data}", text, out)
-    print(f"{table}; chosen on validation: {chosen(results).row}")  # noqa: T201
+    notes = notes_on(dataset, strategies)
+    table = write_table(results, dataset, f"python -m model_export compare --data {data}", notes, out)
+    best = chosen(results)
+    print(f"{table}; chosen on validation: {best.row}")  # noqa: T201
     if as_json:
-        print(json.dumps([asdict(result) for result in results]))  # noqa: T201
+        said = {"results": [asdict(result) for result in results], "chosen": asdict(best)}
+        print(json.dumps(said))  # noqa: T201
 
 
 @app.command()
 def verify(
     model: MODEL,
-    data: Annotated[Path, typer.Option(help="Where the photos are that torch was asked about.")] = OCTET,
+    data: Annotated[
+        Path | None,
+        typer.Option(help=f"Has the photos that torch was asked about; {OCTET} unless said, if it is there."),
+    ] = None,
     max_loss: Annotated[float, typer.Option(min=0, help="Points of mean R@1 that a variant may lose.")] = 0.5,
     as_json: JSON = False,
 ) -> None:
     """Check a model folder: hashes, canonical vectors, batching, torch's embeddings, a variant's loss."""
-    checks = run_verify(model, Dataset(data) if data.is_dir() else None, max_loss)
-    table = Table("check", "status", "detail")
-    for check in checks:
-        table.add_row(check.name, check.status, check.detail)
-    Console().print(table)
+    photos = data or (OCTET if OCTET.is_dir() else None)
+    checks = run_verify(model, Dataset(photos) if photos else None, max_loss)
+    print_checks(checks, Console())
     failed = [check for check in checks if check.status == "failed"]
     if as_json:
         rows = [{"name": one.name, "status": one.status, "detail": one.detail} for one in checks]
-        print(json.dumps({"model": str(model), "passed": not failed, "checks": rows}))  # noqa: T201
+        complete = all(check.status != "not done" for check in checks)
+        said = {"model": str(model), "passed": not failed, "complete": complete, "checks": rows}
+        print(json.dumps(said))  # noqa: T201
     if failed:
         raise VerifyError(f"{model}: " + "; ".join(f"{one.name}: {one.detail}" for one in failed))
 
@@ -164,32 +181,26 @@ def embed(
         print(json.dumps(said))  # noqa: T201
 
 
+@app.command()
+def bench(
+    models: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Model folders.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each model.")] = 10,
+    as_json: JSON = False,
+) -> None:
+    """Images/s of models in turn, by ONNX Runtime alone on this machine's cores, at batch 1, 8 and 16."""
+    speeds = run_bench(models, rounds)
+    print_speeds(speeds, Console())
+    if as_json:
+        print(json.dumps({"models": [asdict(one) for one in speeds]}))  # noqa: T201
+
+
 @app.command(name="list")
 def list_models() -> None:
     """The models of the zoo and of BentoML's store."""
     from model_export.store import stored_models  # BentoML takes seconds to import
 
-    columns = ("name", "dim", "precision", "mean R@1", "fingerprint", "licence")
-    table = Table(*(Column(name, overflow="fold") for name in columns))
     zoo = {folder.name: folder for folder in sorted(ZOO.iterdir())}
-    for name, folder in (zoo | stored_models()).items():
-        card = load_manifest(folder)
-        known = card.accuracy and f"{100 * card.accuracy.mean_r_at_1(card.precision):.1f}"
-        table.add_row(name, str(card.dim), card.precision, known or "", card.fingerprint, card.licence)
-    Console().print(table)
-
-
-def _print_accuracy(manifest: Manifest) -> None:
-    accuracy = manifest.accuracy
-    assert accuracy is not None
-    before, after = accuracy.fp32, accuracy.scores(manifest.precision)
-    table = Table(
-        "test split", "R@1 fp32", f"R@1 {manifest.precision}", "mMP@5 fp32", f"mMP@5 {manifest.precision}"
-    )
-    for domain in before:
-        cells = [100 * one[domain][measure] for measure in ("R@1", "mMP@5") for one in (before, after)]
-        table.add_row(domain, *[f"{cell:.1f}" for cell in cells])
-    Console().print(table)
+    print_models({**zoo, **stored_models()}, Console())
 
 
 def main() -> None:

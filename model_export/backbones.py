@@ -1,6 +1,7 @@
 """Backbones: one frozen row each, and the one place that turns a row into a torch module."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,8 +10,11 @@ import torch
 from torch import nn
 
 from model_export.errors import SourceError
-from model_export.loaders import FAMILIES, load_weights
+from model_export.loaders import FAMILIES, load_weights, named_on_hub
 from service.manifest import Preprocessing
+
+_HUB = "hf-hub:"
+_TAG = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -151,8 +155,9 @@ def backbone_named(name: str) -> Backbone:
 def load_backbone(row: Backbone, weights: str = "pretrained") -> nn.Module:
     """The network in eval mode: normalised float (N, 3, H, W) -> descriptor (N, descriptor_dim).
 
-    `weights` is "pretrained" (the row's own, downloaded where a hub can be reached), a local file (torch
-    state dict or .safetensors), or "random" / "random:SEED". Raises SourceError.
+    `weights` is "pretrained" (the row's own, downloaded where a hub can be reached), another tag of the
+    library's, "hf-hub:OWNER/NAME" (and "/FILE"), a local file (torch state dict or .safetensors), or "random"
+    / "random:SEED". Raises SourceError.
     """
     seed = _seed(weights)
     file = weights_path(row, weights) if seed is None else None  # before a large network is built
@@ -168,7 +173,12 @@ def weights_path(row: Backbone, weights: str = "pretrained") -> Path:
     """The weights, not random ones, as a local file. Raises SourceError."""
     if weights == "pretrained":
         return FAMILIES[row.family].find(row.architecture, row.weights)
-    return Path(weights)
+    if weights.startswith(_HUB):
+        return named_on_hub(weights.removeprefix(_HUB))
+    file = Path(weights)
+    if _TAG.fullmatch(weights) and not file.exists():
+        return FAMILIES[row.family].find(row.architecture, weights)
+    return file
 
 
 def weights_sha256(row: Backbone, weights: str = "pretrained") -> str:
@@ -191,6 +201,8 @@ def weights_source(row: Backbone, weights: str = "pretrained") -> str:
         return f"{row.family} {row.architecture}, random weights of seed {seed}"
     if weights == "pretrained":
         return row.source
+    if weights.startswith(_HUB) or (_TAG.fullmatch(weights) and not Path(weights).exists()):
+        return f"{row.family} {row.architecture}, weights {weights}"
     return f"{row.family} {row.architecture}, weights from a file named {Path(weights).name}"
 
 

@@ -9,11 +9,12 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from benchmarks.dataset import Dataset, Record
 from model_export.descriptors import read_pixels
@@ -42,6 +43,12 @@ class Parity(BaseModel):
 
     data_fingerprint: str
     photos: tuple[Photo, ...]
+
+    @model_validator(mode="after")
+    def _of_one_width(self) -> Self:
+        if len({len(photo.embedding) for photo in self.photos}) > 1:
+            raise ValueError("embeddings of several widths")
+        return self
 
 
 def canonical_picture() -> Image.Image:

@@ -1,6 +1,7 @@
 """Descriptors of a data set's images, by the torch graph."""
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from service.errors import ServiceError
 from service.images import decode
 from service.manifest import Preprocessing
 
-_NAMED = 5
+_NAMED = 20
 MAX_PIXELS = 10**9
 
 
@@ -25,11 +26,35 @@ def missing_images(data: Dataset, splits: Iterable[tuple[str, str]]) -> list[Pat
 
 
 def require_images(data: Dataset, splits: Iterable[tuple[str, str]]) -> None:
-    """Raises SourceError where images are missing: how many, and the first of them."""
+    """Raises SourceError where images are missing: how many, and which, or the first of many."""
     missing = missing_images(data, splits)
     if missing:
         named = ", ".join(str(file) for file in missing[:_NAMED])
-        raise SourceError(f"{len(missing)} images of {data.root} are not there, the first: {named}")
+        part = f", the first {_NAMED}" if len(missing) > _NAMED else ""
+        raise SourceError(f"{len(missing)} images of {data.root} are not there{part}: {named}")
+
+
+def require_training_images(data: Dataset, domains: Sequence[str]) -> None:
+    """Raises SourceError where a domain has no training images, or there are no domains."""
+    empty = [domain for domain in domains if not data.records(domain, "train")]
+    if empty or not domains:
+        raise SourceError(f"{data.root}: no training images in {', '.join(empty) or 'any domain'}")
+
+
+def pictures_stamp(data: Dataset, domain: str, split: str) -> str:
+    """Other whenever a file of the split was replaced; one that is not there counts as such.
+
+    A data set's fingerprint may be of its info files alone, or of the day when it was laid out.
+    """
+    digest = hashlib.sha256()
+    for record in data.records(domain, split):
+        try:
+            found = data.image(record).stat()
+        except OSError:
+            digest.update(f"{record.path}\0".encode())
+        else:
+            digest.update(f"{record.path}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:16]
 
 
 def class_counts(data: Dataset) -> dict[str, int]:

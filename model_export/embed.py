@@ -19,10 +19,10 @@ from rich.console import Console
 from benchmarks.dataset import Dataset, Record
 from benchmarks.metrics import DomainScore
 from benchmarks.progress import progress_bar
-from model_export.descriptors import read_pixels, require_images
+from model_export.descriptors import pictures_stamp, read_pixels, require_images
 from model_export.errors import SourceError
 from model_export.folders import whole_file
-from model_export.training.validation import evaluate, with_queries
+from model_export.training.validation import evaluate, require_queries
 from service.encoder import Encoder
 from service.manifest import Preprocessing
 
@@ -55,15 +55,18 @@ def embed_splits(
     Raises SourceError where images are missing or broken, unless `allow_missing`: then their rows are
     zeros, which `score` counts as failed queries and as gallery items that nothing finds.
     """
+    if out.exists() and not out.is_dir():
+        raise SourceError(f"{out} is a file, not a folder: it is left alone")
     said = {"model": encoder.manifest.fingerprint, "data": data.fingerprint}
     pairs = splits_for(data, split)
     if not allow_missing:
         require_images(data, pairs)
     done = _done(out)
+    card = {pair: {**said, "pictures": pictures_stamp(data, *pair)} for pair in pairs}
     kept = [
         pair
         for pair in pairs
-        if done.get(_key(*pair)) == {**said, "missing": 0} and _npy(out, *pair).exists()
+        if done.get(_key(*pair)) == {**card[pair], "missing": 0} and _npy(out, *pair).exists()
     ]
     counts = {pair: len(data.records(*pair)) for pair in pairs}
     zeros = 0
@@ -77,7 +80,7 @@ def embed_splits(
             zero = int((~rows.any(axis=1)).sum())
             with whole_file(_npy(out, *pair)) as file, file.open("wb") as stream:
                 np.save(stream, rows)
-            done[_key(*pair)] = {**said, "missing": zero}
+            done[_key(*pair)] = {**card[pair], "missing": zero}
             with whole_file(out / "embed.json") as file:
                 file.write_text(json.dumps(done, indent=1) + "\n")
             zeros += zero
@@ -112,9 +115,7 @@ def score_split(
     encoder: Encoder, data: Dataset, split: str, name: str, console: Console
 ) -> dict[str, DomainScore]:
     """R@1 and mMP@5 of each domain that has queries, over their merged index. Raises SourceError."""
-    domains = with_queries(data, data.domains, split)
-    if not domains:
-        raise SourceError(f"{data.root}: no {split} queries, so nothing can be scored")
+    domains = require_queries(data, split)
     with progress_bar(console) as progress:
 
         def embed(domain: str, part: str) -> NDArray[np.float32]:
@@ -150,5 +151,5 @@ def _done(out: Path) -> dict[str, dict[str, Any]]:
     """`embed.json`; one that cannot be read vouches for nothing."""
     try:
         return dict(json.loads((out / "embed.json").read_text()))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return {}

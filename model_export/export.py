@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.dataset import Dataset
-from model_export.canonical import drawn_pixels, parity_pixels, write_canonical, write_parity
+from model_export.canonical import drawn_pixels, parity_pixels, parity_records, write_canonical, write_parity
 from model_export.descriptors import describe
 from model_export.errors import ParityError
 from model_export.folders import whole_model_folder
@@ -32,12 +32,14 @@ _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "pillow", "numpy")
 
 
 def export_model(trained: Trained, data: Dataset | None, out: Path) -> Manifest:
-    """Export, check against torch on photos of `data` (without it, on drawn pictures), write `out`.
+    """Export, check against torch on photos of `data` (without any, on drawn pictures), write `out`.
 
     Raises SourceError, ParityError or WriteError, and then writes nothing.
     """
     graph = EmbeddingGraph(trained.descriptor, trained.head)
     px = trained.preprocessing.input_px
+    if data and not parity_records(data):  # all of them missing, and allowed to be
+        data = None
     pixels = parity_pixels(data, trained.preprocessing) if data else drawn_pixels(_DRAWN, px)
     with whole_model_folder(out) as folder:
         onnx_file = folder / "model.onnx"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from benchmarks.offline import unit
 
 _LEAST = 0.05**2  # of the first axis' variance; Octet's 64th has more
+HeadKind = Literal["pca", "whitened", "raw"]
 DIM = 64  # of the paper's embeddings
 
 
@@ -22,6 +24,11 @@ class LinearHead:
     def __call__(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, D) -> (N, dim), unit norm."""
         return unit(unit(descriptors) @ self.weight.T + self.bias)
+
+
+def identity(dim: int) -> LinearHead:
+    """The descriptor itself, normalised."""
+    return LinearHead(np.eye(dim, dtype=np.float32), np.zeros(dim, dtype=np.float32))
 
 
 def fit_pca(descriptors: Mapping[str, NDArray[np.float32]], dim: int, whiten: bool = False) -> LinearHead:

@@ -20,6 +20,12 @@ from torch import Tensor, nn
 from model_export.errors import SourceError
 
 _HUB_TIMEOUT_S = 5.0
+_HUB_FILES = (
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+)
 _NAMED = 3  # of each kind of fault, so that an error stays one sentence
 
 
@@ -105,6 +111,15 @@ def hub_file(repo: str, names: Iterable[str]) -> Path:
     raise SourceError(f"{repo} has none of the files {', '.join(names)}")
 
 
+def named_on_hub(name: str) -> Path:
+    """The weights of OWNER/NAME, or the one file of OWNER/NAME/FILE. Raises SourceError."""
+    owner, _, rest = name.partition("/")
+    repo, _, file = rest.partition("/")
+    if not owner or not repo:
+        raise SourceError(f"hf-hub:{name}: a repository of the hub is hf-hub:OWNER/NAME")
+    return hub_file(f"{owner}/{repo}", (file,) if file else _HUB_FILES)
+
+
 class _LiteDescriptor(nn.Module):
     """EfficientNet without its classifier."""
 
@@ -118,11 +133,16 @@ class _LiteDescriptor(nn.Module):
 
 
 def _build_lite(architecture: str, _input_px: int) -> nn.Module:
-    return _LiteDescriptor(EfficientNet.from_name(architecture))
+    try:
+        return _LiteDescriptor(EfficientNet.from_name(architecture))
+    except ValueError as error:  # it lists those it knows
+        raise SourceError(f"there is no architecture {architecture}: {error}") from error
 
 
 def _find_in_package(_architecture: str, weights: str) -> Path:
     package, _, file = weights.partition("/")
+    if not file:
+        raise SourceError(f"there is no file of weights at {weights}")
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         raise SourceError(f"the package {package} with the weights {file} is not installed")
@@ -138,6 +158,8 @@ def _build_open_clip(architecture: str, _input_px: int) -> nn.Module:
     from open_clip.model import _build_vision_tower  # the public way builds the text tower too
 
     config = open_clip.get_model_config(architecture)
+    if config is None:
+        raise SourceError(f"open_clip knows no architecture {architecture}")
     tower: nn.Module = _build_vision_tower(
         config["embed_dim"], config["vision_cfg"], quick_gelu=config.get("quick_gelu", False)
     )
@@ -153,7 +175,11 @@ def _find_open_clip(architecture: str, weights: str) -> Path:
     import open_clip
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
-    repo, _, file = open_clip.get_pretrained_cfg(architecture, weights)["hf_hub"].rpartition("/")
+    said = open_clip.get_pretrained_cfg(architecture, weights).get("hf_hub")
+    if said is None:
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
+        raise SourceError(f"there are no weights {weights!r} of open_clip's {architecture}, but {known}")
+    repo, _, file = said.rpartition("/")
     return hub_file(repo, (file,) if file else (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME))
 
 
@@ -166,6 +192,8 @@ def _adapt_open_clip(_network: nn.Module, state: dict[str, Tensor]) -> dict[str,
 def _build_timm(architecture: str, input_px: int) -> nn.Module:
     import timm
 
+    if not timm.is_model(architecture):
+        raise SourceError(f"timm knows no architecture {architecture}")
     # Only a size that is not the architecture's own is said: not every network takes one.
     own_px = timm.get_pretrained_cfg(architecture).input_size[-1]
     size = {} if input_px == own_px else {"img_size": input_px}
@@ -176,6 +204,10 @@ def _build_timm(architecture: str, input_px: int) -> nn.Module:
 def _find_timm(architecture: str, weights: str) -> Path:
     import timm
 
+    known = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
+    if weights not in known:
+        tags = ", ".join(known) or "none"
+        raise SourceError(f"there are no weights {weights!r} of timm's {architecture}, but {tags}")
     config = timm.get_pretrained_cfg(f"{architecture}.{weights}")
     return hub_file(config.hf_hub_id, ("model.safetensors",))
 

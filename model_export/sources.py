@@ -8,52 +8,75 @@ from torch import nn
 
 from benchmarks.dataset import Dataset
 from model_export.backbones import Backbone, backbone_named, weights_sha256, weights_source
-from model_export.descriptors import class_counts
+from model_export.descriptors import class_counts, require_images, require_training_images
 from model_export.errors import SourceError, TrainingError
 from model_export.export import export_model
 from model_export.flax_import import import_checkpoint
 from model_export.graph import Normalise, descriptor_graph
-from model_export.head import DIM, LinearHead, fit_pca
+from model_export.head import DIM, HeadKind, LinearHead, fit_pca, identity
 from model_export.trained import Trained
 from model_export.training.cache import describe_split
 from model_export.training.run_folder import RunFolder, head_of
-from model_export.variants import export_variant
+from model_export.variants import export_variant, require_variant_images
 from service.manifest import Manifest, Precision
 
-OFF_THE_SHELF = f"frozen backbone, PCA to {DIM} over all domains, equally weighted"
+OFF_THE_SHELF: dict[HeadKind, str] = {
+    "pca": f"frozen backbone, PCA to {DIM} over all domains, equally weighted",
+    "whitened": f"frozen backbone, whitened PCA to {DIM} over all domains, equally weighted",
+    "raw": "frozen backbone, its own descriptor",
+}
 
 
-def export_source(source: str, precision: Precision, data: Dataset, out: Path, console: Console) -> Manifest:
+def export_source(
+    source: str,
+    precision: Precision,
+    data: Dataset,
+    out: Path,
+    console: Console,
+    head: HeadKind | None = None,
+) -> Manifest:
     """`source` as a model folder `out`; a variant of what is not exported yet goes by way of fp32.
 
     Raises SourceError, ParityError, WriteError or ManifestError.
     """
     is_folder = (Path(source) / "manifest.json").exists()
+    if head and (is_folder or _is_run(source)):
+        raise SourceError(f"{source} has a head of its own: --head is for a backbone")
     if precision == "fp32":
         if is_folder:
             raise SourceError(f"{source} is exported already: --precision fp16 or int8 makes a variant of it")
-        return export_model(trained_from(source, data), data, out)
+        return export_model(trained_from(source, data, head or "pca"), data, out)
     if is_folder:
         return export_variant(Path(source), precision, data, out, console)
+    require_variant_images(data)  # before minutes are spent on the base
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / out.name
-        export_model(trained_from(source, data), data, base)
+        export_model(trained_from(source, data, head or "pca"), data, base)
         return export_variant(base, precision, data, out, console)
 
 
-def trained_from(source: str, data: Dataset) -> Trained:
-    """A run folder of `train`, or a backbone's name: that network with a PCA head. Raises SourceError."""
-    if (Path(source) / "config.json").exists():
+def _is_run(source: str) -> bool:
+    return (Path(source) / "config.json").exists()
+
+
+def trained_from(source: str, data: Dataset, head: HeadKind) -> Trained:
+    """A run folder of `train`, or a backbone's name: that network with this head. Raises SourceError."""
+    if _is_run(source):
         return from_run(RunFolder(Path(source)), data)
-    return off_the_shelf(backbone_named(source), data)
+    return off_the_shelf(backbone_named(source), data, head)
 
 
-def off_the_shelf(row: Backbone, data: Dataset) -> Trained:
-    """PCA to 64 dimensions on the training images of all domains."""
+def off_the_shelf(row: Backbone, data: Dataset, kind: HeadKind) -> Trained:
+    """A PCA to 64 dimensions on the training images of all domains, or the descriptor as it is."""
+    require_training_images(data, data.domains)
+    require_images(data, [(domain, "train") for domain in data.domains])
     descriptor = descriptor_graph(row)
-    images = {domain: describe_split(descriptor, row, data, domain, "train") for domain in data.domains}
-    head = fit_pca(images, DIM)
-    return _trained(row, "pretrained", descriptor, head, OFF_THE_SHELF, class_counts(data), data)
+    if kind == "raw":
+        head, domains = identity(row.descriptor_dim), {}
+    else:
+        images = {domain: describe_split(descriptor, row, data, domain, "train") for domain in data.domains}
+        head, domains = fit_pca(images, DIM, whiten=kind == "whitened"), class_counts(data)
+    return _trained(row, "pretrained", descriptor, head, OFF_THE_SHELF[kind], domains, data)
 
 
 def from_run(run: RunFolder, data: Dataset) -> Trained:
@@ -70,7 +93,11 @@ def from_run(run: RunFolder, data: Dataset) -> Trained:
         descriptor.load_state_dict(state["descriptor"])
     counts = class_counts(data)
     domains = {domain: counts[domain] for domain in said.domains or data.domains}
-    return _trained(row, said.weights, descriptor, head_of(state["embed"]), said.sentence, domains, data)
+    strategy = said.sentence
+    if "epoch" in state:  # runs of before did not say
+        stage = f"stage {state['stage'] + 1} of {len(said.stages)}"
+        strategy += f"; best after epoch {state['epoch']:.3g} of {stage}"
+    return _trained(row, said.weights, descriptor, head_of(state["embed"]), strategy, domains, data)
 
 
 def from_checkpoint(file: Path) -> Trained:

@@ -4,10 +4,19 @@ import shutil
 from pathlib import Path
 
 import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException, NotFound
 
 from model_export.errors import WriteError
 from service.manifest import Manifest
+
+
+def check_name(folder: Path) -> None:
+    """Raises WriteError where BentoML would not take the folder's name for a model's."""
+    try:
+        bentoml.Tag(folder.name.lower(), "0")
+    except ValueError as error:
+        raise WriteError(f"{folder}: {error}; another name, or --no-store, would do") from error
 
 
 def put_in_store(folder: Path, manifest: Manifest) -> str:
@@ -29,7 +38,18 @@ def put_in_store(folder: Path, manifest: Manifest) -> str:
         raise WriteError(f"{folder} could not be put into BentoML's model store: {error}") from error
 
 
-def stored_models() -> dict[str, Path]:
-    """Folders by tag, those that hold a manifest of ours."""
-    found = {str(model.tag): Path(model.path) for model in bentoml.models.list()}
-    return {tag: folder for tag, folder in sorted(found.items()) if (folder / "manifest.json").exists()}
+def stored_models() -> dict[str, Path | WriteError]:
+    """Folders by tag, those that hold a manifest of ours; an error where the store cannot read its own entry.
+
+    The store's own listing fails whole where one entry is damaged.
+    """
+    found: dict[str, Path | WriteError] = {}
+    for file in sorted(Path(BentoMLContainer.model_store_dir.get()).glob("*/*/manifest.json")):
+        tag = f"{file.parent.parent.name}:{file.parent.name}"
+        try:
+            found[tag] = Path(bentoml.models.get(tag).path)
+        except Exception as error:  # of BentoML, of its YAML reader, or a KeyError
+            found[tag] = WriteError(
+                f"model.yaml in BentoML's store: {(str(error) or repr(error)).splitlines()[0]}"
+            )
+    return found

@@ -35,7 +35,9 @@ def export_variant(
     card = load_manifest(base)
     if card.precision != "fp32":
         raise SourceError(f"{base} is {card.precision} itself: a variant is made from an fp32 model")
-    require_images(data, [*splits_for(data, "test"), *((one, "train") for one in data.domains)])
+    if out.resolve() == base.resolve():
+        raise SourceError(f"{out} is the fp32 model itself: a variant needs a folder of its own")
+    require_variant_images(data)
     with whole_model_folder(out) as folder:
         onnx_file = folder / "model.onnx"
         if precision == "fp16":
@@ -67,6 +69,11 @@ def export_variant(
         )
         write_manifest(manifest, folder)
     return manifest
+
+
+def require_variant_images(data: Dataset) -> None:
+    """Raises SourceError where pictures to calibrate or to score with are missing."""
+    require_images(data, [*splits_for(data, "test"), *((one, "train") for one in data.domains)])
 
 
 def calibration_pixels(data: Dataset, preprocessing: Preprocessing) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from model_export.errors import SourceError
 from model_export.export import export_model
 from service.encoder import Encoder
 from service.manifest import load_manifest
+from tests.pictures import encode, noise
 from tests.tiny import DIM, tiny_data, tiny_trained
 
 QUIET = Console(quiet=True)
@@ -103,6 +104,8 @@ def test_nothing_of_another_model_or_data_is_kept(models: Path, data: Dataset, t
     pixels = read_pixels(data.image(data.records("plants", "test")[0]), other.manifest.preprocessing)
     row = vectors(data, out, "plants", "test").rows[0]
     np.testing.assert_allclose(row, other.encode(pixels[None])[0], atol=1e-5)
+    data.image(data.records("plants", "test")[0]).write_bytes(encode(noise(99, 48, 40), "PNG"))
+    assert embed_splits(other, data, "test", out, False, QUIET) == Embedded(10, 28, 0)
     info = data.root / "data" / "info_files" / "plants" / "test.json"
     info.write_text(json.dumps(json.loads(info.read_text())[::-1]))
     assert embed_splits(other, Dataset(data.root), "test", out, False, QUIET).kept == 0
@@ -113,7 +116,7 @@ def test_missing_and_broken_images_are_named_or_zeros(models: Path, data: Datase
     gone, broken = (data.image(data.records("plants", "test")[row]) for row in (3, 5))
     gone.unlink()
     assert missing_images(data, [("plants", "test"), ("animals", "index")]) == [gone]
-    with pytest.raises(SourceError, match=rf"1 images .* not there, the first: {gone}"):
+    with pytest.raises(SourceError, match=rf"1 images .* not there: {gone}"):
         embed_splits(encoder, data, "test", out, False, QUIET)
     assert not out.exists()
     broken.write_bytes(broken.read_bytes()[:100])

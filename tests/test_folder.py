@@ -72,6 +72,22 @@ def test_what_cannot_be_laid_out_is_a_sentence(tmp_path: Path, classes: dict[str
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
 
 
+@pytest.mark.parametrize("name", ["My Cars", "voitures-é", "a" * 65])
+def test_a_domain_that_the_service_would_refuse_is_refused(tmp_path: Path, name: str) -> None:
+    fill(tmp_path / "pictures", name, {"a": 2, "b": 2, "c": 2})
+    with pytest.raises(DataError, match=f"{name}.*a-z, 0-9, _ and - only"):
+        lay_out(tmp_path / "pictures", tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("card", ["{", "[1]"])
+def test_a_broken_card_is_a_sentence(pictures: Path, tmp_path: Path, card: str) -> None:
+    lay_out(pictures, tmp_path / "data")
+    (tmp_path / "data" / "dataset.json").write_text(card)
+    with pytest.raises(DataError, match=r"dataset\.json"):
+        _ = Dataset(tmp_path / "data").fingerprint
+
+
 def test_what_is_there_is_left_alone(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.json").write_text(json.dumps([1]))

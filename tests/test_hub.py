@@ -11,7 +11,14 @@ import safetensors.torch
 import torch
 from huggingface_hub import constants as hub
 
-from model_export.backbones import BACKBONES, Backbone, load_backbone, weights_path, weights_sha256
+from model_export.backbones import (
+    BACKBONES,
+    Backbone,
+    load_backbone,
+    weights_path,
+    weights_sha256,
+    weights_source,
+)
 from model_export.errors import SourceError
 
 TINY = replace(BACKBONES["imagenet-vit-s16"], architecture="test_vit", weights="r160_in1k", descriptor_dim=64)
@@ -63,6 +70,50 @@ def test_without_a_hub_one_request_and_one_sentence(row: Backbone, repo: str, br
             ask(row)
         assert "\n" not in str(refusal.value)
         assert len(broken_hub) == number  # no retries, which would take half a minute
+
+
+@pytest.mark.usefixtures("empty_cache")
+@pytest.mark.parametrize(
+    ("weights", "repo"),
+    [
+        ("hf-hub:laion/some-clip", "laion/some-clip"),
+        ("hf-hub:laion/some-clip/weights.bin", "laion/some-clip"),
+        ("metaclip_400m", "timm/vit_base_patch16_clip_224.metaclip_400m"),
+    ],
+)
+def test_a_strategys_weights_may_be_on_the_hub_or_a_tag(
+    weights: str, repo: str, broken_hub: list[str]
+) -> None:
+    with pytest.raises(SourceError, match=f"the weights of {repo} are not on this machine"):
+        load_backbone(BACKBONES["clip-vit-b16"], weights)
+    assert len(broken_hub) == 1
+    assert weights in weights_source(BACKBONES["clip-vit-b16"], weights)
+
+
+CLIP, LITE = BACKBONES["clip-vit-b32"], BACKBONES["efficientnet-lite0"]
+
+
+@pytest.mark.parametrize(
+    ("row", "weights", "said"),
+    [
+        (CLIP, "hf-hub:laion", "is hf-hub:OWNER/NAME"),
+        (CLIP, "nope", "no weights 'nope' of open_clip's ViT-B-32-quickgelu, but openai, "),
+        (replace(CLIP, weights="nope"), "pretrained", "no weights 'nope' of open_clip's"),
+        (replace(CLIP, architecture="ViT-Z"), "pretrained", "of open_clip's ViT-Z, but none"),
+        (replace(CLIP, architecture="ViT-Z"), "random", "open_clip knows no architecture ViT-Z"),
+        (replace(TINY, weights="nope"), "pretrained", "no weights 'nope' of timm's test_vit, but r160_in1k"),
+        (replace(TINY, architecture="vit_z"), "pretrained", "of timm's vit_z, but none"),
+        (replace(TINY, architecture="vit_z"), "random", "timm knows no architecture vit_z"),
+        (replace(LITE, architecture="lite9"), "random", "no architecture lite9"),
+        (LITE, "nope", "no file of weights at nope"),
+    ],
+)
+def test_weights_and_architectures_that_nobody_knows_are_one_sentence(
+    row: Backbone, weights: str, said: str
+) -> None:
+    with pytest.raises(SourceError, match=said) as refusal:
+        load_backbone(row, weights)
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.usefixtures("broken_hub")

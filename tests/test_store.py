@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,13 +42,27 @@ def test_an_exported_model_can_be_served_from_the_store(tmp_path: Path, environm
     (stored,) = (tmp_path / "bentoml" / "models" / "tiny-fp16").glob(card.fingerprint)
     for file in out.iterdir():
         assert (stored / file.name).read_bytes() == file.read_bytes()
+    others = [stored.parent / name for name in ("without-hash", "without-card")]
+    for other in others:
+        shutil.copytree(stored, other)
+    (others[0] / "model.onnx").write_bytes(b"half a file")
+    (others[1] / "model.yaml").write_text("a: [")
     listed = run(environment, "model_export", "list")
     assert tag in listed
+    for other in others:
+        assert f"tiny-fp16:{other.name} is damaged: " in listed
     assert "efficientnet-lite0" in listed
     settings = {**environment, "UIE_MODEL": tag, "UIE_DATA_DIR": str(tmp_path / "index")}
     run(settings, "service", "check")
     again = run(environment, *export, "--data", str(data.root), "--no-store")
     assert "store" not in again
+    export[-1] = str(tmp_path / "my model")
+    refused = subprocess.run(
+        [sys.executable, "-m", *export], env=environment, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"model_export: {export[-1]}: my model is not a valid BentoML tag")
+    assert not Path(export[-1]).exists()
 
 
 def test_a_tag_that_is_not_in_the_store_is_refused_in_one_sentence(environment: dict[str, str]) -> None:

@@ -192,10 +192,13 @@ def test_a_variant_is_made_from_fp32_of_our_own_with_all_images(
     export_variant(bases / "conv", "fp16", data, tmp_path / "half", QUIET)
     with pytest.raises(SourceError, match="is fp16 itself"):
         export_variant(tmp_path / "half", "int8", data, tmp_path / "out", QUIET)
+    with pytest.raises(SourceError, match="a folder of its own"):
+        export_variant(bases / "conv", "fp16", data, bases / "vit" / ".." / "conv", QUIET)
+    assert load_manifest(bases / "conv").precision == "fp32"
     holed = tiny_data(tmp_path / "data")
     gone = holed.image(holed.records("plants", "test")[3])
     gone.unlink()
-    with pytest.raises(SourceError, match=f"1 images .* not there, the first: {gone}"):
+    with pytest.raises(SourceError, match=f"1 images .* not there: {gone}"):
         export_variant(bases / "conv", "int8", holed, tmp_path / "out", QUIET)
     assert not (tmp_path / "out").exists()
 

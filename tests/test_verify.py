@@ -12,6 +12,7 @@ from rich.console import Console
 from benchmarks.dataset import Dataset
 from model_export import __main__ as command
 from model_export.canonical import parity_pixels, write_canonical
+from model_export.errors import SourceError
 from model_export.export import export_model
 from model_export.quantise import to_int8
 from model_export.variants import export_variant
@@ -126,6 +127,47 @@ def test_int8_kernels_do_what_the_quantised_graph_says(real: Path, octet: Datase
     assert (got * whole).sum(axis=1).min() > 0.99
 
 
+def test_known_answers_of_another_width_fail(copy: Path, data: Dataset) -> None:
+    file = copy / "fp32" / "parity.json"
+    said = json.loads(file.read_text())
+    for photo in said["photos"]:
+        photo["embedding"].append(0.0)
+    file.write_text(json.dumps(said))
+    check = named(verify(copy / "fp32", data, 0.5), "against torch")
+    assert (check.status, check.detail) == ("failed", "8 numbers, the known answer has 9")
+    said["photos"][0]["embedding"].append(0.0)
+    file.write_text(json.dumps(said))
+    with pytest.raises(SourceError, match="several widths"):
+        verify(copy / "fp32", data, 0.5)
+
+
+def test_a_variant_without_a_mean_fails(copy: Path, data: Dataset) -> None:
+    accuracy = json.loads((copy / "int8" / "manifest.json").read_text())["accuracy"]
+    del accuracy["int8"]["mean"]
+    rewrite(copy / "int8", accuracy=accuracy)
+    check = named(verify(copy / "int8", data, 100), "mean R@1")
+    assert (check.status, check.detail) == ("failed", "the manifest's accuracy has no 'mean'")
+
+
+def test_what_was_not_checked_is_said(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no data/octet here
+    verifying = ["model_export", "verify", str(models / "fp32"), "--json"]
+    monkeypatch.setattr("sys.argv", verifying)
+    with pytest.raises(SystemExit) as left:
+        command.main()
+    out, _ = capsys.readouterr()
+    said = json.loads(out.splitlines()[-1])
+    assert (left.value.code, said["passed"], said["complete"]) == (0, True, False)
+    assert "INCOMPLETE: 1 of 4 checks could not be done" in out
+    monkeypatch.setattr("sys.argv", [*verifying, "--data", str(tmp_path / "typo")])
+    with pytest.raises(SystemExit) as left:
+        command.main()
+    assert left.value.code == 1
+    assert "typo is not a data set" in capsys.readouterr().err
+
+
 def test_another_networks_embeddings_are_noticed(copy: Path, data: Dataset) -> None:
     file = copy / "fp32" / "parity.json"
     said = json.loads(file.read_text())
@@ -170,7 +212,7 @@ def test_a_variant_that_loses_too_much_is_refused_unless_told(
     assert (status, said["passed"]) == (1, False)
     assert "0.70 points lost, limit 0.5" in err.replace("\n", " ")
     status, said, err = run("--max-loss", "0.8")
-    assert (status, said["passed"], err) == (0, True, "")
+    assert (status, said["passed"], said["complete"], err) == (0, True, True, "")
 
 
 def test_a_batch_that_changes_its_members_is_noticed(

@@ -6,12 +6,15 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.dataset import Dataset
-from model_export.backbones import backbone_named
-from model_export.comparison.systems import off_the_shelf, trained, trainings
+from model_export.backbones import Backbone, backbone_named
+from model_export.comparison.systems import Training, off_the_shelf, trained, trainings
+from model_export.descriptors import require_images, require_training_images
+from model_export.embed import splits_for
+from model_export.errors import ConfigError, SourceError
 from model_export.training.cache import DescriptorCache
 from model_export.training.loop import train
 from model_export.training.run_folder import Summary
-from model_export.training.validation import Embed, evaluate, with_queries
+from model_export.training.validation import Embed, evaluate, require_queries, with_queries
 
 ORACLE = "Specialist+Oracle"
 
@@ -35,8 +38,9 @@ def compare(
     Raises ConfigError, SourceError or TrainingError.
     """
     plan = trainings(data, strategies, seeds)
-    row = backbone_named(plan[0].strategy.backbone)
-    cache = DescriptorCache(cache_dir, row, plan[0].strategy.weights, data)
+    row, weights = _one_backbone(plan, strategies)
+    _check(data)
+    cache = DescriptorCache(cache_dir, row, weights, data)
     results = [_scored(name, None, embed, data, None) for name, embed in off_the_shelf(data, cache).items()]
     specialists: dict[int, dict[str, tuple[Embed, Summary]]] = {}
     universal = []
@@ -55,6 +59,27 @@ def compare(
         oracle = {domain: embed for domain, (embed, _) in of.items()}
         results.append(_scored(ORACLE, seed, oracle, data, cpu_s))
     return results + universal
+
+
+def _one_backbone(plan: list[Training], strategies: Path) -> tuple[Backbone, str]:
+    found = list(dict.fromkeys((one.strategy.backbone, one.strategy.weights) for one in plan))
+    if len(found) > 1:
+        named = ", ".join(f"{backbone} ({weights})" for backbone, weights in found)
+        raise ConfigError(f"{strategies}: the systems of a table share one backbone, these have {named}")
+    return backbone_named(found[0][0]), found[0][1]
+
+
+def _check(data: Dataset) -> None:
+    """Raises SourceError for what would stop the comparison later, after hours."""
+    require_training_images(data, data.domains)
+    trained = [(domain, "train") for domain in data.domains]
+    require_images(data, dict.fromkeys([*trained, *splits_for(data, "val"), *splits_for(data, "test")]))
+    require_queries(data, "test")
+    unseen = sorted(set(data.domains) - set(with_queries(data, data.domains, "val")))
+    if unseen:
+        raise SourceError(
+            f"{data.root}: no validation queries in {', '.join(unseen)}, to choose a specialist"
+        )
 
 
 def _scored(

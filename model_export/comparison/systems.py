@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.dataset import Dataset
-from model_export.comparison.colour import colour_histogram
-from model_export.descriptors import read_pixels
+from model_export.comparison.colour import CELLS, colour_histogram
+from model_export.descriptors import pictures_stamp, read_pixels
 from model_export.errors import TrainingError
 from model_export.graph import descriptor_graph
 from model_export.head import DIM, fit_pca
@@ -59,7 +59,8 @@ def off_the_shelf(data: Dataset, cache: DescriptorCache) -> dict[str, Embed]:
 
     def colours(domain: str, split: str) -> NDArray[np.float32]:
         files = [data.image(record) for record in data.records(domain, split)]
-        return np.stack([colour_histogram(read_pixels(file, cache.row.preprocessing)) for file in files])
+        rows = [colour_histogram(read_pixels(file, cache.row.preprocessing)) for file in files]
+        return np.reshape(rows, (len(rows), CELLS**3))  # of no pictures, too
 
     return {
         "colour histogram": colours,
@@ -81,7 +82,8 @@ def trained(folder: Path, cache: DescriptorCache) -> Embed:
     descriptor.load_state_dict(state["descriptor"])
 
     def tuned(domain: str, split: str) -> NDArray[np.float32]:
-        file = folder / "vectors" / domain / f"{split}.npy"
+        stamp = pictures_stamp(cache.data, domain, split)
+        file = folder / "vectors" / domain / f"{split}-{stamp}.npy"
         if not file.exists():
             save_rows(file, head(describe_split(descriptor, cache.row, cache.data, domain, split)))
         return np.asarray(np.load(file))

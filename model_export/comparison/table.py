@@ -40,6 +40,12 @@ def write_table(results: list[Result], data: Dataset, command: str, notes: str, 
     return file
 
 
+def notes_on(data: Dataset, strategies: Path) -> str:
+    """What is to be known of these strategies on this very data, if anything."""
+    file = strategies / f"notes-{data.fingerprint[:16]}.md"
+    return file.read_text() if file.exists() else ""
+
+
 def chosen(results: list[Result]) -> Result:
     """The universal model with the best mean R@1 on the validation split; the test split has no say."""
     universal = [result for result in results if _is_universal(result)]

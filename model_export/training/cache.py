@@ -1,6 +1,7 @@
 """Descriptors of a frozen backbone, kept on disk: computed once for all strategies.
 
-The folder's name is a hash of everything that decides them: weights, preprocessing, data, augmentation.
+The folder's name is a hash of what decides them: weights, preprocessing, data, augmentation. The file's name
+has a hash of the pictures' sizes and times, so that a picture that was replaced is described again.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from torch import nn
 from benchmarks.dataset import Dataset
 from benchmarks.progress import progress_bar
 from model_export.backbones import Backbone, weights_sha256
-from model_export.descriptors import describe
+from model_export.descriptors import describe, pictures_stamp
 from model_export.folders import whole_file
 from model_export.graph import descriptor_graph
 from model_export.training.data import picture
@@ -38,10 +39,19 @@ class DescriptorCache:
 
     def read(self, domain: str, split: str, view: int = 0) -> NDArray[np.float32]:
         """float32 (N, D), rows in the info file's order. View 0 is plain, the others are augmented."""
-        file = self._folder / domain / f"{split}-{view}.npy"
+        file = self._folder / domain / f"{split}-{view}-{self._stamp(domain, split)}.npy"
         if not file.exists():
             save_rows(file, describe_split(self._descriptor, self.row, self.data, domain, split, view))
         return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
+
+    def _stamp(self, domain: str, split: str) -> str:
+        if (domain, split) not in self._stamps:
+            self._stamps[domain, split] = pictures_stamp(self.data, domain, split)
+        return self._stamps[domain, split]
+
+    @cached_property
+    def _stamps(self) -> dict[tuple[str, str], str]:  # once a run: a split is read at every evaluation
+        return {}
 
     @cached_property
     def _descriptor(self) -> nn.Module:  # its own, which no training changes; loaded when it is needed

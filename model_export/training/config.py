@@ -4,10 +4,11 @@
 """
 
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from model_export.errors import ConfigError
 
@@ -44,7 +45,7 @@ class Sampling(_Table):
     """Which domain each batch comes from (UnED, section 4; `steps` is of its code only)."""
 
     kind: Literal["round-robin", "dataset-size", "balanced", "steps", "teacher-loss"] = "round-robin"
-    steps: dict[str, int] = Field({}, description="Batches of each domain, for kind `steps`.")
+    steps: dict[str, PositiveInt] = Field({}, description="Batches of each domain, for kind `steps`.")
     size_power: float = Field(1.0, ge=0, le=1, description="dataset-size: shares go with size to this power.")
 
 
@@ -123,6 +124,9 @@ class Strategy(_Table):
             raise ValueError("sampling.steps and sampling.kind = 'steps' go together")
         if self.udon is not None and self.classifier.kind != "separate":
             raise ValueError("UDON's teachers and student have separate classifiers")
+        kinds = [stage.train for stage in self.stages]
+        if ("all", "head") in pairwise(kinds):
+            raise ValueError("a stage `head` after a stage `all`: it would train on the untuned network")
         return self
 
 
@@ -145,6 +149,8 @@ def _read(file: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
     parent = said.pop("extends", None)
     if parent is None:
         return said
+    if not isinstance(parent, str):
+        raise ConfigError(f"{file}: extends = {parent!r} is not a file's name")
     return _merged(_read(file.parent / parent, (*children, file.resolve())), said)
 
 

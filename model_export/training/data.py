@@ -1,7 +1,7 @@
 """What is trained on: records, labels, and the pictures or descriptors of a batch."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.dataset import Dataset, Record
-from model_export.descriptors import read_pixels, require_images
+from model_export.descriptors import read_pixels, require_images, require_training_images
 from model_export.errors import SourceError
 from model_export.training.augment import augmented
 from model_export.training.sampling import Batch
@@ -46,10 +46,8 @@ def training_set(data: Dataset, domains: Sequence[str]) -> TrainingSet:
             f"{data.root} has no domain {', '.join(missing)}; it has: {', '.join(data.domains)}"
         )
     domains = domains or data.domains
+    require_training_images(data, domains)
     records = {domain: data.records(domain, "train") for domain in domains}
-    empty = [domain for domain, rows in records.items() if not rows]
-    if empty:
-        raise SourceError(f"{data.root}: no training images in {', '.join(empty)}")
     galleries = [(domain, data.gallery_split(domain, "val")) for domain in domains]
     splits = [(domain, split) for domain in domains for split in ("train", "val")]
     require_images(data, dict.fromkeys([*splits, *galleries]))
@@ -97,12 +95,25 @@ class Pictures:
             [(batch.domain, int(row), zlib.crc32(f"{seed}/{number}/{row}".encode())) for row in batch.rows]
             for number, batch in enumerate(batches)
         ]
-        yield from DataLoader(self, batch_sampler=keys, num_workers=self.workers, collate_fn=_stacked)  # type: ignore[arg-type]
+        loader: Iterable[Tensor | SourceError] = DataLoader(
+            self,  # type: ignore[arg-type]
+            batch_sampler=keys,
+            num_workers=self.workers,
+            collate_fn=_stacked,
+        )
+        for batch in loader:
+            if isinstance(batch, SourceError):
+                raise batch
+            yield batch
 
-    def __getitem__(self, key: tuple[str, int, int]) -> NDArray[np.uint8]:
+    def __getitem__(self, key: tuple[str, int, int]) -> NDArray[np.uint8] | SourceError:
+        # Raised in a worker, an error would come back with the worker's traceback in its words.
         domain, row, seed = key
         file = self.images.data.image(self.images.records[domain][row])
-        return picture(file, self.preprocessing, seed if self.augment else None)
+        try:
+            return picture(file, self.preprocessing, seed if self.augment else None)
+        except SourceError as error:
+            return error
 
 
 def picture(file: Path, preprocessing: Preprocessing, seed: int | None) -> NDArray[np.uint8]:
@@ -112,5 +123,10 @@ def picture(file: Path, preprocessing: Preprocessing, seed: int | None) -> NDArr
     return augmented(file, preprocessing, seed)
 
 
-def _stacked(pictures: list[NDArray[np.uint8]]) -> Tensor:
-    return torch.from_numpy(np.stack(pictures))
+def _stacked(pictures: list[NDArray[np.uint8] | SourceError]) -> Tensor | SourceError:
+    read = []
+    for one in pictures:
+        if isinstance(one, SourceError):
+            return one
+        read.append(one)
+    return torch.from_numpy(np.stack(read))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from numpy.typing import NDArray
 from rich import get_console
@@ -73,8 +74,12 @@ class _Run:
         self.strategy, self.data, self.folder, self.workers = strategy, data, folder, workers
         self.images = training_set(data, strategy.domains)
         self.validated = with_queries(data, list(self.images.sizes), "val")
+        self.memory, self.optimizer_state = Memory(), None
+        for number in range(len(strategy.stages)):
+            self._planner(number)  # raises ConfigError where it does not fit the data
         # A batch touches the classifier of one domain only: the others have no gradient in that step.
         spread = DistributedDataParallelKwargs(find_unused_parameters=True)
+        AcceleratorState._reset_state()  # else the process' first training would decide the precision of all
         try:
             self.accelerator = Accelerator(mixed_precision=strategy.mixed_precision, kwargs_handlers=[spread])
         except ValueError as error:  # fp16 where there is no GPU, for one
@@ -91,7 +96,6 @@ class _Run:
         descriptor = descriptor_graph(self.row, strategy.weights).to(memory_format=torch.channels_last)
         objective = Objective(strategy, self.images.classes, self.row.descriptor_dim, trust)
         self.trainee = Trainee(descriptor, objective).to(self.accelerator.device)
-        self.memory, self.optimizer_state = Memory(), None
         state = folder.load("latest")
         if state is None:
             self._initialise()
@@ -111,13 +115,18 @@ class _Run:
             embed.weight.copy_(torch.from_numpy(head.weight))
             embed.bias.copy_(torch.from_numpy(head.bias))
 
+    def _steps(self, said: Stage) -> int:
+        return max(1, round(said.epochs * sum(self.images.sizes.values()) / said.batch))
+
+    def _planner(self, number: int) -> Planner:
+        said, sizes = self.strategy.stages[number], self.images.sizes
+        steps, seed = self._steps(said), self._seed(number)
+        return Planner(self.strategy.sampling, sizes, said.batch, steps, seed, self.memory.visits)
+
     def stage(self, number: int) -> None:
         """From where the memory stands to the stage's end."""
         said, memory = self.strategy.stages[number], self.memory
-        steps = max(1, round(said.epochs * sum(self.images.sizes.values()) / said.batch))
-        planner = Planner(
-            self.strategy.sampling, self.images.sizes, said.batch, steps, self._seed(number), memory.visits
-        )
+        steps, planner = self._steps(said), self._planner(number)
         planner.teacher_loss |= memory.teacher_loss
         with self.accelerator.main_process_first():  # descriptors are computed once
             inputs = self._inputs(said)
@@ -217,7 +226,8 @@ class _Run:
         state = memory.checkpoint(self.trainee, stage.optimizer, trained)
         if better:
             embed = self.trainee.objective.embed.state_dict()
-            self.folder.save("best", {"embed": embed, "descriptor": state["descriptor"]})
+            when = {"stage": stage.number, "epoch": memory.step / stage.steps * stage.said.epochs}
+            self.folder.save("best", {"embed": embed, "descriptor": state["descriptor"], **when})
         self.folder.write_log(memory.log)
         self.folder.save("latest", state)
 
@@ -255,17 +265,8 @@ class _Run:
 
     def finish(self) -> Summary:
         """Write the plot and the summary."""
-        memory = self.memory
-        summary = Summary(
-            title=self.strategy.title,
-            best_stage=memory.best_stage,
-            best_step=memory.best_step,
-            best_val_r_at_1=memory.best_val,
-            steps=memory.best_steps,
-            wall_s=memory.wall_s,
-            cpu_s=memory.cpu_s,
-        )
+        summary = self.memory.summary(self.strategy.title)
         if self.accelerator.is_main_process:
-            self.folder.finish(summary, memory.log)
+            self.folder.finish(summary, self.memory.log)
         self.accelerator.wait_for_everyone()
         return summary

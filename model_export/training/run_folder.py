@@ -44,6 +44,8 @@ class RunFolder:
     def check(self, strategy: Strategy, data_fingerprint: str) -> None:
         """Raises TrainingError where the folder is not this run's, and could not become so."""
         file = self.path / "config.json"
+        if self.path.exists() and not self.path.is_dir():
+            raise TrainingError(f"{self.path} is a file, not a run's folder: it is left alone")
         if file.exists():
             if file.read_bytes() != _config(strategy, data_fingerprint):
                 raise TrainingError(f"{self.path} holds a run of another configuration or data")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from model_export.training.config import Stage
 from model_export.training.objective import Objective
+from model_export.training.run_folder import Summary
 
 
 class Trainee(nn.Module):
@@ -54,6 +55,18 @@ class Memory:
     visits: dict[str, int] = field(default_factory=dict)  # of this stage
     teacher_loss: dict[str, float] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list)
+
+    def summary(self, title: str) -> Summary:
+        """What the run came to."""
+        return Summary(
+            title=title,
+            best_stage=self.best_stage,
+            best_step=self.best_step,
+            best_val_r_at_1=self.best_val,
+            steps=self.best_steps,
+            wall_s=self.wall_s,
+            cpu_s=self.cpu_s,
+        )
 
     def checkpoint(self, trainee: Trainee, optimizer: torch.optim.Optimizer, trained: bool) -> dict[str, Any]:
         """All that resuming needs. The backbone is kept once it has been `trained`."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from benchmarks.dataset import Dataset
 from benchmarks.metrics import DomainScore, mean_over_domains
 from benchmarks.offline import Vectors, score_vectors
+from model_export.errors import SourceError
 from model_export.training.data import TrainingSet
 
 _TRUST_SAMPLE = 2000  # queries of a domain, against all training pictures
@@ -59,3 +60,11 @@ def trusted(images: TrainingSet, descriptors: Mapping[str, NDArray[np.float32]])
 def with_queries(data: Dataset, domains: list[str], split: str) -> list[str]:
     """The domains that have any."""
     return [domain for domain in domains if data.records(domain, split)]
+
+
+def require_queries(data: Dataset, split: str) -> list[str]:
+    """All domains that have any. Raises SourceError where none has."""
+    domains = with_queries(data, data.domains, split)
+    if not domains:
+        raise SourceError(f"{data.root}: no {split} queries, so nothing can be scored")
+    return domains

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from service.images import decode
 from service.manifest import load_manifest
 from tests.flax_models import Clip, random_params
 from tests.test_flax_import import save, whole_tree
+from tests.tiny import tiny_data
 from tests.training.conftest import draw
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +77,7 @@ def test_from_a_folder_of_pictures_to_a_model(mine: Path, tmp_path: Path) -> Non
     assert json.loads(said[1].splitlines()[-1])["title"] == "tiny"
     manifest = load_manifest(model)
     assert manifest.strategy.startswith("tiny: joint normface, scale 16")
+    assert re.search(r"; seed 0; best after epoch [24] of stage 1 of 1$", manifest.strategy)
     assert manifest.domains == {"cards": 2, "coins": 2}  # one of them of a single picture
     assert manifest.data_fingerprint == Dataset(data).fingerprint
     assert f"model:{manifest.fingerprint}" in said[-1]  # in BentoML's store
@@ -102,6 +105,13 @@ def test_a_checkpoint_becomes_a_model(tmp_path: Path) -> None:
     manifest = load_manifest(tmp_path / "model")
     assert (manifest.dim, manifest.input_px) == (64, 224)
     assert (manifest.interpolation, manifest.exif) == ("bilinear-no-antialias", "ignore")
+    holed = tiny_data(tmp_path / "holed")
+    holed.image(holed.records("plants", "train")[0]).unlink()
+    photos = (*command[:-1], holed.root, "--no-store")
+    assert run(*photos, home=tmp_path / "bentoml").returncode == 1
+    done = run(*photos, "--allow-missing", home=tmp_path / "bentoml")
+    assert done.returncode == 0, done.stderr
+    manifest = load_manifest(tmp_path / "model")
     file.write_bytes(file.read_bytes()[:-100])
     done = run(*command, "--no-store", home=tmp_path / "bentoml")
     assert done.returncode == 1
@@ -121,7 +131,7 @@ def test_missing_images_are_counted_and_named_or_left_out(
     command = ("-m", "model_export", "train", strategy, "--data", data.root, "--out", tmp_path / "run")
     done = run(*command, "--cache", cache, home=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.strip() == (f"model_export: 1 images of {data.root} are not there, the first: {gone}")
+    assert done.stderr.strip() == (f"model_export: 1 images of {data.root} are not there: {gone}")
     done = run(*command, "--cache", cache, "--allow-missing", home=tmp_path)
     assert done.returncode == 0, done.stderr
     present = Dataset(data.root, present_only=True)

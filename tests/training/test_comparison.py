@@ -1,7 +1,10 @@
 """The whole table on a data set of shapes: every system, in order, resumable, chosen on validation."""
 
 import csv
+import json
 import re
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +12,12 @@ import pytest
 from rich.console import Console
 
 from benchmarks.dataset import Dataset
+from model_export import __main__ as command
 from model_export.comparison.colour import colour_histogram
 from model_export.comparison.run import ORACLE, Result, compare
 from model_export.comparison.systems import STRATEGIES
-from model_export.comparison.table import chosen, write_table
+from model_export.comparison.table import chosen, notes_on, write_table
+from model_export.errors import ConfigError, SourceError
 
 ROWS = [
     *("colour histogram", "raw 1280-d", "PCA-64", "PCA-64, whitened"),
@@ -73,6 +78,56 @@ def test_the_table_holds_the_results(
     assert len(rows) == len(ROWS) * 4
     assert float(rows[0]["R@1"]) == found[0].test["discs"]["R@1"]
     assert (tmp_path / f"{shapes.root.name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_its_last_line_is_one_object(
+    results: tuple[list[Result], Path],
+    shapes: Dataset,
+    strategies: Path,
+    cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, runs = results
+    folders = {"--data": shapes.root, "--strategies": strategies, "--runs": runs, "--cache": cache}
+    words = [str(word) for pair in {**folders, "--out": tmp_path}.items() for word in pair]
+    monkeypatch.setattr("sys.argv", ["model_export", "compare", *words, "--seeds", "1", "--json"])
+    with pytest.raises(SystemExit) as left:
+        command.main()
+    assert left.value.code == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said["results"] == [asdict(result) for result in found]
+    assert said["chosen"] == asdict(chosen(found))
+
+
+def test_what_would_stop_it_is_said_before_anything_is_trained(
+    shapes: Dataset, strategies: Path, tmp_path: Path
+) -> None:
+    def refused(data: Dataset, strategies: Path, said: str) -> None:
+        with pytest.raises((SourceError, ConfigError), match=said):
+            compare(data, strategies, tmp_path / "runs", tmp_path / "cache", 1, Console())
+        assert not (tmp_path / "runs").exists()
+        assert not (tmp_path / "cache").exists()
+
+    mixed = Path(shutil.copytree(strategies, tmp_path / "strategies"))
+    udon = mixed / "udon.toml"
+    udon.write_text('backbone = "efficientnet-lite1"\n' + udon.read_text())
+    refused(shapes, mixed, r"share one backbone, .*lite0 \(pretrained\), efficientnet-lite1 \(pretrained\)")
+    data = Dataset(Path(shutil.copytree(shapes.root, tmp_path / "data")))
+    info = data.root / "data" / "info_files"
+    data.image(data.records("discs", "test")[0]).unlink()
+    refused(data, strategies, "1 images")
+    (info / "discs" / "test.json").write_text("[]")
+    (info / "signs" / "val.json").write_text("[]")
+    refused(data, strategies, "no validation queries in signs")
+    (info / "plates" / "train.json").write_text("[]")
+    refused(data, strategies, "no training images in plates")
+
+
+def test_notes_are_of_one_data_set(shapes: Dataset, octet: Dataset) -> None:
+    assert "Landmarks and tools" in notes_on(octet, STRATEGIES)
+    assert notes_on(shapes, STRATEGIES) == ""
 
 
 def test_validation_chooses_and_only_among_universal_models() -> None:

@@ -37,6 +37,9 @@ def write(folder: Path, name: str, text: str) -> Path:
 BASE = 'title = "a"\nbackbone = "b"\n[head]\ndim = 8\ndropout = 0.5\n[[stages]]\ntrain = "head"\nepochs = 1\n'
 
 
+ALL_FIRST = BASE.replace('"head"', '"all"') + '[[stages]]\ntrain = "head"\nepochs = 1\n'
+
+
 def test_a_strategy_extends_another_table_by_table(tmp_path: Path) -> None:
     write(tmp_path, "base.toml", BASE)
     said = load_strategy(write(tmp_path, "more.toml", 'extends = "base.toml"\n[head]\ndim = 4\n'), seed=7)
@@ -53,6 +56,12 @@ def test_a_strategy_extends_another_table_by_table(tmp_path: Path) -> None:
         (BASE + '[sampling]\nkind = "teacher-loss"\n', "needs teachers"),
         (BASE + '[sampling]\nkind = "steps"\n', "go together"),
         (BASE + "[udon]\nteacher_dim = 8\n", "separate classifiers"),
+        (
+            BASE + '[sampling]\nkind = "steps"\n[sampling.steps]\na = 0\n',
+            "sampling.steps.a: .* greater than 0",
+        ),
+        (ALL_FIRST, "`head` after a stage `all`"),
+        ("extends = 3\n", "extends = 3 is not a file's name"),
         ('title = "a"\nbackbone = "b"\nstages = []\n', "stages"),
         ('extends = "self.toml"\n', "extends itself"),
         ('extends = "nowhere.toml"\n', "nowhere.toml"),

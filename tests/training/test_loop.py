@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.dataset import Dataset
 from model_export.backbones import backbone_named
-from model_export.errors import SourceError, TrainingError, WriteError
+from model_export.errors import ConfigError, SourceError, TrainingError, WriteError
 from model_export.graph import descriptor_graph
 from model_export.training.data import CachedDescriptors
 from model_export.training.loop import train
@@ -191,6 +193,54 @@ def test_a_domain_that_is_not_there_or_empty_is_named(shapes: Dataset, cache: Pa
     (empty / "train.json").write_text(json.dumps([]))
     with pytest.raises(SourceError, match="no training images in void"):
         train(tiny(), Dataset(tmp_path), tmp_path / "other", cache)
+
+
+def test_a_plan_that_does_not_fit_the_data_leaves_the_folder_to_a_better_one(
+    shapes: Dataset, cache: Path, tmp_path: Path
+) -> None:
+    wrong = {"kind": "steps", "steps": {"discs": 1, "typo": 1}}
+    with pytest.raises(ConfigError, match="typo"):
+        train(tiny(sampling=wrong), shapes, tmp_path / "run", cache)
+    right = {"kind": "steps", "steps": {"discs": 2, "plates": 1, "signs": 1}}
+    train(tiny(sampling=right), shapes, tmp_path / "run", cache)
+
+
+def test_a_file_in_the_runs_place_is_left_alone(shapes: Dataset, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(TrainingError, match="is a file"):
+        train(tiny(), shapes, tmp_path / "file", cache)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_each_training_of_a_process_has_its_own_precision(
+    shapes: Dataset, cache: Path, tmp_path: Path
+) -> None:
+    for precision in ("bf16", "no"):
+        train(tiny(mixed_precision=precision), shapes, tmp_path / precision, cache)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_one_sentence_from_any_process(
+    workers: int, shapes: Dataset, cache: Path, tmp_path: Path
+) -> None:
+    data = Dataset(Path(shutil.copytree(shapes.root, tmp_path / "data")))
+    broken = data.image(data.records("discs", "train")[0])
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(SourceError, match=str(broken)) as error:
+        train(tiny(stages=[{"train": "all", "epochs": 2}]), data, tmp_path / "run", cache, workers)
+    assert "\n" not in str(error.value)
+
+
+def test_a_picture_that_was_replaced_is_described_again(shapes: Dataset, cache: Path, tmp_path: Path) -> None:
+    data = Dataset(Path(shutil.copytree(shapes.root, tmp_path / "data")))
+    train(tiny(), data, tmp_path / "before", cache)
+    for file in (data.root / "data" / "images").rglob("*.png"):
+        Image.effect_noise((48, 40), 64).convert("RGB").save(file)
+    train(tiny(), Dataset(data.root), tmp_path / "after", cache)
+    assert not same(head_of(tmp_path / "before"), head_of(tmp_path / "after"))
+    data.image(data.records("discs", "val")[0]).unlink()
+    with pytest.raises(SourceError, match="1 images"):
+        train(tiny(), Dataset(data.root), tmp_path / "missing", cache)
 
 
 def test_descriptors_are_computed_once(shapes: Dataset, cache: Path, tmp_path: Path) -> None:
