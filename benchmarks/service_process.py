@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +29,10 @@ class ServiceProcess:
 
 
 @contextmanager
-def running_service(log: Path, port: int | None = None, **settings: str) -> Iterator[ServiceProcess]:
-    """`python -m service serve`, ready, with `settings` as UIE_* variables; stopped at the end.
+def running_service(
+    log: Path, port: int | None = None, module: Sequence[str] = ("service", "serve"), **settings: str
+) -> Iterator[ServiceProcess]:
+    """`python -m MODULE...`, ready, with `settings` as UIE_* variables; stopped at the end.
 
     Raises TargetError where it does not become ready; the log says why.
     """
@@ -39,7 +41,7 @@ def running_service(log: Path, port: int | None = None, **settings: str) -> Iter
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", "--port", str(port)],
+            [sys.executable, "-m", *module, "--port", str(port)],
             env=environment,
             stdout=stream,
             stderr=subprocess.STDOUT,
