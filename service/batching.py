@@ -1,10 +1,11 @@
 """Dynamic batching: single images from many requests, decoded and run together by a few threads.
 
-A free thread takes what is next: a batch of decoded images for the model, or an image to decode. So no more
-threads compute than there are cores, and an image that finds the service idle goes the whole way in one of
-them. A batch is taken once it is full, or nothing waits to be decoded: nothing waits for company that has
-not come. Requests share a batch, never a fate: an image is decoded alone; one whose client has gone is left
-out; where a batch fails, its halves are run, and theirs, so that one without the memory for it is answered,
+A free thread takes what is next: a batch of decoded images for the model, or an image to decode. So
+decoding and inference do not take the cores from each other, and an image that finds the service idle
+goes the whole way in one thread. A batch is taken once it is full, or nothing waits to be decoded, or as
+many were decoded as would fill it, broken ones included: nothing waits for company that has not come.
+Requests share a batch, never a fate: an image is decoded alone; one whose client has gone is left out;
+where a batch fails, its halves are run, and theirs, so that one without the memory for it is answered,
 and only an image at fault fails.
 """
 
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import EncoderFailed, NotReady, ServiceError, UndecodableImage
+from service.errors import EncoderFailed, NotReady, ServiceError
 
 _log = logging.getLogger(__name__)
 
@@ -79,11 +80,12 @@ class Batcher:
         self._capacity = capacity
         self._watch = watch
         self._last_done = time.perf_counter()
-        self._seconds_per_image = 0.0  # of inference, over the last batches; 0 before the first
+        self._decoded_since_batch = 0
         self._undecoded: deque[_Image] = deque()
         self._decoded: deque[_Image] = deque()
         self._busy: dict[int, float] = {}  # thread: since when
         self._inferring = 0
+        self.seconds_per_image = 0.0  # all threads together, over the last batches; 0 before the first
         self._changed = threading.Condition()
         self._closing = False
         self._threads = [
@@ -97,11 +99,6 @@ class Batcher:
     def depth(self) -> int:
         """Images that wait, to be decoded or for a lane."""
         return len(self._undecoded) + len(self._decoded)
-
-    @property
-    def seconds_per_image(self) -> float:
-        """Of inference, all lanes together, over the last batches; 0 before the first."""
-        return self._seconds_per_image / self._capacity.lanes
 
     @property
     def alive(self) -> bool:
@@ -170,7 +167,7 @@ class Batcher:
         """What a free lane should take now, its part of it where several are free; empty if nothing."""
         free = self._capacity.lanes - self._inferring
         most = self._capacity.max_batch
-        if not free or (self._undecoded and len(self._decoded) < most):
+        if not free or (self._undecoded and self._decoded_since_batch < most):
             return []
         if not self._undecoded:
             most = min(most, math.ceil(len(self._decoded) / free))
@@ -183,12 +180,15 @@ class Batcher:
                 self._watch.not_inferred()
             else:
                 batch.append(image)
+        if batch:
+            self._decoded_since_batch = 0
         return batch
 
     def _take_undecoded(self) -> _Image | None:
         while self._undecoded:
             image = self._undecoded.popleft()
             if not image.future.done():
+                self._decoded_since_batch += 1
                 return image
             self._watch.not_decoded()
         return None
@@ -200,8 +200,9 @@ class Batcher:
         except Exception as error:  # the thread must outlive any image
             if not isinstance(error, ServiceError):
                 _log.exception("decoding failed")
-                error = UndecodableImage(f"decoding failed: {type(error).__name__}")
+                error = ServiceError(f"decoding failed: {type(error).__name__}")
             _deliver([image], [error])
+        image.data = b""  # it may wait for long
         image.queue_ms = (start - image.since) * 1e3
         image.since = time.perf_counter()
         image.decode_ms = (image.since - start) * 1e3
@@ -224,9 +225,10 @@ class Batcher:
         embeddings = self._encode(np.stack(pixels))  # (N, dim) float32
         infer_s = time.perf_counter() - start
         self._watch.batch(len(batch))
-        latest = infer_s / len(batch)
-        fading = _FADING if self._seconds_per_image else 1
-        self._seconds_per_image += (latest - self._seconds_per_image) * fading
+        decode_s = sum(image.decode_ms for image in batch) / 1e3
+        latest = (decode_s / self._capacity.threads + infer_s / self._capacity.lanes) / len(batch)
+        fading = _FADING if self.seconds_per_image else 1
+        self.seconds_per_image += (latest - self.seconds_per_image) * fading
         return [
             Encoded(row, image.decode_ms, image.queue_ms + (start - image.since) * 1e3, infer_s * 1e3)
             if np.isfinite(row).all()

@@ -55,7 +55,7 @@ class Pipeline:
         )
         # A bulk request feeds the lanes without filling the queue that others wait in.
         at_once = settings.threads + settings.lanes * settings.max_batch
-        self.bulk_width = min(2 * at_once, settings.queue_limit)
+        self.bulk_width = min(2 * at_once, max(1, settings.queue_limit // 2))
 
     async def embed(self, data: bytes) -> Embedded:
         """Raises UndecodableImage, ImageTooLarge, Overloaded, EncoderFailed."""

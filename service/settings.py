@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     )
     threads: int = Field(_CORES, ge=1, description="Threads that decode images and run the model.")
     lanes: int = Field(
-        min(2, _CORES),
+        default_factory=lambda said: min(2, said.get("threads", 1)),
         ge=1,
         description="Inferences at a time. On a CPU they share its threads; a lone image has all of them.",
     )
@@ -70,6 +70,12 @@ class Settings(BaseSettings):
         if not keys:
             raise ValueError("set, but without a key in it: the service would be open to all")
         return keys
+
+    @model_validator(mode="after")
+    def _a_thread_for_each_lane(self) -> Self:
+        if self.lanes > self.threads:
+            raise ValueError(f"UIE_LANES={self.lanes} needs as many threads: UIE_THREADS is {self.threads}")
+        return self
 
     @model_validator(mode="after")
     def _one_process_per_embedded_index(self) -> Self:

@@ -1,6 +1,7 @@
 """The batcher, with an encoder that can be checked by hand: the embedding is the first pixel."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.batching import Batcher, Capacity, Encode, Encoded, Watch
-from service.errors import EncoderFailed, NotReady, UndecodableImage
+from service.errors import EncoderFailed, NotReady, ServiceError, UndecodableImage
 
 BAD = 13
 BROKEN, BUG = 250, 251  # of these the decoder fails
@@ -246,7 +247,7 @@ async def test_a_broken_image_fails_alone_and_the_thread_outlives_a_bug_in_the_d
             Encoded,
             Encoded,
             UndecodableImage,
-            UndecodableImage,
+            ServiceError,
             Encoded,
         ]
         assert str(results[3]) == "decoding failed: ZeroDivisionError"
@@ -269,3 +270,20 @@ async def test_the_next_are_decoded_while_the_only_lane_is_taken() -> None:
         assert [result.embedding.tolist() for result in results] == [[value] for value in range(1, 7)]
         assert sum(sizes) == 6
         assert len(sizes) < 6
+
+
+async def test_broken_images_without_end_keep_no_good_one_waiting() -> None:
+    with batching(first_pixel, threads=2, lanes=2) as (batcher, _):
+        over = asyncio.Event()
+
+        async def flood() -> None:
+            while not over.is_set():
+                with contextlib.suppress(UndecodableImage):
+                    await embed(batcher, BROKEN)
+
+        floods = [asyncio.create_task(flood()) for _ in range(12)]
+        async with asyncio.timeout(20):
+            for value in range(1, 9):
+                assert (await embed(batcher, value, alone=value % 2 == 0)).embedding.tolist() == [value]
+        over.set()
+        await asyncio.gather(*floods)

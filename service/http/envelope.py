@@ -88,7 +88,7 @@ class Envelope:
 
     def _count(self, scope: Scope, status: int) -> None:
         if self._core.serving:
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(scope.get("route"), "path", "") or "other"
             self._core.metrics.requests.labels(route, status).inc()
 
 
