@@ -3,6 +3,8 @@
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Protocol
 
@@ -99,6 +101,7 @@ class Pictures:
             self,  # type: ignore[arg-type]
             batch_sampler=keys,
             num_workers=self.workers,
+            multiprocessing_context=_forkserver() if self.workers else None,
             collate_fn=_stacked,
         )
         for batch in loader:
@@ -121,6 +124,13 @@ def picture(file: Path, preprocessing: Preprocessing, seed: int | None) -> NDArr
     if seed is None:
         return read_pixels(file, preprocessing)
     return augmented(file, preprocessing, seed)
+
+
+def _forkserver() -> BaseContext:
+    """Readers come from a clean process: a fork of this one, which has threads, may hang."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _stacked(pictures: list[NDArray[np.uint8] | SourceError]) -> Tensor | SourceError:
