@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from service.encoder import Encoder
 from service.errors import NotReady
+from service.fetch import Fetcher
 from service.golden import Golden
 from service.index import Hit, IndexWorker, Query, open_index
 from service.manifest import Manifest
@@ -24,6 +25,7 @@ class Core:
         self.settings = settings
         self.manifest = manifest
         self._started = False
+        self.fetcher: Fetcher | None = None  # None: images by URL are off
         self._metrics: Metrics | None = None
         self._pipeline: Pipeline | None = None
         self._index: IndexWorker | None = None
@@ -43,6 +45,8 @@ class Core:
         self._metrics.model_info.labels(
             manifest.name, manifest.fingerprint, settings.provider, manifest.precision
         ).set(1)
+        if settings.url_hosts:
+            self.fetcher = Fetcher(settings, self._metrics)
         self._index = IndexWorker(
             lambda: open_index(settings, manifest.dim, manifest.fingerprint),
             manifest.fingerprint,

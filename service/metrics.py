@@ -16,7 +16,7 @@ class Metrics:
         self.requests = Counter("uie_requests", "Answered requests.", ["route", "status"], registry=registry)
         self.stages = Histogram(
             "uie_stage_duration_seconds",
-            "Time in a stage: decode, queue, infer (of the whole batch), search.",
+            "Time in a stage: fetch, decode, queue, infer (of the whole batch), search.",
             ["stage"],
             buckets=_STAGE_S,
             registry=registry,
@@ -26,7 +26,7 @@ class Metrics:
         )
         self.queue_depth = Gauge(
             "uie_queue_depth_images",
-            "Images in the service: decoding, waiting, or in the session.",
+            "Images in the service: being fetched, decoding, waiting, or in the session.",
             multiprocess_mode="livesum",
             registry=registry,
         )
@@ -45,6 +45,12 @@ class Metrics:
         self.cache = Counter(
             "uie_cache_lookups",
             "Images looked up in the cache: hit, miss, coalesced (waited for the same image of another).",
+            ["result"],
+            registry=registry,
+        )
+        self.fetches = Counter(
+            "uie_fetches",
+            "Images by URL: fetched, refused (where we do not go), failed (no image came from there).",
             ["result"],
             registry=registry,
         )

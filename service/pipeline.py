@@ -1,6 +1,8 @@
 """An image's path: bytes -> room, cache -> decoded, batched, inferred -> embedding, with what each took."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -23,7 +25,7 @@ class Embedded:
     """One image's embedding and the milliseconds it took, by stage."""
 
     embedding: NDArray[np.float32]  # (dim,), unit norm
-    stages_ms: dict[str, float]  # decode, queue, infer; none of an image that was known
+    stages_ms: dict[str, float]  # (fetch,) decode, queue, infer; without the last three it was known
     cache: How | None = None  # None: there is no cache
 
 
@@ -74,16 +76,28 @@ class Pipeline:
         return await self._through(data, self._decode, alone=True)
 
     async def _through(self, data: bytes, decode: Decode, alone: bool = False) -> Embedded:
-        self._in_flight += 1
-        self._metrics.queue_depth.inc()
-        try:
+        with self._counted():
             encoded = await self.batcher.submit(data, decode, alone)
-        finally:
-            self._in_flight -= 1
-            self._metrics.queue_depth.dec()
         stages_ms = {"decode": encoded.decode_ms, "queue": encoded.queue_ms, "infer": encoded.infer_ms}
         self._metrics.observe_stages(stages_ms)
         return Embedded(encoded.embedding, stages_ms)
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """An image's place in the service before its bytes are there. Raises Overloaded."""
+        self.require_room()
+        with self._counted():
+            yield
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._in_flight += 1
+        self._metrics.queue_depth.inc()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self._metrics.queue_depth.dec()
 
     def require_room(self) -> None:
         """Raises Overloaded where another image would not be taken."""

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +16,7 @@ from starlette.responses import Response
 
 from service.core import Core
 from service.errors import DeadlineExceeded, InvalidRequest, ServiceError
-from service.http.body import MAX_IMAGES, file_bytes, form_of, read_image
+from service.http.body import MAX_IMAGES, Link, file_bytes, form_of, read_image
 from service.http.docs import IMAGE_BODY, IMAGES, body_of, form
 from service.pipeline import Embedded
 
@@ -27,9 +29,9 @@ _TOLD_FIRST = ("hit", "coalesced", "miss")  # of several images: nothing that wa
 async def embed(request: Request) -> Response:
     """One image to its embedding; as bytes with `Accept: application/octet-stream`."""
     core: Core = request.app.state.core
-    data = await read_image(request)
+    given = await read_image(request)
     async with deadline(request):
-        embedded = await core.pipeline.embed(data)
+        embedded = await embed_given(request, given)
     note(request, embedded)
     if "application/octet-stream" in request.headers.get("accept", ""):
         return Response(embedded.embedding.astype("<f4").tobytes(), media_type="application/octet-stream")
@@ -52,24 +54,48 @@ async def embed_files(core: Core, files: Sequence[UploadFile | str]) -> list[Emb
     if not 1 <= len(files) <= MAX_IMAGES:
         raise InvalidRequest("field `images` takes 1 to 1000 files", limit=MAX_IMAGES, got=len(files))
     limit = core.settings.max_image_bytes
-    return await embed_many(core, [partial(file_bytes, value, "images", limit) for value in files])
+
+    async def embed_file(file: UploadFile | str) -> Embedded:
+        return await core.pipeline.embed(await file_bytes(file, "images", limit))
+
+    return await embed_many(core, [partial(embed_file, file) for file in files])
+
+
+async def embed_given(request: Request, given: bytes | Link) -> Embedded:
+    """An image that is here, or that has to be fetched first; to be called within `deadline`.
+
+    Raises InvalidRequest and UnfetchableImage of a URL, and what the pipeline raises.
+    """
+    core: Core = request.app.state.core
+    if isinstance(given, bytes):
+        return await core.pipeline.embed(given)
+    if core.fetcher is None:
+        raise InvalidRequest("images are not fetched by URL here: the setting UIE_URL_HOSTS is empty")
+    with request.state.room() as take:  # until the image is embedded, as a body's bytes have theirs
+        start = time.perf_counter()
+        with core.pipeline.place():
+            data = await core.fetcher.fetch(given.url, take)
+        fetch_ms = {"fetch": (time.perf_counter() - start) * 1e3}
+        core.metrics.observe_stages(fetch_ms)
+        embedded = await core.pipeline.embed(data)
+    return replace(embedded, stages_ms=fetch_ms | embedded.stages_ms)
 
 
 async def embed_many(
-    core: Core, reads: Sequence[Callable[[], Awaitable[bytes]]]
+    core: Core, works: Sequence[Callable[[], Awaitable[Embedded]]]
 ) -> list[Embedded | ServiceError]:
-    """What each reader reads to its embedding or its error, in order; few of them at a time."""
+    """Each work's embedding or its error, in order; few of them at a time."""
     places = asyncio.Semaphore(core.pipeline.bulk_width)
 
-    async def one(read: Callable[[], Awaitable[bytes]]) -> Embedded | ServiceError:
+    async def one(work: Callable[[], Awaitable[Embedded]]) -> Embedded | ServiceError:
         async with places:
             try:
-                return await core.pipeline.embed(await read())
+                return await work()
             except ServiceError as error:
                 return error
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(read)) for read in reads]
+        tasks = [group.create_task(one(work)) for work in works]
     return [task.result() for task in tasks]
 
 

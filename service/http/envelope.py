@@ -46,6 +46,7 @@ class Envelope:
         arrived = time.perf_counter()
         state = scope.setdefault("state", {})
         state["stages_ms"], state["cache"] = {}, None
+        state["room"] = self._intake.room
         state["request_id"] = request_id = _request_id(headers.get("x-request-id"))
 
         async def send_labelled(message: Message) -> None:

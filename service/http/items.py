@@ -23,7 +23,7 @@ from service.http.body import (
     read_json,
 )
 from service.http.docs import IMAGE_AND_PAYLOAD_BODY, IMAGES, body_of, form, json_body
-from service.http.embed import deadline, embed_files, json_response, note
+from service.http.embed import deadline, embed_files, embed_given, json_response, note
 from service.http.search import DomainName, check_embedding, item_json
 from service.index import Item
 from service.pipeline import Embedded
@@ -69,10 +69,10 @@ _BULK_BODY = body_of(
 async def put_item(request: Request, item_id: ItemPath, domain: DomainName, label: Label) -> Response:
     """Index one picture; the same call again changes nothing."""
     core: Core = request.app.state.core
-    data, fields = await read_image_and_fields(request)
+    given, fields = await read_image_and_fields(request)
     payload = check_payload(parse_json(fields.get("payload", "{}")))
     async with deadline(request):
-        embedded = await core.pipeline.embed(data)
+        embedded = await embed_given(request, given)
         (created,) = await core.index.upsert([Item(item_id, domain, label, embedded.embedding, payload)])
     note(request, embedded)
     return json_response({"id": item_id, "created": created})

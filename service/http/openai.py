@@ -1,8 +1,8 @@
-"""`/v1/embeddings`: images in OpenAI's shape, as data URIs, for clients that speak it."""
+"""`/v1/embeddings`: images in OpenAI's shape, as data URIs or URLs, for clients that speak it."""
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -13,9 +13,10 @@ from starlette.responses import Response
 
 from service.core import Core
 from service.errors import ImageTooLarge, InvalidRequest, ServiceError, UnknownModel, UnsupportedMediaType
-from service.http.body import MAX_IMAGES, media_type, read_body
+from service.http.body import MAX_IMAGES, Link, media_type, read_body
 from service.http.docs import body_of, json_body
-from service.http.embed import deadline, embed_many, json_response, note
+from service.http.embed import deadline, embed_given, embed_many, json_response, note
+from service.pipeline import Embedded
 
 router = APIRouter()
 
@@ -26,7 +27,7 @@ class _Asked(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     input: str | Annotated[list[str], Field(min_length=1, max_length=MAX_IMAGES)] = Field(
-        description="Images as data URIs: data:image/jpeg;base64,..."
+        description="Images as data URIs: data:image/jpeg;base64,...; or URLs, where they are fetched"
     )
     model: str | None = Field(None, description="The served model's name, if given.")
     encoding_format: Literal["float", "base64"] = "float"
@@ -39,10 +40,9 @@ async def embeddings(request: Request) -> Response:
     core: Core = request.app.state.core
     asked = _parse(await read_body(request, core.settings.max_request_bytes), request)
     _check(asked, core)
-    uris = [asked.input] if isinstance(asked.input, str) else asked.input
-    reads = [_reader(uri, core.settings.max_image_bytes) for uri in uris]
+    inputs = [asked.input] if isinstance(asked.input, str) else asked.input
     async with deadline(request):
-        results = await embed_many(core, reads)
+        results = await embed_many(core, [partial(_embed, request, one) for one in inputs])
     note(request, *results)
     data = []
     for index, one in enumerate(results):
@@ -73,21 +73,24 @@ def _check(asked: _Asked, core: Core) -> None:
         raise InvalidRequest("`dimensions` is the model's own", limit=manifest.dim, got=asked.dimensions)
 
 
-def _reader(uri: str, max_bytes: int) -> Callable[[], Awaitable[bytes]]:
-    """Decodes when it is the image's turn, so that one request holds few images twice."""
+async def _embed(request: Request, given: str) -> Embedded:
+    if given.startswith(("https://", "http://")):
+        return await embed_given(request, Link(given))
+    core: Core = request.app.state.core
+    # Decoded when it is the image's turn, so that one request holds few images twice.
+    return await embed_given(request, _decoded(given, core.settings.max_image_bytes))
 
-    async def read() -> bytes:
-        head, comma, body = uri.partition(",")
-        if not comma or not head.startswith("data:") or not head.endswith(";base64"):
-            raise InvalidRequest("`input` takes data URIs (data:image/png;base64,...), not text or addresses")
-        if (got := len(body) * 3 // 4 - body[-2:].count("=")) > max_bytes:  # known before it is decoded
-            raise ImageTooLarge("the image has too many bytes", limit=max_bytes, got=got)
-        try:
-            return base64.b64decode(body, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise InvalidRequest(f"the data URI is not base64: {error}") from error
 
-    return read
+def _decoded(uri: str, max_bytes: int) -> bytes:
+    head, comma, body = uri.partition(",")
+    if not comma or not head.startswith("data:") or not head.endswith(";base64"):
+        raise InvalidRequest("`input` takes data URIs (data:image/png;base64,...) and URLs, not text")
+    if (got := len(body) * 3 // 4 - body[-2:].count("=")) > max_bytes:  # known before it is decoded
+        raise ImageTooLarge("the image has too many bytes", limit=max_bytes, got=got)
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"the data URI is not base64: {error}") from error
 
 
 def _written(embedding: NDArray[np.float32], encoding: Literal["float", "base64"]) -> Any:
