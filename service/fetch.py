@@ -60,6 +60,7 @@ class Fetcher:
         """`resolve` looks names up, `network` connects to the addresses: the system's, unless a test's."""
         self._hosts = [parse_host(entry) for entry in settings.url_hosts]
         self._timeout_s = settings.url_timeout_s
+        self._limits = {"timeout": {"connect": settings.url_timeout_s}}
         self._max_bytes = settings.max_image_bytes
         self._count = metrics.fetches
         # httpx's engine, without the parts of a client that would have to be kept from cookies, proxies
@@ -86,9 +87,8 @@ class Fetcher:
             result = "refused"
             raise
         except _FAILURES as error:
-            _log.info(
-                "no image from %s: %r", target.raw_host.decode(), error
-            )  # a path or a query may hold a secret
+            # The host alone: a path or a query may hold a secret.
+            _log.info("no image from %s: %r", target.raw_host.decode("ascii"), error)
             raise UnfetchableImage(_NOT_HAD) from error
         finally:
             self._count.labels(result).inc()
@@ -104,7 +104,9 @@ class Fetcher:
         if target.userinfo:
             raise InvalidRequest("the URL must not carry a user or a password")
         if not is_listed(self._hosts, target.scheme, target.raw_host.decode("ascii"), target.port):
-            raise InvalidRequest("images are not fetched from this scheme, host and port: UIE_URL_HOSTS")
+            raise InvalidRequest(
+                "images are fetched only from the schemes, hosts and ports that UIE_URL_HOSTS lists"
+            )
         return target
 
     async def _follow(self, target: httpx.URL, take: Take) -> bytes:
@@ -112,10 +114,8 @@ class Fetcher:
             where = httpcore.URL(
                 scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path
             )
-            timeouts = {"connect": self._timeout_s}
-            async with self._pool.stream(
-                "GET", where, headers=_HEADERS, extensions={"timeout": timeouts}
-            ) as answer:
+            asked = self._pool.stream("GET", where, headers=_HEADERS, extensions=self._limits)
+            async with asked as answer:
                 if answer.status not in _REDIRECTS:
                     return await self._body(answer, take)
                 location = _header(answer, b"location")
