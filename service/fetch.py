@@ -32,6 +32,7 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 _HEADERS = [
     (b"User-Agent", f"universal-image-embedding/{__version__}".encode()),
     (b"Accept", b"image/*, application/octet-stream;q=0.9"),
+    (b"Connection", b"close"),
     (b"Accept-Encoding", b"identity"),  # a picture is compressed already, and a bomb would be, too
 ]
 _FAILURES = (
@@ -40,7 +41,6 @@ _FAILURES = (
     httpcore.ProtocolError,
     OSError,  # TLS's and the lookup's among them
     TimeoutError,
-    UnicodeError,  # a name that no lookup takes
 )
 # One sentence for all of them: which it was would tell a caller what there is behind the name.
 _NOT_HAD = "no image could be had from the URL's host in time"
@@ -104,9 +104,7 @@ class Fetcher:
         if target.userinfo:
             raise InvalidRequest("the URL must not carry a user or a password")
         if not is_listed(self._hosts, target.scheme, target.raw_host.decode("ascii"), target.port):
-            raise InvalidRequest(
-                "images are fetched only from the schemes, hosts and ports that UIE_URL_HOSTS lists"
-            )
+            raise InvalidRequest("UIE_URL_HOSTS does not list the URL's scheme, host and port")
         return target
 
     async def _follow(self, target: httpx.URL, take: Take) -> bytes:
