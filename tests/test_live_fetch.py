@@ -41,6 +41,13 @@ async def begun(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     await silence(reader, writer)
 
 
+async def seen(world: World, path: str, times: int = 1) -> None:
+    """Waits until the server was asked for it so often."""
+    async with asyncio.timeout(30):
+        while sum(path in head for head in world.heads) < times:
+            await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     async with served() as made:
@@ -147,9 +154,8 @@ async def test_the_bytes_count_as_a_bodys_do(client: httpx.AsyncClient, world: W
         embedding_of(await client.post("/v1/embed", json={"url": URL}))
     world.pages["/begun.png"] = begun
     waiting = asyncio.create_task(client.post("/v1/embed", json={"url": "http://pics.example.org/begun.png"}))
-    async with asyncio.timeout(30):
-        while (refused := await client.post("/v1/embed", json={"url": URL})).status_code == 200:
-            pass
+    await seen(world, "/begun.png")
+    refused = await client.post("/v1/embed", json={"url": URL})
     assert problem_of(refused) == (429, "overloaded")
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
@@ -159,9 +165,7 @@ async def test_the_bytes_count_as_a_bodys_do(client: httpx.AsyncClient, world: W
 async def test_what_is_fetched_has_its_place_in_the_queue(client: httpx.AsyncClient, world: World) -> None:
     world.pages["/a.png"] = silence
     waiting = [asyncio.create_task(client.post("/v1/embed", json={"url": URL})) for _ in range(4)]
-    async with asyncio.timeout(30):
-        while len(world.heads) < 4:  # noqa: ASYNC110 (it is the server that changes it)
-            await asyncio.sleep(0.01)
+    await seen(world, "/a.png", times=4)
     refused = await client.post("/v1/embed", json={"url": URL})
     assert problem_of(refused) == (429, "overloaded")
     for task in waiting:
