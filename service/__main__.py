@@ -28,9 +28,11 @@ def serve(
 ) -> None:
     """Serve over HTTP, under BentoML's supervision. Settings are read from `UIE_*`."""
     _check_port(host, port)
+    stop_timeout_s = load_settings().stop_timeout_s
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
     command = [sys.executable, "-m", "bentoml", "serve", "service.bento:service"]
     command += ["--host", host, "--port", str(port), "--timeout-keep-alive", str(_KEEP_ALIVE_S)]
+    command += ["--timeout-graceful-shutdown", str(stop_timeout_s)]
     os.execv(sys.executable, command)  # noqa: S606 (the supervisor takes over this process)
 
 

@@ -24,6 +24,7 @@ class Core:
         self.settings = settings
         self.manifest = manifest
         self._started = False
+        self.stopping = False
         self._metrics: Metrics | None = None
         self._pipeline: Pipeline | None = None
         self._index: IndexWorker | None = None
@@ -53,6 +54,10 @@ class Core:
         self._watch = asyncio.create_task(self._golden.repeat())
         self._started = True
 
+    def stop_admission(self) -> None:
+        """From here on what comes is refused; what is in flight goes on."""
+        self.stopping = True
+
     def close(self) -> None:
         """Finish what is in flight, flush the index."""
         self._started = False
@@ -66,7 +71,9 @@ class Core:
     @property
     def serving(self) -> bool:
         """Started, not stopping, and what it answers is right."""
-        return self._started and self.pipeline.batcher.alive and _present(self._golden).right
+        if not self._started or self.stopping:
+            return False
+        return self.pipeline.batcher.alive and _present(self._golden).right
 
     @property
     def ready(self) -> bool:

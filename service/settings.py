@@ -52,6 +52,9 @@ class Settings(BaseSettings):
         512_000_000, ge=1, description="Most pixels being decoded at a time, four bytes each."
     )
     body_timeout_s: float = Field(60, gt=0, description="Longest time that a body may take to arrive.")
+    stop_timeout_s: int = Field(
+        25, ge=1, description="Longest time that SIGTERM leaves to what is in flight."
+    )
     cache_items: int = Field(
         0, ge=0, description="Embeddings kept by the hash of their image's bytes, 0.6 KB each. 0: none."
     )

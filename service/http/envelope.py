@@ -55,6 +55,8 @@ class Envelope:
                 answer["X-Model-Fingerprint"] = self._core.manifest.fingerprint
                 total_ms = (time.perf_counter() - arrived) * 1e3
                 answer["Server-Timing"] = server_timing({**state["stages_ms"], "total": total_ms})
+                if self._core.stopping:
+                    answer["Connection"] = "close"
                 if state["cache"]:
                     answer["X-Cache"] = state["cache"]
                 self._count(scope, message["status"])
@@ -87,7 +89,7 @@ class Envelope:
                 raise Unauthorized("send one of the service's keys as `Authorization: Bearer KEY`")
 
     def _count(self, scope: Scope, status: int) -> None:
-        if self._core.serving:
+        if self._core.serving or self._core.stopping:
             route = getattr(scope.get("route"), "path", "") or "other"
             self._core.metrics.requests.labels(route, status).inc()
 
