@@ -111,12 +111,11 @@ class _Ceiling:
     """
 
     def __init__(self, settings: Settings) -> None:
-        manifest = load_manifest(settings.model_folder)
+        folder = settings.model_folders[0]
+        manifest = load_manifest(folder)
         self._preprocessing = manifest.preprocessing
         self._settings = settings
-        self._encoder = Encoder(
-            settings.model_folder, manifest, settings.provider, settings.threads, settings.lanes
-        )
+        self._encoder = Encoder(folder, manifest, settings.provider, settings.threads, settings.lanes)
 
     def run(self, pictures: Sequence[bytes]) -> None:
         most, lanes = self._settings.max_batch, self._settings.lanes

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from service.core import Core
 from service.errors import SettingsError, StartupError
-from service.manifest import load_manifest
 from service.settings import Settings, load_settings
 
 # Longer than clients keep an idle connection: one that is closed as it is used again fails a request.
@@ -50,8 +49,7 @@ def check() -> None:
     """Do all that a start does, up to the golden image, and say what would refuse."""
 
     async def start_and_close() -> None:
-        values = load_settings()
-        core = Core(values, load_manifest(values.model_folder))
+        core = Core(load_settings())
         try:
             await core.start()
         finally:

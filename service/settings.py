@@ -19,9 +19,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="UIE_", frozen=True, extra="ignore")
 
-    model: str = Field(
-        "efficientnet-lite0-octet",
-        description="A model of the zoo by name, a model folder, or NAME:VERSION in BentoML's store.",
+    model: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("efficientnet-lite0-octet",),
+        min_length=1,
+        description="A model of the zoo by name, a model folder, or NAME:VERSION in BentoML's store. "
+        "Several, separated by commas: a request picks one by name; the index is the first one's.",
     )
     provider: str = Field(
         "cpu", pattern="^[a-z]+$", description="ONNX Runtime execution provider: cpu, cuda, tensorrt, ..."
@@ -64,6 +66,11 @@ class Settings(BaseSettings):
     max_batch: int = Field(16, ge=1, le=1024, description="Most images in one inference.")
     queue_limit: int = Field(512, ge=1, description="Most images in the service at a time.")
 
+    @field_validator("model", mode="before")
+    @classmethod
+    def _split_models(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
@@ -90,16 +97,20 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def model_folder(self) -> Path:
-        """`model` as a folder: a path, a tag or a name of the zoo, whichever it looks like.
+    def model_folders(self) -> tuple[Path, ...]:
+        """Each `model` as a folder: a path, a tag or a name of the zoo, whichever it looks like.
 
         Raises SettingsError for a tag that is not in BentoML's store.
         """
-        if "/" in self.model or self.model.startswith("."):
-            return Path(self.model)
-        if ":" in self.model:
-            return _stored(self.model)
-        return _ROOT / "model_export" / "zoo" / self.model
+        return tuple(_folder(model) for model in self.model)
+
+
+def _folder(model: str) -> Path:
+    if "/" in model or model.startswith("."):
+        return Path(model)
+    if ":" in model:
+        return _stored(model)
+    return _ROOT / "model_export" / "zoo" / model
 
 
 def _stored(tag: str) -> Path:

@@ -7,6 +7,7 @@ import numpy as np
 
 from tests.pictures import encode, noise
 
+NAME = "efficientnet-lite0-octet"
 PNG = {"Content-Type": "image/png"}
 TRUNCATED = encode(noise(3, 400, 300), "JPEG")[:-2000]
 

@@ -35,7 +35,7 @@ class Envelope:
             settings.max_bytes_in_flight,
             max(settings.max_request_bytes, settings.max_image_bytes + FORM_SLACK_BYTES, MAX_JSON_BYTES),
             settings.body_timeout_s,
-            lambda: core.pipeline.refusal("bytes"),
+            core.no_room_for_bytes,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,13 +46,14 @@ class Envelope:
         arrived = time.perf_counter()
         state = scope.setdefault("state", {})
         state["stages_ms"], state["cache"] = {}, None
+        state["fingerprint"] = self._core.manifest.fingerprint
         state["request_id"] = request_id = _request_id(headers.get("x-request-id"))
 
         async def send_labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
                 answer["X-Request-Id"] = request_id
-                answer["X-Model-Fingerprint"] = self._core.manifest.fingerprint
+                answer["X-Model-Fingerprint"] = state["fingerprint"]
                 total_ms = (time.perf_counter() - arrived) * 1e3
                 answer["Server-Timing"] = server_timing({**state["stages_ms"], "total": total_ms})
                 if self._core.stopping:
