@@ -1,6 +1,7 @@
 """Search in the live service, on a small gallery of three domains."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 

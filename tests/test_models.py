@@ -1,4 +1,4 @@
-"""Several models in one service. The second says the opposite of the first, so its answers are checked by hand."""
+"""Several models in one service: the second says the opposite of the first, which is checked by hand."""
 
 import base64
 import shutil
