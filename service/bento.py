@@ -25,6 +25,7 @@ from service.http.model import model_card
 from service.http.native import FilesOnly
 from service.http.search import hit_json, neighbourhood
 from service.index import Query
+from service.logs import configure
 from service.settings import Settings, load_settings
 
 # Longer than any request of ours should take; deadlines are the client's (X-Deadline-Ms).
@@ -109,6 +110,8 @@ def _native_problem(error: ServiceError) -> dict[str, Any]:
 
 _keep_metrics_apart()
 try:
-    service = build_service(load_settings())
+    _settings = load_settings()
+    configure(_settings)
+    service = build_service(_settings)
 except StartupError as refusal:
     sys.exit(f"service: {refusal}")

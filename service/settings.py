@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -60,6 +60,10 @@ class Settings(BaseSettings):
     cache_items: int = Field(
         0, ge=0, description="Embeddings kept by the hash of their image's bytes, 0.6 KB each. 0: none."
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="json: one object a line, with the ids of the request and of its trace."
+    )
+    access_log: bool = Field(False, description="A line for each request.")
     golden_interval_s: float = Field(
         30, gt=0, description="How often the golden image is sent through, for /readyz and /livez."
     )
