@@ -93,13 +93,14 @@ def efficiency(
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 5,
     images: Annotated[int, typer.Option(min=64, help="Pictures a turn.")] = 1000,
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests at a time.")] = 16,
+    bulk: Annotated[int, typer.Option(min=1, max=1000, help="Images in a request; 1: `/v1/embed`.")] = 1,
     as_json: JSON = False,
 ) -> None:
     """Served images/s as a share of the same work in one process, on the same cores."""
     # Imported here: the one command that needs the service's own code.
-    from benchmarks.efficiency import measure, print_efficiency
+    from benchmarks.efficiency import Load, measure, print_efficiency
 
-    found = measure(Dataset(data), rounds, images, concurrency, Console())
+    found = measure(Dataset(data), rounds, Load(images, concurrency, bulk), Console())
     print_efficiency(found, Console())
     if as_json:
         names = ("served_images_per_s", "ceiling_images_per_s", "share")

@@ -58,6 +58,13 @@ class Target:
         """One embedding; as `search`."""
         return await self._ask("POST", "/v1/embed", data=image)
 
+    async def embed_batch(self, images: Sequence[bytes]) -> Answer:
+        """Several in one request; as `search`."""
+        form = aiohttp.FormData()
+        for number, data in enumerate(images):
+            form.add_field("images", data, filename=str(number), content_type="application/octet-stream")
+        return await self._ask("POST", "/v1/embed/batch", data=form)
+
     async def _ask(self, method: str, path: str, **kwargs: Any) -> Answer:
         if isinstance(kwargs.get("data"), bytes):
             kwargs["headers"] = {"Content-Type": "application/octet-stream"}
