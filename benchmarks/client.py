@@ -65,6 +65,11 @@ class Target:
             form.add_field("images", data, filename=str(number), content_type="application/octet-stream")
         return await self._ask("POST", "/v1/embed/batch", data=form)
 
+    async def openai(self, model: str, uri: str) -> Answer:
+        """One image in OpenAI's shape; this target's URL is the call's own. As `search`."""
+        asked = {"model": model, "input": [uri], "encoding_format": "float", "modality": "image"}
+        return await self._ask("POST", "", json=asked)
+
     async def _ask(self, method: str, path: str, **kwargs: Any) -> Answer:
         if isinstance(kwargs.get("data"), bytes):
             kwargs["headers"] = {"Content-Type": "application/octet-stream"}

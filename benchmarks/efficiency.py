@@ -6,7 +6,6 @@ noisy neighbour slows both; the share is the median over the rounds.
 """
 
 import asyncio
-import itertools
 import statistics
 import tempfile
 import time
@@ -23,7 +22,7 @@ from rich.table import Column, Table
 
 from benchmarks.client import Target, connect
 from benchmarks.dataset import Dataset
-from benchmarks.errors import DataError, TargetError
+from benchmarks.errors import TargetError
 from benchmarks.report import stage_means
 from benchmarks.service_process import ServiceProcess, running_service
 from service.encoder import Encoder
@@ -73,7 +72,7 @@ class Load:
 
 def measure(data: Dataset, rounds: int, load: Load, console: Console) -> Efficiency:
     """The same pictures on each side. Raises TargetError where a request fails."""
-    pictures = _pictures(data, load.images)
+    pictures = data.pictures_in_turn(load.images)
     settings = load_settings()
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "service.log"
@@ -194,15 +193,6 @@ async def _serve(
     async with connect(service.url, load.concurrency) as target:
         await asyncio.gather(*(worker(target) for _ in range(load.concurrency)))
     return stages, latencies
-
-
-def _pictures(data: Dataset, count: int) -> list[bytes]:
-    """Test pictures of all domains in turn, again from the start where there are too few."""
-    domains = [data.queries(domain) for domain in data.domains]
-    turns = [query for turn in itertools.zip_longest(*domains) for query in turn if query is not None]
-    if not turns:
-        raise DataError(f"{data.root} has no test pictures")
-    return [data.image(query).read_bytes() for query in itertools.islice(itertools.cycle(turns), count)]
 
 
 def _cpu_s(process: psutil.Process) -> float:
