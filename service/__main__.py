@@ -1,9 +1,12 @@
 """`python -m service`: run the service, and see its settings."""
 
 import asyncio
+import json
 import os
 import socket
 import sys
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +16,8 @@ from rich.table import Table
 from service.core import Core
 from service.errors import SettingsError, StartupError
 from service.settings import Settings, load_settings
+from service.tune import print_tuned
+from service.tune import tune as measure
 
 # Longer than clients keep an idle connection: one that is closed as it is used again fails a request.
 _KEEP_ALIVE_S = 75
@@ -56,6 +61,22 @@ def check() -> None:
             core.close()
 
     asyncio.run(start_and_close())
+
+
+@app.command()
+def tune(
+    images: Annotated[Path | None, typer.Option(help="Pictures like yours.")] = None,
+    write: Annotated[Path | None, typer.Option(help="Save the settings here, as UIE_* lines.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+) -> None:
+    """Measure decoding and inference here, and print the settings that follow: about half a minute."""
+    tuned = measure(load_settings(), images, Console(stderr=True))
+    print_tuned(tuned, Console())
+    Console().print(tuned.lines(), end="")
+    if write:
+        write.write_text(tuned.lines())
+    if as_json:
+        typer.echo(json.dumps(asdict(tuned)))
 
 
 @app.command()
