@@ -34,7 +34,10 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if not self._info.is_dir():
-            raise DataError(f"{self.root} is not a data set: there is no {self._info}")
+            raise DataError(
+                f"{self.root} is not a data set: there is no {self._info}; "
+                "`make demo` builds Octet, `benchmarks folder` makes one of your pictures"
+            )
 
     @cached_property
     def domains(self) -> list[str]:

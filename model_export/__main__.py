@@ -1,6 +1,7 @@
 """`python -m model_export`: trained models to model folders."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -110,7 +111,11 @@ def train(
     if seed is not None:
         changes["seed"] = seed
     strategy = load_strategy(config, **changes)
-    summary = run_training(strategy, Dataset(data, present_only=allow_missing), out, cache, workers)
+    try:
+        summary = run_training(strategy, Dataset(data, present_only=allow_missing), out, cache, workers)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last evaluation", file=sys.stderr)  # noqa: T201
+        raise
     print(f"{out}: best val mean R@1 {100 * summary.best_val_r_at_1:.1f}, step {summary.best_step}")  # noqa: T201
     if as_json:
         print(json.dumps(asdict(summary)))  # noqa: T201

@@ -249,3 +249,12 @@ def test_descriptors_are_computed_once(shapes: Dataset, cache: Path, tmp_path: P
     train(tiny(), shapes, tmp_path / "b", cache)
     assert {file: file.stat().st_mtime_ns for file in cache.rglob("*.npy")} == files
     assert all(np.load(file).dtype == np.float32 for file in files)
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_is_no_full_disk(tmp_path: Path) -> None:
+    class Interrupted:
+        def __reduce__(self) -> str:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        RunFolder(tmp_path).save("latest", {"state": Interrupted()})
