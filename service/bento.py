@@ -43,6 +43,7 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
         traffic={"timeout": _TIMEOUT_S},
         logging={"access": {"enabled": False}},  # a line a request costs more than the route itself
         metrics={"enabled": False},  # BentoML's own make twenty series of every path, ids included
+        tracing=_tracing(settings),
     )
     @bentoml.asgi_app(create_app(core))
     class UniversalImageEmbedding:
@@ -78,6 +79,14 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
     built.add_asgi_middleware(Envelope, core=core)
     built.add_asgi_middleware(FilesOnly, max_bytes=settings.max_image_bytes)
     return built
+
+
+def _tracing(settings: Settings) -> Any:
+    """Given with the service: what BentoML's own variable says of tracing is lost as a worker starts."""
+    if settings.otlp_url is None:
+        return {"sample_rate": 0.0}
+    otlp = {"protocol": "http", "endpoint": settings.otlp_url}
+    return {"exporter_type": "otlp", "sample_rate": 1.0, "otlp": otlp}
 
 
 def _keep_metrics_apart() -> None:

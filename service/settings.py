@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         "text", description="json: one object a line, with the ids of the request and of its trace."
     )
+    otlp_url: str | None = Field(
+        None, description="Where OpenTelemetry traces go: http://127.0.0.1:4318/v1/traces. None: nowhere."
+    )
     access_log: bool = Field(False, description="A line for each request.")
     golden_interval_s: float = Field(
         30, gt=0, description="How often the golden image is sent through, for /readyz and /livez."
