@@ -26,7 +26,7 @@ from model_export.training.loop import train as run_training
 from model_export.verify import verify as run_verify
 from service.encoder import Encoder
 from service.errors import StartupError
-from service.manifest import Manifest, Precision, load_manifest
+from service.manifest import Jpeg, Manifest, Precision, load_manifest
 
 ZOO = Path(__file__).parent / "zoo"
 OCTET = Path("data/octet")
@@ -49,6 +49,9 @@ def export(
     out: Annotated[Path, typer.Option(help="The model folder to write; its name is the model's.")],
     precision: Annotated[Precision, typer.Option(help="Of the network inside.")] = "fp32",
     head: Annotated[HeadKind | None, typer.Option(help="Of a backbone; PCA unless said.")] = None,
+    jpeg: Annotated[
+        Jpeg | None, typer.Option(help="draft: large JPEGs are decoded at a fraction of their size.")
+    ] = None,
     data: Annotated[Path, typer.Option(help="Fits the head, calibrates and scores a variant.")] = OCTET,
     allow_missing: ALLOW_MISSING = False,
     store: Annotated[bool, typer.Option(help="Also put it into BentoML's model store.")] = True,
@@ -56,7 +59,7 @@ def export(
     """Write an ONNX model folder, and what a variant of lower precision costs in accuracy."""
     _check_name(out, store)
     dataset = Dataset(data, present_only=allow_missing)
-    _announce(out, export_source(source, precision, dataset, out, Console(), head), store)
+    _announce(out, export_source(source, precision, dataset, out, Console(), head, jpeg), store)
 
 
 def _check_name(out: Path, store: bool) -> None:

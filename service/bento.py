@@ -20,12 +20,12 @@ from pydantic import Field
 from service.core import Core
 from service.errors import ServiceError, StartupError
 from service.http.app import create_app, problem_response
-from service.http.embed import model_card
 from service.http.envelope import Envelope
+from service.http.model import model_card
 from service.http.native import FilesOnly
 from service.http.search import hit_json, neighbourhood
 from service.index import Query
-from service.manifest import load_manifest
+from service.logs import configure
 from service.settings import Settings, load_settings
 
 # Longer than any request of ours should take; deadlines are the client's (X-Deadline-Ms).
@@ -35,7 +35,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 def build_service(settings: Settings) -> bentoml.Service[Any]:
     """One service, one model, one index. Raises StartupError."""
-    core = Core(settings, load_manifest(settings.model_folder))
+    core = Core(settings)
 
     @bentoml.service(
         name="universal-image-embedding",
@@ -55,10 +55,10 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
         async def embed(self, image: Path) -> dict[str, Any]:
             """One image to its embedding."""
             try:
-                embedded = await core.pipeline.embed(await _content(image))
+                embedded = await core.model().pipeline.embed(await _content(image))
             except ServiceError as error:
                 return _native_problem(error)
-            return {"embedding": embedded.embedding.tolist(), **model_card(core)}
+            return {"embedding": embedded.embedding.tolist(), **model_card(core.manifest)}
 
         @bentoml.api
         async def search(
@@ -66,13 +66,13 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
         ) -> dict[str, Any]:
             """One image to its k nearest items, of one domain or of all."""
             try:
-                embedded = await core.pipeline.embed(await _content(image))
+                embedded = await core.model().pipeline.embed(await _content(image))
                 query = Query(embedded.embedding, k, (domain,) if domain else ())
                 hits, _ = await core.timed_search(query)
             except ServiceError as error:
                 return _native_problem(error)
             found = {"hits": [hit_json(hit) for hit in hits], "domains": neighbourhood(hits)}
-            return {**found, **model_card(core)}
+            return {**found, **model_card(core.manifest)}
 
     built: bentoml.Service[Any] = UniversalImageEmbedding
     built.add_asgi_middleware(Envelope, core=core)
@@ -110,6 +110,8 @@ def _native_problem(error: ServiceError) -> dict[str, Any]:
 
 _keep_metrics_apart()
 try:
-    service = build_service(load_settings())
+    _settings = load_settings()
+    configure(_settings)
+    service = build_service(_settings)
 except StartupError as refusal:
     sys.exit(f"service: {refusal}")

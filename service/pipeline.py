@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from service.cache import Cache, How
 from service.encoder import Encoder
 from service.errors import Overloaded
 from service.images import decode
-from service.metrics import Metrics
+from service.metrics import ModelMetrics
 from service.settings import Settings
 
 
@@ -30,12 +29,9 @@ class Embedded:
 class Pipeline:
     """What bounds the work, remembers it and counts it; the batcher does it."""
 
-    def __init__(self, encoder: Encoder, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, encoder: Encoder, settings: Settings, metrics: ModelMetrics, pixels: Budget) -> None:
         self._metrics = metrics
-        self._limits = {
-            "queue": (settings.queue_limit, "images"),
-            "bytes": (settings.max_bytes_in_flight, "bytes"),
-        }
+        self._queue_limit = settings.queue_limit
         self._in_flight = 0
         self._cache: Cache[Embedded] | None = Cache(settings.cache_items) if settings.cache_items else None
         self._decode = partial(
@@ -43,14 +39,14 @@ class Pipeline:
             preprocessing=encoder.manifest.preprocessing,
             max_pixels=settings.max_image_pixels,
         )
-        self._pixels = Budget(settings.max_pixels_in_flight)
+        self._pixels = pixels
         self.batcher = Batcher(
             encoder.encode,
             Capacity(settings.threads, settings.lanes, settings.max_batch),
             Watch(
                 metrics.batch_images.observe,
-                metrics.dropped.labels("decode").inc,
-                metrics.dropped.labels("infer").inc,
+                metrics.dropped["decode"].inc,
+                metrics.dropped["infer"].inc,
             ),
         )
         # A bulk request feeds the lanes without filling the queue that others wait in.
@@ -62,7 +58,7 @@ class Pipeline:
         if self._cache is None:
             return await self._embed_if_room(data)
         embedded, how = await self._cache.get(data, self._embed_if_room)
-        self._metrics.cache.labels(how).inc()
+        self._metrics.cache[how].inc()
         return replace(embedded, cache=how, stages_ms={} if how == "hit" else embedded.stages_ms)
 
     async def _embed_if_room(self, data: bytes) -> Embedded:
@@ -87,17 +83,16 @@ class Pipeline:
 
     def require_room(self) -> None:
         """Raises Overloaded where another image would not be taken."""
-        if self._in_flight >= self._limits["queue"][0]:
-            raise self.refusal("queue")
+        if self._in_flight >= self._queue_limit:
+            self._metrics.shed.inc()
+            raise Overloaded(
+                "there is no room for more images", limit=self._queue_limit, retry_after_s=self.retry_after_s
+            )
 
-    def refusal(self, full: Literal["queue", "bytes"]) -> Overloaded:
-        """The error for what finds no room, counted; it says when what is here now will have been done."""
-        self._metrics.shed.labels(full).inc()
-        wait_s = self._in_flight * self.batcher.seconds_per_image
-        limit, unit = self._limits[full]
-        return Overloaded(
-            f"there is no room for more {unit}", limit=limit, retry_after_s=min(60, max(1, math.ceil(wait_s)))
-        )
+    @property
+    def retry_after_s(self) -> int:
+        """When what is here now will have been done, from 1 to 60."""
+        return min(60, max(1, math.ceil(self._in_flight * self.batcher.seconds_per_image)))
 
     def close(self) -> None:
         """Finish what is in flight."""

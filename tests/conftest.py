@@ -33,7 +33,7 @@ def octet() -> Dataset:
 @pytest.fixture(scope="session")
 def zoo_model() -> Path:
     """The model folder that ships."""
-    return load_settings().model_folder
+    return load_settings().model_folders[0]
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.service_process import ServiceProcess
 from tests.pictures import encode, noise
 
+NAME = "efficientnet-lite0-octet"
 PNG = {"Content-Type": "image/png"}
 TRUNCATED = encode(noise(3, 400, 300), "JPEG")[:-2000]
 

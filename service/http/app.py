@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -18,6 +19,7 @@ from service.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceEr
 from service.http import embed, info, items, openai, search
 from service.http.envelope import problem_body, problem_headers
 
+_REFUSALS_S = 0.5
 _METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH"]
 _log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ def create_app(core: Core) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await core.start()
+        _refuse_before_stopping(core)
         yield
         await asyncio.to_thread(core.close)
 
@@ -44,6 +47,20 @@ def create_app(core: Core) -> FastAPI:
     app.add_api_route("/", _front, include_in_schema=False)
     app.add_api_route("/v1/{rest:path}", _no_such_route, methods=_METHODS, include_in_schema=False)
     return app
+
+
+def _refuse_before_stopping(core: Core) -> None:
+    """On SIGTERM uvicorn closes every connection that has no request in the app, one that it has not read
+    yet among them. With half a second of refusals first, each of those gets its answer.
+    """
+    loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+    assert callable(stop), "uvicorn listens to SIGTERM before the app starts"
+
+    def refuse(number: int, _: object) -> None:
+        core.stop_admission()
+        loop.call_soon_threadsafe(loop.call_later, _REFUSALS_S, stop, number, None)
+
+    signal.signal(signal.SIGTERM, refuse)
 
 
 def problem_response(error: ServiceError) -> Response:

@@ -16,6 +16,7 @@ from starlette.types import Message, Receive
 
 from service.core import Core
 from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
+from service.pipeline import Pipeline
 
 MAX_IMAGES = 1000  # of one bulk request
 FORM_SLACK_BYTES = 64 * 1024  # boundaries and small fields around one image
@@ -28,19 +29,19 @@ def media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-async def read_image(request: Request) -> bytes:
+async def read_image(request: Request, pipeline: Pipeline) -> bytes:
     """One image: the raw body, or multipart field `image`. Raises Overloaded as the one below."""
-    data, _ = await read_image_and_fields(request)
+    data, _ = await read_image_and_fields(request, pipeline)
     return data
 
 
-async def read_image_and_fields(request: Request) -> tuple[bytes, dict[str, str]]:
+async def read_image_and_fields(request: Request, pipeline: Pipeline) -> tuple[bytes, dict[str, str]]:
     """One image, and the text fields beside it (none where the image is the raw body).
 
     Raises Overloaded, before it reads anything, where an image would not be taken.
     """
     core: Core = request.app.state.core
-    core.pipeline.require_room()
+    pipeline.require_room()
     max_bytes = core.settings.max_image_bytes
     kind = media_type(request.headers)
     if kind == "multipart/form-data":

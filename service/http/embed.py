@@ -16,6 +16,8 @@ from service.core import Core
 from service.errors import DeadlineExceeded, InvalidRequest, ServiceError
 from service.http.body import MAX_IMAGES, file_bytes, form_of, read_image
 from service.http.docs import IMAGE_BODY, IMAGES, body_of, form
+from service.http.model import AskedModel, model_card
+from service.model import Model
 from service.pipeline import Embedded
 
 router = APIRouter()
@@ -24,47 +26,47 @@ _TOLD_FIRST = ("hit", "coalesced", "miss")  # of several images: nothing that wa
 
 
 @router.post("/v1/embed", openapi_extra=IMAGE_BODY)
-async def embed(request: Request) -> Response:
+async def embed(request: Request, model: AskedModel) -> Response:
     """One image to its embedding; as bytes with `Accept: application/octet-stream`."""
-    core: Core = request.app.state.core
-    data = await read_image(request)
+    data = await read_image(request, model.pipeline)
     async with deadline(request):
-        embedded = await core.pipeline.embed(data)
+        embedded = await model.pipeline.embed(data)
     note(request, embedded)
     if "application/octet-stream" in request.headers.get("accept", ""):
         return Response(embedded.embedding.astype("<f4").tobytes(), media_type="application/octet-stream")
-    return json_response({"embedding": embedded.embedding.tolist(), **model_card(core)})
+    return json_response({"embedding": embedded.embedding.tolist(), **model_card(model.manifest)})
 
 
 @router.post("/v1/embed/batch", openapi_extra=body_of(form({"images": IMAGES}, ["images"])))
-async def embed_batch(request: Request) -> Response:
+async def embed_batch(request: Request, model: AskedModel) -> Response:
     """Several images, each with its embedding or its own error, in order."""
     core: Core = request.app.state.core
     async with form_of(request, core.settings.max_request_bytes) as fields, deadline(request):
         files = fields.getlist("images")
-        results = await embed_files(core, files)
+        results = await embed_files(model, files, core.settings.max_image_bytes)
     note(request, *results)
-    return json_response({"results": [_result(one) for one in results], **model_card(core)})
+    return json_response({"results": [_result(one) for one in results], **model_card(model.manifest)})
 
 
-async def embed_files(core: Core, files: Sequence[UploadFile | str]) -> list[Embedded | ServiceError]:
+async def embed_files(
+    model: Model, files: Sequence[UploadFile | str], max_bytes: int
+) -> list[Embedded | ServiceError]:
     """Each file's embedding, or what is wrong with that file. Raises InvalidRequest for none or too many."""
     if not 1 <= len(files) <= MAX_IMAGES:
         raise InvalidRequest("field `images` takes 1 to 1000 files", limit=MAX_IMAGES, got=len(files))
-    limit = core.settings.max_image_bytes
-    return await embed_many(core, [partial(file_bytes, value, "images", limit) for value in files])
+    return await embed_many(model, [partial(file_bytes, value, "images", max_bytes) for value in files])
 
 
 async def embed_many(
-    core: Core, reads: Sequence[Callable[[], Awaitable[bytes]]]
+    model: Model, reads: Sequence[Callable[[], Awaitable[bytes]]]
 ) -> list[Embedded | ServiceError]:
     """What each reader reads to its embedding or its error, in order; few of them at a time."""
-    places = asyncio.Semaphore(core.pipeline.bulk_width)
+    places = asyncio.Semaphore(model.pipeline.bulk_width)
 
     async def one(read: Callable[[], Awaitable[bytes]]) -> Embedded | ServiceError:
         async with places:
             try:
-                return await core.pipeline.embed(await read())
+                return await model.pipeline.embed(await read())
             except ServiceError as error:
                 return error
 
@@ -109,12 +111,6 @@ def note(request: Request, *results: Embedded | ServiceError) -> None:
         for stage, ms in one.stages_ms.items():
             longest[stage] = max(ms, longest.get(stage, 0))
     request.state.cache = next((how for how in _TOLD_FIRST if any(one.cache == how for one in done)), None)
-
-
-def model_card(core: Core) -> dict[str, Any]:
-    """What makes an embedding comparable to another."""
-    manifest = core.manifest
-    return {"dim": manifest.dim, "model": manifest.name, "fingerprint": manifest.fingerprint}
 
 
 def json_response(content: Any) -> Response:

@@ -30,8 +30,7 @@ async def metrics(request: Request) -> Response:
     core: Core = request.app.state.core
     # An index that does not answer keeps its last size here: metrics are wanted most when something is down.
     with contextlib.suppress(ServiceError):
-        items, _ = await core.index.counts()
-        core.metrics.index_items.set(items)
+        core.metrics.set_index_items(await core.index.domains())
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return Response(await asyncio.to_thread(generate_latest, registry), media_type=CONTENT_TYPE_LATEST)
@@ -47,6 +46,7 @@ async def info(request: Request) -> Response:
         {
             "version": __version__,
             "model": manifest.model_dump(mode="json"),
+            "models": [one.model_dump(mode="json") for one in core.manifests],
             "provider": settings.provider,  # active: any other is a refusal to start
             "precision": manifest.precision,
             "index": {

@@ -13,8 +13,10 @@ from service.core import Core
 from service.errors import EmbeddingShape, InvalidRequest
 from service.http.body import media_type, read_image, read_json
 from service.http.docs import IMAGE, body_of, json_body
-from service.http.embed import deadline, json_response, model_card, note
+from service.http.embed import deadline, json_response, note
+from service.http.model import IndexedModel, model_card
 from service.index import Hit, Item, Query
+from service.model import Model
 
 router = APIRouter()
 
@@ -38,6 +40,7 @@ _EMBEDDING_OR_ID = {
 @router.post("/v1/search", openapi_extra=body_of({**IMAGE, **json_body(_EMBEDDING_OR_ID)}))
 async def search(
     request: Request,
+    model: IndexedModel,
     k: Annotated[int, QueryParam(ge=1, le=100)] = 10,
     domain: Annotated[list[DomainName], QueryParam()] = [],  # noqa: B006 (FastAPI copies it)
     group_by: Literal["domain", "label"] | None = None,
@@ -49,9 +52,9 @@ async def search(
     core: Core = request.app.state.core
     is_json = media_type(request.headers) == "application/json"
     # Read before the deadline is entered: it listens to the client, too, and would take part of the body.
-    body = await (read_json(request, _MAX_JSON_BYTES) if is_json else read_image(request))
+    body = await (read_json(request, _MAX_JSON_BYTES) if is_json else read_image(request, model.pipeline))
     async with deadline(request):
-        embedding = await (_given(core, body) if is_json else _embed(request, core, body))
+        embedding = await (_given(core, body) if is_json else _embed(request, model, body))
         query = Query(embedding, k, tuple(domain), tuple(exclude), exact)
         hits, search_ms = await core.timed_search(query)
     request.state.stages_ms["search"] = search_ms
@@ -59,7 +62,7 @@ async def search(
     answer: dict[str, Any] = {"hits": [hit_json(hit) for hit in hits], "domains": neighbourhood(hits)}
     if group_by:
         answer["groups"] = _groups(hits, group_by)
-    return json_response({**answer, **model_card(core)})
+    return json_response({**answer, **model_card(model.manifest)})
 
 
 def neighbourhood(hits: list[Hit]) -> dict[str, float]:
@@ -99,8 +102,8 @@ def check_embedding(values: Any, dim: int) -> NDArray[np.float32]:
     return unit.astype(np.float32)
 
 
-async def _embed(request: Request, core: Core, data: bytes) -> NDArray[np.float32]:
-    embedded = await core.pipeline.embed(data)
+async def _embed(request: Request, model: Model, data: bytes) -> NDArray[np.float32]:
+    embedded = await model.pipeline.embed(data)
     note(request, embedded)
     return embedded.embedding
 
