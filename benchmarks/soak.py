@@ -95,7 +95,7 @@ async def _sampled(
 
     async def sample() -> None:
         while True:
-            samples.append((share_done(), _rss_mb(service)))
+            samples.append((share_done(), rss_mb(service)))
             await asyncio.sleep(_SAMPLE_S)
 
     sampling = asyncio.create_task(sample())
@@ -103,10 +103,11 @@ async def _sampled(
         yield
     finally:
         sampling.cancel()
-    samples.append((share_done(), _rss_mb(service)))
+    samples.append((share_done(), rss_mb(service)))
 
 
-def _rss_mb(service: psutil.Process) -> float:
+def rss_mb(service: psutil.Process) -> float:
+    """Of the process and all below it."""
     total = service.memory_info().rss
     for child in service.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -116,6 +117,6 @@ def _rss_mb(service: psutil.Process) -> float:
 
 def _mean(samples: Sequence[tuple[float, float]], start: float, end: float) -> float:
     """Of the stretch; of the sample nearest to it where none fell into it."""
-    within = [rss_mb for share, rss_mb in samples if start <= share <= end]
+    within = [mb for share, mb in samples if start <= share <= end]
     nearest = min(samples, key=lambda sample: abs(sample[0] - (start + end) / 2))
     return float(np.mean(within or [nearest[1]]))

@@ -24,6 +24,7 @@ from service.http.envelope import Envelope
 from service.http.model import model_card
 from service.http.native import FilesOnly
 from service.http.search import hit_json, neighbourhood
+from service.http.timeout import replace_bentomls
 from service.index import Query
 from service.logs import configure
 from service.settings import Settings, load_settings
@@ -109,6 +110,7 @@ def _native_problem(error: ServiceError) -> dict[str, Any]:
 
 
 _keep_metrics_apart()
+replace_bentomls()
 try:
     _settings = load_settings()
     configure(_settings)

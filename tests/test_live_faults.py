@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import httpx
+import psutil
 import pytest
 
 from benchmarks.faults import MAX_BYTES_IN_FLIGHT, faults, narrow_service
 from benchmarks.service_process import ServiceProcess
+from benchmarks.soak import rss_mb
 from benchmarks.traffic import Outcome, send_all
 from tests.live import NAME, begun
 
@@ -34,6 +36,17 @@ def test_every_request_is_answered_as_if_it_were_alone(narrow: ServiceProcess) -
     assert sent >= {row.name for row in faults()}
     assert len([name for name in sent if name.startswith("good")]) == 3
     _nothing_is_left(narrow)
+
+
+def test_a_request_leaves_no_memory_behind(narrow: ServiceProcess) -> None:
+    process = psutil.Process(narrow.pid)
+    with httpx.Client(base_url=narrow.url, timeout=60) as client:
+        for _ in range(500):
+            client.get("/livez")
+        before_mb = rss_mb(process)
+        for _ in range(3000):
+            client.get("/livez")
+        assert rss_mb(process) - before_mb < 3  # a KB each: it was 3.6
 
 
 def _nothing_is_left(service: ServiceProcess) -> None:
