@@ -17,6 +17,7 @@ from service import __version__
 from service.core import Core
 from service.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
 from service.http import embed, info, items, openai, search
+from service.http.answers import PROBLEMS
 from service.http.envelope import problem_body, problem_headers
 
 _REFUSALS_S = 0.5
@@ -37,7 +38,7 @@ def create_app(core: Core) -> FastAPI:
     app = FastAPI(title="Universal image embedding", version=__version__, lifespan=lifespan)
     app.state.core = core
     for router in (embed.router, openai.router, search.router, items.router, info.router):
-        app.include_router(router)
+        app.include_router(router, responses=PROBLEMS)
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
