@@ -36,6 +36,7 @@ _STATUSES = {
     415: "A content type that this route does not take.",
     422: "Not an embedding of this model.",
     429: "No room for more; Retry-After says when.",
+    431: "The line and headers are too long.",
     500: "An error of ours.",
     503: "Starting, stopping, or without its index.",
     504: "The deadline passed.",
