@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks.dataset import Dataset
 from benchmarks.demo import demo as run_demo
-from benchmarks.errors import BenchmarkError, RunError
+from benchmarks.errors import BenchmarkError, RunError, TargetError
 from benchmarks.folder import lay_out
 from benchmarks.index import index_gallery
 from benchmarks.octet import build_octet
@@ -21,6 +21,8 @@ from benchmarks.replay import replay as run_replay
 from benchmarks.report import print_table, summarise, write_summary
 from benchmarks.runs import Run
 from benchmarks.service_process import running_service
+from benchmarks.soak import MAX_GROWTH, print_soaked
+from benchmarks.soak import soak as run_soak
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -131,6 +133,26 @@ def peer(
     print_comparison(found, ours, other, Console())
     if as_json:
         _print_json({"ratio": found.ratio})
+
+
+@app.command()
+def soak(
+    requests: Annotated[
+        int, typer.Option(min=1000, help="Requests in all, a tenth of them broken.")
+    ] = 20_000,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests at a time.")] = 32,
+    as_json: JSON = False,
+) -> None:
+    """Good and broken requests at a service of its own: is every answer right, and is memory flat?"""
+    found = run_soak(requests, concurrency, Console())
+    print_soaked(found, Console())
+    if as_json:
+        said = {"requests": requests, "wrong": len(found.wrong), "growth": found.growth}
+        _print_json({**said, "warm_rss_mb": found.warm_rss_mb, "end_rss_mb": found.end_rss_mb})
+    if found.wrong:
+        raise TargetError(f"{len(found.wrong)} requests were not answered as documented")
+    if found.growth > MAX_GROWTH:
+        raise TargetError(f"the service's memory grew by {found.growth:.1%}, over {MAX_GROWTH:.0%}")
 
 
 @app.command()

@@ -21,9 +21,11 @@ from service.core import Core
 from service.errors import ServiceError, StartupError
 from service.http.app import create_app, problem_response
 from service.http.envelope import Envelope
+from service.http.heads import bound_heads
 from service.http.model import model_card
 from service.http.native import FilesOnly
 from service.http.search import hit_json, neighbourhood
+from service.http.timeout import replace_bentomls
 from service.index import Query
 from service.logs import configure
 from service.settings import Settings, load_settings
@@ -118,6 +120,8 @@ def _native_problem(error: ServiceError) -> dict[str, Any]:
 
 
 _keep_metrics_apart()
+replace_bentomls()
+bound_heads()
 try:
     _settings = load_settings()
     configure(_settings)

@@ -7,6 +7,7 @@ ServiceError                      becomes one RFC 9457 answer
 ├── Unauthorized            401   read: no key, or a wrong one
 ├── UnsupportedMediaType    415   read
 ├── ImageTooLarge           413   read (bytes) and decode (pixels, known from the header)
+├── HeadersTooLarge         431   read
 ├── UndecodableImage        400   decode
 ├── RequestTimeout          408   read: the body came too slowly
 ├── Overloaded              429   read: too many bytes held; queue: full
@@ -75,6 +76,12 @@ class ImageTooLarge(ServiceError):
     """Too many bytes, or too many pixels."""
 
     status, slug, title = 413, "image-too-large", "Image too large"
+
+
+class HeadersTooLarge(ServiceError):
+    """The request's line and headers are too long."""
+
+    status, slug, title = 431, "headers-too-large", "Headers too large"
 
 
 class UndecodableImage(ServiceError):

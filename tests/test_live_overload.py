@@ -1,7 +1,5 @@
 """More than there is room for, and clients that are too slow: a service with narrow bounds."""
 
-import re
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +10,7 @@ import pytest
 
 from benchmarks.service_process import ServiceProcess, running_service
 from service.client import Client
-from tests.live import NAME, PNG, embedding_of, problem_of
+from tests.live import NAME, PNG, answer, begun, embedding_of, metric, problem_of
 from tests.pictures import encode, noise
 
 
@@ -32,28 +30,6 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]
 def client(narrow: ServiceProcess) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=narrow.url, timeout=60) as made:
         yield made
-
-
-def begun(service: ServiceProcess, length: int, sent: bytes = b"", headers: str = "") -> socket.socket:
-    """A request whose body is not all there yet."""
-    host, port = service.url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=20)
-    head = f"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n{headers}"
-    connection.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode() + sent)
-    return connection
-
-
-def answer(connection: socket.socket) -> bytes:
-    """All that comes until the service closes the connection."""
-    parts = []
-    while part := connection.recv(65536):
-        parts.append(part)
-    return b"".join(parts)
-
-
-def metric(client: httpx.Client, name: str) -> float:
-    found = re.search(rf"^{re.escape(name)} (\S+)$", client.get("/metrics").text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
 
 
 def test_a_body_that_drips_is_cut_off(narrow: ServiceProcess, client: httpx.Client) -> None:

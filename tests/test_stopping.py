@@ -10,9 +10,8 @@ import httpx
 import psutil
 
 from benchmarks.service_process import ServiceProcess, running_service
-from tests.live import PNG, problem_of
+from tests.live import PNG, answer, begun, problem_of
 from tests.pictures import encode, noise
-from tests.test_live_overload import answer, begun
 
 REQUESTS = 40
 

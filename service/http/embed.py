@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from service.core import Core
 from service.errors import DeadlineExceeded, InvalidRequest, ServiceError
+from service.http.answers import EMBEDDING, EMBEDDINGS, answers
 from service.http.body import MAX_IMAGES, file_bytes, form_of, read_image
 from service.http.docs import IMAGE_BODY, IMAGES, body_of, form
 from service.http.model import AskedModel, model_card
@@ -25,7 +26,11 @@ router = APIRouter()
 _TOLD_FIRST = ("hit", "coalesced", "miss")  # of several images: nothing that was known may look like work
 
 
-@router.post("/v1/embed", openapi_extra=IMAGE_BODY)
+@router.post(
+    "/v1/embed",
+    openapi_extra=IMAGE_BODY,
+    responses=answers(EMBEDDING, ["application/octet-stream"]),
+)
 async def embed(request: Request, model: AskedModel) -> Response:
     """One image to its embedding; as bytes with `Accept: application/octet-stream`."""
     data = await read_image(request, model.pipeline)
@@ -37,7 +42,11 @@ async def embed(request: Request, model: AskedModel) -> Response:
     return json_response({"embedding": embedded.embedding.tolist(), **model_card(model.manifest)})
 
 
-@router.post("/v1/embed/batch", openapi_extra=body_of(form({"images": IMAGES}, ["images"])))
+@router.post(
+    "/v1/embed/batch",
+    openapi_extra=body_of(form({"images": IMAGES}, ["images"])),
+    responses=answers(EMBEDDINGS),
+)
 async def embed_batch(request: Request, model: AskedModel) -> Response:
     """Several images, each with its embedding or its own error, in order."""
     core: Core = request.app.state.core

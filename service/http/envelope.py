@@ -125,6 +125,8 @@ def problem_headers(error: ServiceError) -> dict[str, str]:
     headers = {"content-type": "application/problem+json"}
     if "retry_after_s" in error.members:
         headers["retry-after"] = str(error.members["retry_after_s"])
+    if "allow" in error.members:
+        headers["allow"] = ", ".join(error.members["allow"])
     if error.status == 408:
         headers["connection"] = "close"  # the rest of that body is not waited for
     if error.status == 401:

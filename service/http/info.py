@@ -11,12 +11,13 @@ from starlette.responses import Response
 from service import __version__
 from service.core import Core
 from service.errors import ServiceError
+from service.http.answers import DOMAINS, INFO, answers
 from service.http.embed import json_response
 
 router = APIRouter()
 
 
-@router.get("/v1/domains")
+@router.get("/v1/domains", responses=answers(DOMAINS))
 async def domains(request: Request) -> Response:
     """The domains that have items, by name."""
     core: Core = request.app.state.core
@@ -36,7 +37,7 @@ async def metrics(request: Request) -> Response:
     return Response(await asyncio.to_thread(generate_latest, registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/info")
+@router.get("/v1/info", responses=answers(INFO))
 async def info(request: Request) -> Response:
     """The model's card, what is really active, the index, and the limits."""
     core: Core = request.app.state.core

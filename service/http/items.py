@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from service.core import Core
 from service.errors import InvalidRequest, ServiceError
+from service.http.answers import DELETED, ITEM, ITEMS, PUT, answers
 from service.http.body import (
     MAX_IMAGES,
     MAX_JSON_BYTES,
@@ -67,7 +68,7 @@ _BULK_BODY = body_of(
 )
 
 
-@router.put(_ITEM, openapi_extra=IMAGE_AND_PAYLOAD_BODY)
+@router.put(_ITEM, openapi_extra=IMAGE_AND_PAYLOAD_BODY, responses=answers(PUT))
 async def put_item(
     request: Request, model: IndexedModel, item_id: ItemPath, domain: DomainName, label: Label
 ) -> Response:
@@ -82,7 +83,7 @@ async def put_item(
     return json_response({"id": item_id, "created": created})
 
 
-@router.post("/v1/items", openapi_extra=_BULK_BODY)
+@router.post("/v1/items", openapi_extra=_BULK_BODY, responses=answers(ITEMS))
 async def post_items(request: Request, model: IndexedModel) -> Response:
     """Index many pictures, by image or by embedding; each has its own result."""
     core: Core = request.app.state.core
@@ -98,7 +99,7 @@ async def post_items(request: Request, model: IndexedModel) -> Response:
     return json_response({"results": [_result_json(result) for result in results]})
 
 
-@router.get(_ITEM)
+@router.get(_ITEM, responses=answers(ITEM))
 async def get_item(request: Request, item_id: ItemPath) -> Response:
     """The item, its embedding included."""
     core: Core = request.app.state.core
@@ -106,7 +107,7 @@ async def get_item(request: Request, item_id: ItemPath) -> Response:
     return json_response({**item_json(item), "embedding": item.embedding.tolist()})
 
 
-@router.delete(_ITEM)
+@router.delete(_ITEM, responses=answers(DELETED))
 async def delete_item(request: Request, item_id: ItemPath) -> Response:
     """Whether there was such an item; now there is none."""
     core: Core = request.app.state.core

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from service.core import Core
 from service.errors import ImageTooLarge, InvalidRequest, ServiceError, UnsupportedMediaType
+from service.http.answers import OPENAI, answers
 from service.http.body import MAX_IMAGES, media_type, read_body
 from service.http.docs import body_of, json_body
 from service.http.embed import deadline, embed_many, json_response, note
@@ -33,7 +34,11 @@ class _Asked(BaseModel):
     dimensions: int | None = Field(None, description="The model's own, if given.")
 
 
-@router.post("/v1/embeddings", openapi_extra=body_of(json_body(_Asked.model_json_schema())))
+@router.post(
+    "/v1/embeddings",
+    openapi_extra=body_of(json_body(_Asked.model_json_schema())),
+    responses=answers(OPENAI),
+)
 async def embeddings(request: Request) -> Response:
     """Images to embeddings. One that fails fails the request: OpenAI's answer has no place for it."""
     core: Core = request.app.state.core

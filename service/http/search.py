@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from service.core import Core
 from service.errors import EmbeddingShape, InvalidRequest
+from service.http.answers import FOUND, answers
 from service.http.body import media_type, read_image, read_json
 from service.http.docs import IMAGE, body_of, json_body
 from service.http.embed import deadline, json_response, note
@@ -37,7 +38,11 @@ _EMBEDDING_OR_ID = {
 }
 
 
-@router.post("/v1/search", openapi_extra=body_of({**IMAGE, **json_body(_EMBEDDING_OR_ID)}))
+@router.post(
+    "/v1/search",
+    openapi_extra=body_of({**IMAGE, **json_body(_EMBEDDING_OR_ID)}),
+    responses=answers(FOUND),
+)
 async def search(
     request: Request,
     model: IndexedModel,
