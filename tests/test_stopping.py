@@ -10,6 +10,7 @@ import httpx
 import psutil
 
 from benchmarks.service_process import ServiceProcess, running_service
+from service.client import Client
 from tests.live import PNG, answer, begun, problem_of
 from tests.pictures import encode, noise
 
@@ -59,3 +60,24 @@ def test_who_does_not_end_is_not_waited_for(tmp_path: Path) -> None:
             psutil.Process(service.pid).send_signal(signal.SIGTERM)
             assert answer(connection).startswith(b"HTTP/1.1 500 ")  # uvicorn's own
         assert psutil.Process(service.pid).wait(30) == 0
+
+
+def test_a_worker_that_dies_comes_back_with_what_it_had_taken(tmp_path: Path) -> None:
+    with (
+        running_service(tmp_path / "log", data_dir=str(tmp_path / "index")) as service,
+        Client(service.url, timeout_s=60) as client,
+    ):
+        picture = encode(noise(1))
+        assert client.put("a", picture, "d", "l")
+        [worker] = [one for one in psutil.Process(service.pid).children(recursive=True) if is_worker(one)]
+        worker.kill()
+        worker.wait(20)
+        # The supervisor holds the socket: who connects now waits for the next worker.
+        with httpx.Client(base_url=service.url, timeout=60) as patient:
+            assert patient.get("/livez").status_code == 200
+        [hit] = client.search(picture).hits
+        assert hit.id == "a"
+
+
+def is_worker(process: psutil.Process) -> bool:
+    return "_bentoml_impl.worker.service" in process.cmdline()
