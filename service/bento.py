@@ -54,6 +54,11 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
             """Refuse in the supervisor, once: a worker that refuses is only started again."""
             _check_in_a_process_of_its_own()
 
+        @bentoml.on_shutdown
+        def send_last_traces(self) -> None:
+            """They are sent every few seconds, and the process ends without its exit handlers."""
+            BentoMLContainer.tracer_provider.get().shutdown()
+
         @bentoml.api
         async def embed(self, image: Path) -> dict[str, Any]:
             """One image to its embedding."""
