@@ -1,9 +1,10 @@
 # Two commands do everything: `make demo` and `make test`. `PORT` sets the port, `UIE_*` the service.
-.PHONY: demo serve test lint lock env test-env clean
+.PHONY: demo serve test lint fuzz lock env test-env clean
 .DELETE_ON_ERROR:
 
 export BENTOML_DO_NOT_TRACK := true
 PORT ?= 3000
+FUZZ_SECONDS ?= 300
 
 # Exactly one of onnxruntime and onnxruntime-gpu is installed: the GPU one where an NVIDIA GPU is.
 RUNTIME := $(shell if nvidia-smi -L >/dev/null 2>&1; then echo gpu; else echo cpu; fi)
@@ -29,6 +30,11 @@ lint: test-env
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+# Half of the time for the decoder, half for the live service; what atheris keeps is in `runs/fuzz`.
+fuzz: .venv/fuzz-$(RUNTIME).done
+	$(PYTHON) -m tests.fuzz.images $$(($(FUZZ_SECONDS) / 2))
+	$(PYTHON) -m tests.fuzz.api $$(($(FUZZ_SECONDS) / 2))
+
 # What serving and the harness need; no torch. `test` adds the rest to the same environment.
 env: .venv/serve-$(RUNTIME).done
 test-env: .venv/test-$(RUNTIME).done
@@ -46,6 +52,10 @@ WITHOUT_RUNTIME = $(UV) pip uninstall --quiet --python $(PYTHON) onnxruntime onn
 	$(UV) pip install --python $(PYTHON) -r $<
 	touch $@ .venv/serve-$*.done
 
+.venv/fuzz-%.done: requirements/fuzz.txt .venv/test-%.done
+	$(UV) pip install --quiet --python $(PYTHON) -r $<
+	touch $@
+
 $(UV):
 	python3 -m venv .venv
 	.venv/bin/pip install --quiet uv==0.13.9
@@ -59,6 +69,7 @@ lock: | $(UV)
 		$(COMPILE) --extra $$runtime -o requirements/serve-$$runtime.txt && \
 		$(COMPILE) --extra $$runtime --extra export --extra test -o requirements/test-$$runtime.txt || exit 1; \
 	done
+	$(COMPILE) --extra fuzz -c requirements/test-cpu.txt -o requirements/fuzz.txt
 
 clean:
 	rm -rf .venv data runs

@@ -58,6 +58,18 @@ class Target:
         """One embedding; as `search`."""
         return await self._ask("POST", "/v1/embed", data=image)
 
+    async def embed_batch(self, images: Sequence[bytes]) -> Answer:
+        """Several in one request; as `search`."""
+        form = aiohttp.FormData()
+        for number, data in enumerate(images):
+            form.add_field("images", data, filename=str(number), content_type="application/octet-stream")
+        return await self._ask("POST", "/v1/embed/batch", data=form)
+
+    async def openai(self, model: str, uri: str) -> Answer:
+        """One image in OpenAI's shape; this target's URL is the call's own. As `search`."""
+        asked = {"model": model, "input": [uri], "encoding_format": "float", "modality": "image"}
+        return await self._ask("POST", "", json=asked)
+
     async def _ask(self, method: str, path: str, **kwargs: Any) -> Answer:
         if isinstance(kwargs.get("data"), bytes):
             kwargs["headers"] = {"Content-Type": "application/octet-stream"}

@@ -5,6 +5,7 @@ its domain. A domain with a split `index` searches that one; elsewhere the test 
 """
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,7 +34,10 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if not self._info.is_dir():
-            raise DataError(f"{self.root} is not a data set: there is no {self._info}")
+            raise DataError(
+                f"{self.root} is not a data set: there is no {self._info}; "
+                "`make demo` builds Octet, `benchmarks folder` makes one of your pictures"
+            )
 
     @cached_property
     def domains(self) -> list[str]:
@@ -88,6 +92,17 @@ class Dataset:
     def queries(self, domain: str) -> list[Record]:
         """The domain's test queries."""
         return self.records(domain, "test")
+
+    def pictures_in_turn(self, count: int) -> list[bytes]:
+        """Encoded test pictures of all domains in turn, again from the start where there are too few.
+
+        Raises DataError.
+        """
+        turns = itertools.zip_longest(*(self.queries(domain) for domain in self.domains))
+        queries = [query for turn in turns for query in turn if query is not None]
+        if not queries:
+            raise DataError(f"{self.root} has no test pictures")
+        return [self.image(query).read_bytes() for query in itertools.islice(itertools.cycle(queries), count)]
 
     def image(self, record: Record) -> Path:
         """The picture's file."""

@@ -6,7 +6,6 @@ noisy neighbour slows both; the share is the median over the rounds.
 """
 
 import asyncio
-import itertools
 import statistics
 import tempfile
 import time
@@ -23,7 +22,7 @@ from rich.table import Column, Table
 
 from benchmarks.client import Target, connect
 from benchmarks.dataset import Dataset
-from benchmarks.errors import DataError, TargetError
+from benchmarks.errors import TargetError
 from benchmarks.report import stage_means
 from benchmarks.service_process import ServiceProcess, running_service
 from service.encoder import Encoder
@@ -62,19 +61,28 @@ class _Round:
     latencies_ms: list[float]
 
 
-def measure(data: Dataset, rounds: int, images: int, concurrency: int, console: Console) -> Efficiency:
-    """`images` pictures a round on each side. Raises TargetError where a request fails."""
-    pictures = _pictures(data, images)
+@dataclass(frozen=True)
+class Load:
+    """What the service is sent in a round."""
+
+    images: int
+    concurrency: int  # requests at a time
+    bulk: int  # images in a request; 1: `/v1/embed`
+
+
+def measure(data: Dataset, rounds: int, load: Load, console: Console) -> Efficiency:
+    """The same pictures on each side. Raises TargetError where a request fails."""
+    pictures = data.pictures_in_turn(load.images)
     settings = load_settings()
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "service.log"
         with running_service(log, data_dir=f"{scratch}/index") as service:
             ceiling = _Ceiling(settings)
             ceiling.run(pictures[:64])  # warm both up
-            asyncio.run(_serve(service, pictures[:64], concurrency))
+            asyncio.run(_serve(service, pictures[:64], load))
             done = []
             for number in range(rounds):
-                done.append(_one_round(service, ceiling, pictures, concurrency))
+                done.append(_one_round(service, ceiling, pictures, load))
                 console.print(
                     f"round {number + 1} of {rounds}: served {done[-1].served:.0f} images/s, "
                     f"ceiling {done[-1].ceiling:.0f}, share {done[-1].served / done[-1].ceiling:.3f}"
@@ -111,12 +119,11 @@ class _Ceiling:
     """
 
     def __init__(self, settings: Settings) -> None:
-        manifest = load_manifest(settings.model_folder)
+        folder = settings.model_folders[0]
+        manifest = load_manifest(folder)
         self._preprocessing = manifest.preprocessing
         self._settings = settings
-        self._encoder = Encoder(
-            settings.model_folder, manifest, settings.provider, settings.threads, settings.lanes
-        )
+        self._encoder = Encoder(folder, manifest, settings.provider, settings.threads, settings.lanes)
 
     def run(self, pictures: Sequence[bytes]) -> None:
         most, lanes = self._settings.max_batch, self._settings.lanes
@@ -139,9 +146,7 @@ class _Ceiling:
         return decode(data, self._preprocessing, self._settings.max_image_pixels)
 
 
-def _one_round(
-    service: ServiceProcess, ceiling: _Ceiling, pictures: Sequence[bytes], concurrency: int
-) -> _Round:
+def _one_round(service: ServiceProcess, ceiling: _Ceiling, pictures: Sequence[bytes], load: Load) -> _Round:
     own = psutil.Process()
     start, cpu = time.perf_counter(), _cpu_s(own)
     ceiling.run(pictures)
@@ -149,7 +154,7 @@ def _one_round(
 
     server = psutil.Process(service.pid)
     start, cpu, server_cpu, idle = time.perf_counter(), _cpu_s(own), _tree_cpu_s(server), _idle_s()
-    stages, latencies = asyncio.run(_serve(service, pictures, concurrency))
+    stages, latencies = asyncio.run(_serve(service, pictures, load))
     served_s = time.perf_counter() - start
     return _Round(
         served=len(pictures) / served_s,
@@ -164,37 +169,30 @@ def _one_round(
 
 
 async def _serve(
-    service: ServiceProcess, pictures: Sequence[bytes], concurrency: int
+    service: ServiceProcess, pictures: Sequence[bytes], load: Load
 ) -> tuple[list[dict[str, float]], list[float]]:
     stages: list[dict[str, float]] = []
     latencies: list[float] = []
-    waiting = iter(pictures)
+    waiting = (pictures[start : start + load.bulk] for start in range(0, len(pictures), load.bulk))
 
     async def worker(target: Target) -> None:
-        for picture in waiting:
+        for some in waiting:
             start = time.perf_counter()
-            answer = await target.embed(picture)
+            answer = await (target.embed(some[0]) if load.bulk == 1 else target.embed_batch(some))
             latencies.append((time.perf_counter() - start) * 1e3)
             if answer.status != 200:
-                raise TargetError(f"/v1/embed answered {answer.status}: {answer.body}")
+                raise TargetError(f"the service answered {answer.status}: {answer.body}")
+            if failed := [one for one in answer.body.get("results", []) if "error" in one]:
+                raise TargetError(f"{len(failed)} images failed, the first: {failed[0]}")
             if answer.cache:
                 raise TargetError(
                     "the service has a cache: what it knows is no work, so nothing was measured"
                 )
             stages.append(answer.server_ms)
 
-    async with connect(service.url, concurrency) as target:
-        await asyncio.gather(*(worker(target) for _ in range(concurrency)))
+    async with connect(service.url, load.concurrency) as target:
+        await asyncio.gather(*(worker(target) for _ in range(load.concurrency)))
     return stages, latencies
-
-
-def _pictures(data: Dataset, count: int) -> list[bytes]:
-    """Test pictures of all domains in turn, again from the start where there are too few."""
-    domains = [data.queries(domain) for domain in data.domains]
-    turns = [query for turn in itertools.zip_longest(*domains) for query in turn if query is not None]
-    if not turns:
-        raise DataError(f"{data.root} has no test pictures")
-    return [data.image(query).read_bytes() for query in itertools.islice(itertools.cycle(turns), count)]
 
 
 def _cpu_s(process: psutil.Process) -> float:

@@ -7,13 +7,17 @@ import hashlib
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 from benchmarks.errors import DataError
 from benchmarks.splits import Split, split_classes
 
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")  # what the service's API takes as a domain
+_NAMED = 5
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 
 
@@ -43,7 +47,7 @@ def lay_out(pictures: Path, out: Path) -> dict[str, FolderDomain]:
     if not pictures.is_dir():
         raise DataError(f"{pictures} is not a folder")
     if out.exists():
-        raise DataError(f"{out} exists already: it is left alone")
+        raise DataError(f"{out} exists already and is left alone: remove it, or name another --out")
     for folder in _folders(pictures):
         if not _NAME.fullmatch(folder.name):
             raise DataError(
@@ -53,6 +57,10 @@ def lay_out(pictures: Path, out: Path) -> dict[str, FolderDomain]:
     domains = {folder.name: _domain(folder) for folder in _folders(pictures)}
     if not domains:
         raise DataError(f"{pictures} has no folders: expected <domain>/<class>/<picture>")
+    paths = [path for one in domains.values() for of in one.classes.values() for path in of]
+    if broken := _broken([pictures / path for path in paths]):
+        named = ", ".join(map(str, broken[:_NAMED]))
+        raise DataError(f"{len(broken)} pictures cannot be read; remove or replace them. The first: {named}")
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -63,6 +71,21 @@ def lay_out(pictures: Path, out: Path) -> dict[str, FolderDomain]:
     return domains
 
 
+def _broken(files: list[Path]) -> list[Path]:
+    """Training would stop at the first of them."""
+
+    def readable(file: Path) -> bool:
+        try:
+            with Image.open(file) as image:
+                image.load()
+        except Exception:  # Pillow's decoders raise nearly anything
+            return False
+        return True
+
+    with ThreadPoolExecutor() as pool:
+        return [file for file, good in zip(files, pool.map(readable, files), strict=True) if not good]
+
+
 def _domain(folder: Path) -> FolderDomain:
     classes = {}
     for one in _folders(folder):
@@ -70,6 +93,8 @@ def _domain(folder: Path) -> FolderDomain:
         if files:
             classes[one.name] = [str(file.relative_to(folder.parent)) for file in files]
     pairs = [name for name, paths in classes.items() if len(paths) > 1]
+    if not classes and any(file.suffix.lower() in _PICTURES for file in folder.iterdir()):
+        raise DataError(f"{folder} holds pictures, not class folders: expected <domain>/<class>/<picture>")
     if len(pairs) < 3:
         raise DataError(
             f"{folder}: {len(pairs)} classes with two pictures or more; "

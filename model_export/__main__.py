@@ -1,6 +1,7 @@
 """`python -m model_export`: trained models to model folders."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +27,7 @@ from model_export.training.loop import train as run_training
 from model_export.verify import verify as run_verify
 from service.encoder import Encoder
 from service.errors import StartupError
-from service.manifest import Manifest, Precision, load_manifest
+from service.manifest import Jpeg, Manifest, Precision, load_manifest
 
 ZOO = Path(__file__).parent / "zoo"
 OCTET = Path("data/octet")
@@ -49,6 +50,9 @@ def export(
     out: Annotated[Path, typer.Option(help="The model folder to write; its name is the model's.")],
     precision: Annotated[Precision, typer.Option(help="Of the network inside.")] = "fp32",
     head: Annotated[HeadKind | None, typer.Option(help="Of a backbone; PCA unless said.")] = None,
+    jpeg: Annotated[
+        Jpeg | None, typer.Option(help="draft: large JPEGs are decoded at a fraction of their size.")
+    ] = None,
     data: Annotated[Path, typer.Option(help="Fits the head, calibrates and scores a variant.")] = OCTET,
     allow_missing: ALLOW_MISSING = False,
     store: Annotated[bool, typer.Option(help="Also put it into BentoML's model store.")] = True,
@@ -56,7 +60,7 @@ def export(
     """Write an ONNX model folder, and what a variant of lower precision costs in accuracy."""
     _check_name(out, store)
     dataset = Dataset(data, present_only=allow_missing)
-    _announce(out, export_source(source, precision, dataset, out, Console(), head), store)
+    _announce(out, export_source(source, precision, dataset, out, Console(), head, jpeg), store)
 
 
 def _check_name(out: Path, store: bool) -> None:
@@ -107,7 +111,11 @@ def train(
     if seed is not None:
         changes["seed"] = seed
     strategy = load_strategy(config, **changes)
-    summary = run_training(strategy, Dataset(data, present_only=allow_missing), out, cache, workers)
+    try:
+        summary = run_training(strategy, Dataset(data, present_only=allow_missing), out, cache, workers)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last evaluation", file=sys.stderr)  # noqa: T201
+        raise
     print(f"{out}: best val mean R@1 {100 * summary.best_val_r_at_1:.1f}, step {summary.best_step}")  # noqa: T201
     if as_json:
         print(json.dumps(asdict(summary)))  # noqa: T201

@@ -148,7 +148,8 @@ BACKBONES = {
 def backbone_named(name: str) -> Backbone:
     """Raises SourceError for a name that is not in the table."""
     if name not in BACKBONES:
-        raise SourceError(f"no backbone is named {name!r}; there are: {', '.join(BACKBONES)}")
+        there = ", ".join(BACKBONES)
+        raise SourceError(f"{name!r} is no folder of a run, and no backbone is named so; there are: {there}")
     return BACKBONES[name]
 
 

@@ -15,8 +15,9 @@ from service.manifest import Manifest, load_manifest
 
 def print_models(folders: Mapping[str, Path | ExportError], console: Console) -> None:
     """A row for each; what is wrong with a damaged one comes below the table."""
-    columns = ("name", "dim", "precision", "mean R@1", "fingerprint", "licence")
-    table = Table(*(Column(name, overflow="fold") for name in columns))
+    columns = ("dim", "precision", "mean R@1", "licence")
+    whole = (Column(name, no_wrap=True) for name in ("name", "fingerprint"))  # they are there to be copied
+    table = Table(*whole, *(Column(name, overflow="fold") for name in columns))
     damaged = []
     for name, folder in folders.items():
         try:
@@ -24,12 +25,12 @@ def print_models(folders: Mapping[str, Path | ExportError], console: Console) ->
                 raise folder
             card = load_manifest(folder)
         except (StartupError, ExportError) as error:
-            table.add_row(name, "", "damaged")
+            table.add_row(name, "damaged")
             damaged.append(f"{name} is damaged: {error}")
             continue
         mean = card.accuracy.scores(card.precision).get("mean", {}).get("R@1") if card.accuracy else None
         known = "" if mean is None else f"{100 * mean:.1f}"
-        table.add_row(name, str(card.dim), card.precision, known, card.fingerprint, card.licence)
+        table.add_row(name, card.fingerprint, str(card.dim), card.precision, known, card.licence)
     console.print(table)
     for sentence in damaged:
         console.print(sentence, markup=False)

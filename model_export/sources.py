@@ -1,6 +1,7 @@
 """What `export SOURCE` understands, each made into a `Trained`."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -18,7 +19,7 @@ from model_export.trained import Trained
 from model_export.training.cache import describe_split
 from model_export.training.run_folder import RunFolder, head_of
 from model_export.variants import export_variant, require_variant_images
-from service.manifest import Manifest, Precision
+from service.manifest import Jpeg, Manifest, Precision
 
 OFF_THE_SHELF: dict[HeadKind, str] = {
     "pca": f"frozen backbone, PCA to {DIM} over all domains, equally weighted",
@@ -34,6 +35,7 @@ def export_source(
     out: Path,
     console: Console,
     head: HeadKind | None = None,
+    jpeg: Jpeg | None = None,
 ) -> Manifest:
     """`source` as a model folder `out`; a variant of what is not exported yet goes by way of fp32.
 
@@ -42,17 +44,25 @@ def export_source(
     is_folder = (Path(source) / "manifest.json").exists()
     if head and (is_folder or _is_run(source)):
         raise SourceError(f"{source} has a head of its own: --head is for a backbone")
+    if jpeg and is_folder:
+        raise SourceError(f"{source} has its preprocessing already: --jpeg is for what is not exported yet")
     if precision == "fp32":
         if is_folder:
             raise SourceError(f"{source} is exported already: --precision fp16 or int8 makes a variant of it")
-        return export_model(trained_from(source, data, head or "pca"), data, out)
+        return export_model(_decoding(source, data, head, jpeg), data, out)
     if is_folder:
         return export_variant(Path(source), precision, data, out, console)
     require_variant_images(data)  # before minutes are spent on the base
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / out.name
-        export_model(trained_from(source, data, head or "pca"), data, base)
+        export_model(_decoding(source, data, head, jpeg), data, base)
         return export_variant(base, precision, data, out, console)
+
+
+def _decoding(source: str, data: Dataset, head: HeadKind | None, jpeg: Jpeg | None) -> Trained:
+    trained = trained_from(source, data, head or "pca")
+    decoded = trained.preprocessing.model_copy(update={"jpeg": jpeg or trained.preprocessing.jpeg})
+    return replace(trained, preprocessing=decoded)
 
 
 def _is_run(source: str) -> bool:

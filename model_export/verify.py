@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from benchmarks.dataset import Dataset
 from model_export.canonical import drawn_pixels, load_parity, photos_here
 from model_export.descriptors import read_pixels
 from model_export.embed import CORES
-from service.encoder import PROVIDERS, Encoder
+from service.encoder import Encoder, available_providers
 from service.errors import StartupError
 from service.manifest import MIN_COSINE, Manifest, Precision, load_canonical, load_manifest
 
@@ -53,9 +52,8 @@ def verify(folder: Path, data: Dataset | None, max_loss: float) -> list[Check]:
     manifest = load_manifest(folder)
     load_canonical(folder)
     checks = [Check("files", "passed", f"hashes and fingerprint {manifest.fingerprint} agree")]
-    for provider, name in PROVIDERS.items():
-        if name in ort.get_available_providers():
-            checks += _on_provider(folder, manifest, provider, data)
+    for provider in available_providers():
+        checks += _on_provider(folder, manifest, provider, data)
     if manifest.precision != "fp32":
         checks.append(_loss(manifest, max_loss))
     return checks

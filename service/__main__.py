@@ -1,9 +1,12 @@
 """`python -m service`: run the service, and see its settings."""
 
 import asyncio
+import json
 import os
 import socket
 import sys
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,8 +15,9 @@ from rich.table import Table
 
 from service.core import Core
 from service.errors import SettingsError, StartupError
-from service.manifest import load_manifest
 from service.settings import Settings, load_settings
+from service.tune import print_tuned
+from service.tune import tune as measure
 
 # Longer than clients keep an idle connection: one that is closed as it is used again fails a request.
 _KEEP_ALIVE_S = 75
@@ -28,9 +32,11 @@ def serve(
 ) -> None:
     """Serve over HTTP, under BentoML's supervision. Settings are read from `UIE_*`."""
     _check_port(host, port)
+    stop_timeout_s = load_settings().stop_timeout_s
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
     command = [sys.executable, "-m", "bentoml", "serve", "service.bento:service"]
     command += ["--host", host, "--port", str(port), "--timeout-keep-alive", str(_KEEP_ALIVE_S)]
+    command += ["--timeout-graceful-shutdown", str(stop_timeout_s)]
     os.execv(sys.executable, command)  # noqa: S606 (the supervisor takes over this process)
 
 
@@ -48,14 +54,29 @@ def check() -> None:
     """Do all that a start does, up to the golden image, and say what would refuse."""
 
     async def start_and_close() -> None:
-        values = load_settings()
-        core = Core(values, load_manifest(values.model_folder))
+        core = Core(load_settings())
         try:
             await core.start()
         finally:
             core.close()
 
     asyncio.run(start_and_close())
+
+
+@app.command()
+def tune(
+    images: Annotated[Path | None, typer.Option(help="Pictures like yours.")] = None,
+    write: Annotated[Path | None, typer.Option(help="Save the settings here, as UIE_* lines.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+) -> None:
+    """Measure decoding and inference here, and print the settings that follow: about half a minute."""
+    tuned = measure(load_settings(), images, Console(stderr=True))
+    print_tuned(tuned, Console())
+    Console().print(tuned.lines(), end="")
+    if write:
+        write.write_text(tuned.lines())
+    if as_json:
+        typer.echo(json.dumps(asdict(tuned)))
 
 
 @app.command()

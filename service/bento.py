@@ -20,12 +20,14 @@ from pydantic import Field
 from service.core import Core
 from service.errors import ServiceError, StartupError
 from service.http.app import create_app, problem_response
-from service.http.embed import model_card
 from service.http.envelope import Envelope
+from service.http.heads import bound_heads
+from service.http.model import model_card
 from service.http.native import FilesOnly
 from service.http.search import hit_json, neighbourhood
+from service.http.timeout import replace_bentomls
 from service.index import Query
-from service.manifest import load_manifest
+from service.logs import configure
 from service.settings import Settings, load_settings
 
 # Longer than any request of ours should take; deadlines are the client's (X-Deadline-Ms).
@@ -35,7 +37,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 def build_service(settings: Settings) -> bentoml.Service[Any]:
     """One service, one model, one index. Raises StartupError."""
-    core = Core(settings, load_manifest(settings.model_folder))
+    core = Core(settings)
 
     @bentoml.service(
         name="universal-image-embedding",
@@ -43,6 +45,7 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
         traffic={"timeout": _TIMEOUT_S},
         logging={"access": {"enabled": False}},  # a line a request costs more than the route itself
         metrics={"enabled": False},  # BentoML's own make twenty series of every path, ids included
+        tracing=_tracing(settings),
     )
     @bentoml.asgi_app(create_app(core))
     class UniversalImageEmbedding:
@@ -51,14 +54,19 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
             """Refuse in the supervisor, once: a worker that refuses is only started again."""
             _check_in_a_process_of_its_own()
 
+        @bentoml.on_shutdown
+        def send_last_traces(self) -> None:
+            """They are sent every few seconds, and the process ends without its exit handlers."""
+            BentoMLContainer.tracer_provider.get().shutdown()
+
         @bentoml.api
         async def embed(self, image: Path) -> dict[str, Any]:
             """One image to its embedding."""
             try:
-                embedded = await core.pipeline.embed(await _content(image))
+                embedded = await core.model().pipeline.embed(await _content(image))
             except ServiceError as error:
                 return _native_problem(error)
-            return {"embedding": embedded.embedding.tolist(), **model_card(core)}
+            return {"embedding": embedded.embedding.tolist(), **model_card(core.manifest)}
 
         @bentoml.api
         async def search(
@@ -66,18 +74,26 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
         ) -> dict[str, Any]:
             """One image to its k nearest items, of one domain or of all."""
             try:
-                embedded = await core.pipeline.embed(await _content(image))
+                embedded = await core.model().pipeline.embed(await _content(image))
                 query = Query(embedded.embedding, k, (domain,) if domain else ())
                 hits, _ = await core.timed_search(query)
             except ServiceError as error:
                 return _native_problem(error)
             found = {"hits": [hit_json(hit) for hit in hits], "domains": neighbourhood(hits)}
-            return {**found, **model_card(core)}
+            return {**found, **model_card(core.manifest)}
 
     built: bentoml.Service[Any] = UniversalImageEmbedding
     built.add_asgi_middleware(Envelope, core=core)
     built.add_asgi_middleware(FilesOnly, max_bytes=settings.max_image_bytes)
     return built
+
+
+def _tracing(settings: Settings) -> Any:
+    """Given with the service: what BentoML's own variable says of tracing is lost as a worker starts."""
+    if settings.otlp_url is None:
+        return {"sample_rate": 0.0}
+    otlp = {"protocol": "http", "endpoint": settings.otlp_url}
+    return {"exporter_type": "otlp", "sample_rate": 1.0, "otlp": otlp}
 
 
 def _keep_metrics_apart() -> None:
@@ -109,7 +125,11 @@ def _native_problem(error: ServiceError) -> dict[str, Any]:
 
 
 _keep_metrics_apart()
+replace_bentomls()
+bound_heads()
 try:
-    service = build_service(load_settings())
+    _settings = load_settings()
+    configure(_settings)
+    service = build_service(_settings)
 except StartupError as refusal:
     sys.exit(f"service: {refusal}")

@@ -72,14 +72,18 @@ def _raw(image: bytes) -> dict[str, Any]:
     return {"content": image, "headers": {"Content-Type": "application/octet-stream"}}
 
 
-def _embed(image: bytes) -> _Call[Vector]:
-    """An encoded image to its embedding: float32 (dim,), unit norm."""
-    arguments = _raw(image)
+def _of(model: str | None) -> dict[str, Any]:
+    return {"params": {"model": model}} if model else {}
+
+
+def _embed(image: bytes, model: str | None = None) -> _Call[Vector]:
+    """An encoded image to its embedding: float32 (dim,), unit norm. `model`: one of several served."""
+    arguments = {**_raw(image), **_of(model)}
     arguments["headers"]["Accept"] = "application/octet-stream"
     return _Call("POST", "/v1/embed", lambda answer: np.frombuffer(answer.content, "<f4"), arguments)
 
 
-def _embed_many(images: Sequence[bytes]) -> _Call[list[Vector | Problem]]:
+def _embed_many(images: Sequence[bytes], model: str | None = None) -> _Call[list[Vector | Problem]]:
     """Up to 1,000 encoded images, each to its embedding or to what is wrong with it, in order."""
 
     def read(answer: httpx.Response) -> list[Vector | Problem]:
@@ -90,7 +94,7 @@ def _embed_many(images: Sequence[bytes]) -> _Call[list[Vector | Problem]]:
         ]
 
     files = [("images", (str(place), image)) for place, image in enumerate(images)]
-    return _Call("POST", "/v1/embed/batch", read, {"files": files})
+    return _Call("POST", "/v1/embed/batch", read, {"files": files, **_of(model)})
 
 
 def _search(

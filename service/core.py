@@ -1,112 +1,121 @@
 """Everything that one worker process holds, made once at start and passed down."""
 
-import asyncio
 import time
 from typing import TypeVar
 
-from service.encoder import Encoder
-from service.errors import NotReady
+from service.budget import Budget
+from service.errors import NotReady, Overloaded, SettingsError, UnknownModel
 from service.fetch import Fetcher
-from service.golden import Golden
 from service.index import Hit, IndexWorker, Query, open_index
-from service.manifest import Manifest
+from service.manifest import Manifest, load_manifest
 from service.metrics import Metrics
-from service.pipeline import Pipeline
+from service.model import Model
 from service.settings import Settings
 
 T = TypeVar("T")
-_HANGS_AFTER = 10  # intervals of the golden image without any batch
 
 
 class Core:
-    """Settings and manifest from the beginning; the rest between `start` and `close`."""
+    """Settings and manifests from the beginning; the rest between `start` and `close`."""
 
-    def __init__(self, settings: Settings, manifest: Manifest) -> None:
+    def __init__(self, settings: Settings) -> None:
+        """Raises StartupError."""
         self.settings = settings
-        self.manifest = manifest
+        self.manifests = [load_manifest(folder) for folder in settings.model_folders]
+        names = [manifest.name for manifest in self.manifests]
+        if len(set(names)) < len(names):
+            raise SettingsError(f"UIE_MODEL: two models have the same name: {', '.join(names)}")
+        self.stopping = False
         self._started = False
         self.fetcher: Fetcher | None = None  # None: images by URL are off
         self._metrics: Metrics | None = None
-        self._pipeline: Pipeline | None = None
+        self._models: dict[str, Model] = {}
         self._index: IndexWorker | None = None
-        self._golden: Golden | None = None
-        self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Load the model, open the index, and be ready once a golden image went the whole way.
+        """Load the models, open the index, and be ready once golden images went the whole way.
 
         Raises StartupError.
         """
         settings, manifest = self.settings, self.manifest
-        encoder = Encoder(
-            settings.model_folder, manifest, settings.provider, settings.threads, settings.lanes
-        )
-        self._metrics = Metrics()
-        self._metrics.model_info.labels(
-            manifest.name, manifest.fingerprint, settings.provider, manifest.precision
-        ).set(1)
+        self._metrics = metrics = Metrics()
         if settings.url_hosts:
-            self.fetcher = Fetcher(settings, self._metrics)
+            self.fetcher = Fetcher(settings, metrics)
         self._index = IndexWorker(
             lambda: open_index(settings, manifest.dim, manifest.fingerprint),
             manifest.fingerprint,
         )
-        self._pipeline = Pipeline(encoder, settings, self._metrics)
-        self._golden = Golden(self._pipeline.embed_golden, settings.model_folder, settings.golden_interval_s)
-        await self._golden.check()
-        self._watch = asyncio.create_task(self._golden.repeat())
+        pixels = Budget(settings.max_pixels_in_flight)
+        for folder, one in zip(settings.model_folders, self.manifests, strict=True):
+            self._models[one.name] = Model(folder, one, settings, metrics, pixels)
+        for model in self._models.values():
+            await model.start()
         self._started = True
+
+    def stop_admission(self) -> None:
+        """From here on what comes is refused; what is in flight goes on."""
+        self.stopping = True
 
     def close(self) -> None:
         """Finish what is in flight, flush the index."""
         self._started = False
-        if self._watch:
-            self._watch.get_loop().call_soon_threadsafe(self._watch.cancel)
-        if self._pipeline:
-            self._pipeline.close()
+        for model in self._models.values():
+            model.close()
         if self._index:
             self._index.close()
 
     @property
     def serving(self) -> bool:
         """Started, not stopping, and what it answers is right."""
-        return self._started and self.pipeline.batcher.alive and _present(self._golden).right
+        return self._started and not self.stopping and all(one.right for one in self._models.values())
 
     @property
     def ready(self) -> bool:
-        """Serving, and the golden image came out not long ago."""
-        return self.serving and not _present(self._golden).late
+        """Serving, and the golden images came out not long ago."""
+        return self.serving and not any(one.golden.late for one in self._models.values())
 
     @property
     def alive(self) -> bool:
         """Not in need of being killed: starting, stopping, or its threads answer."""
-        if not self._started:
-            return True
-        # The golden image comes by even where nobody else does.
-        longest_s = _HANGS_AFTER * self.settings.golden_interval_s
-        return self.pipeline.batcher.alive and self.pipeline.batcher.silence_s < longest_s
+        return not self._started or all(one.alive for one in self._models.values())
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the first model: the index holds its embeddings, and it answers where none is named."""
+        return self.manifests[0]
 
     @property
     def metrics(self) -> Metrics:
-        """Raises NotReady, as do the two below."""
+        """Raises NotReady, as do those below."""
         return _present(self._metrics)
-
-    @property
-    def pipeline(self) -> Pipeline:
-        """From encoded image to embedding."""
-        return _present(self._pipeline)
 
     @property
     def index(self) -> IndexWorker:
         """The gallery."""
         return _present(self._index)
 
+    def model(self, name: str | None = None) -> Model:
+        """The first one, where none is named. Raises UnknownModel."""
+        served = [manifest.name for manifest in self.manifests]
+        if name is not None and name not in served:
+            raise UnknownModel("no such model is served here", served=served)
+        return _present(self._models.get(name or served[0]))
+
+    def no_room_for_bytes(self) -> Overloaded:
+        """The error, counted, for a body that would be too much beside the others."""
+        self.metrics.shed.labels("", "bytes").inc()
+        return Overloaded(
+            "there is no room for more bytes",
+            limit=self.settings.max_bytes_in_flight,
+            retry_after_s=max(one.pipeline.retry_after_s for one in self._models.values()),
+        )
+
     async def timed_search(self, query: Query) -> tuple[list[Hit], float]:
         """The hits, and the milliseconds that the index took, the wait for its thread included."""
         start = time.perf_counter()
         hits = await self.index.search(query)
         search_ms = (time.perf_counter() - start) * 1e3
-        self.metrics.observe_stages({"search": search_ms})
+        self.metrics.stages.labels(self.manifest.name, "search").observe(search_ms / 1e3)
         return hits, search_ms
 
 

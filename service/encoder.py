@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from service.errors import EncoderFailed, StartupError
 from service.manifest import Manifest
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-}
+_SUFFIX = "ExecutionProvider"
+
+
+def available_providers() -> dict[str, str]:
+    """What this wheel of ONNX Runtime was built with: our names (cpu, cuda, openvino, ...) to its own."""
+    names = {name.removesuffix(_SUFFIX).lower(): name for name in ort.get_available_providers()}
+    names.pop("azure", None)  # in every CPU wheel; it sends to a remote endpoint, and computes nothing
+    return names
 
 
 class Encoder:
@@ -27,11 +29,10 @@ class Encoder:
 
     def __init__(self, folder: Path, manifest: Manifest, provider: str, threads: int, lanes: int = 1) -> None:
         """Raises StartupError where the provider asked for is not the one that became active."""
-        wanted = PROVIDERS.get(provider)
-        if wanted is None or wanted not in ort.get_available_providers():
+        wanted = available_providers().get(provider)
+        if wanted is None:
             raise StartupError(
-                f"provider {provider!r} is not available here; available: "
-                + ", ".join(name for name, long in PROVIDERS.items() if long in ort.get_available_providers())
+                f"provider {provider!r} is not available here; available: {', '.join(available_providers())}"
             )
         if provider in ("cuda", "tensorrt"):
             ort.preload_dlls()  # CUDA and cuDNN, from the packages that came with the wheel

@@ -8,6 +8,7 @@ ServiceError                      becomes one RFC 9457 answer
 ├── UnsupportedMediaType    415   read
 ├── ImageTooLarge           413   read (bytes) and decode (pixels, known from the header)
 ├── UnfetchableImage        400   read: the URL that was given leads to no image that we would take
+├── HeadersTooLarge         431   read
 ├── UndecodableImage        400   decode
 ├── RequestTimeout          408   read: the body came too slowly
 ├── Overloaded              429   read: too many bytes held; queue: full
@@ -82,6 +83,12 @@ class UnfetchableImage(ServiceError):
     """The URL leads to no image that we would take."""
 
     status, slug, title = 400, "unfetchable-image", "Unfetchable image"
+
+
+class HeadersTooLarge(ServiceError):
+    """The request's line and headers are too long."""
+
+    status, slug, title = 431, "headers-too-large", "Headers too large"
 
 
 class UndecodableImage(ServiceError):

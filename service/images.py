@@ -26,6 +26,7 @@ _ROTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_DRAFT_SPARE = 2  # that the filter has something to average: twice the side it scales to
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -42,6 +43,9 @@ def decode(
     Raises UndecodableImage, or ImageTooLarge where width x height is over `max_pixels`.
     """
     image = _open(data, max_pixels)
+    if preprocessing.jpeg == "draft":
+        least_px = _DRAFT_SPARE * preprocessing.resize_px
+        image.draft(None, (least_px, least_px))  # of a JPEG, while it is being decoded; of others nothing
     with holding(image.width * image.height):
         return _square(image, preprocessing)
 

@@ -18,6 +18,9 @@ MIN_COSINE = 0.9995
 WEIGHTS_FILE = "model.onnx.data"  # of a graph that is too large for one file
 
 
+Jpeg = Literal["whole", "draft"]
+
+
 class Preprocessing(BaseModel):
     """From decoded pixels to the graph's input; normalisation is inside the graph."""
 
@@ -33,6 +36,12 @@ class Preprocessing(BaseModel):
     )
     crop: Literal["centre"]
     exif: Literal["apply", "ignore"] = Field(description="EXIF rotation.")
+    # Not written where it is what it was before there was a choice: fingerprints stay.
+    jpeg: Jpeg = Field(
+        "whole",
+        exclude_if=lambda jpeg: jpeg == "whole",
+        description="draft: decoded at 1/2, 1/4 or 1/8 of its size, while both sides keep twice `resize_px`.",
+    )
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _STAGE_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_STAGES = ("fetch", "decode", "queue", "infer")  # an image's
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -13,39 +14,41 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
+        self._domains: set[str] = set()  # that had items
         self.requests = Counter("uie_requests", "Answered requests.", ["route", "status"], registry=registry)
         self.stages = Histogram(
             "uie_stage_duration_seconds",
             "Time in a stage: fetch, decode, queue, infer (of the whole batch), search.",
-            ["stage"],
+            ["model", "stage"],
             buckets=_STAGE_S,
             registry=registry,
         )
         self.batch_images = Histogram(
-            "uie_batch_images", "Images in an inference.", buckets=_IMAGES, registry=registry
+            "uie_batch_images", "Images in an inference.", ["model"], buckets=_IMAGES, registry=registry
         )
         self.queue_depth = Gauge(
             "uie_queue_depth_images",
             "Images in the service: being fetched, decoding, waiting, or in the session.",
+            ["model"],
             multiprocess_mode="livesum",
             registry=registry,
         )
         self.shed = Counter(
             "uie_shed",
             "Requests and images refused for lack of room, by what was full: queue, bytes.",
-            ["reason"],
+            ["model", "reason"],
             registry=registry,
         )
         self.dropped = Counter(
             "uie_dropped_images",
             "Images whose deadline passed or whose client went, dropped before this stage's work.",
-            ["stage"],
+            ["model", "stage"],
             registry=registry,
         )
         self.cache = Counter(
             "uie_cache_lookups",
             "Images looked up in the cache: hit, miss, coalesced (waited for the same image of another).",
-            ["result"],
+            ["model", "result"],
             registry=registry,
         )
         self.fetches = Counter(
@@ -55,7 +58,11 @@ class Metrics:
             registry=registry,
         )
         self.index_items = Gauge(
-            "uie_index_items", "Items in the index.", multiprocess_mode="livemostrecent", registry=registry
+            "uie_index_items",
+            "Items in the index, by domain.",
+            ["domain"],
+            multiprocess_mode="livemostrecent",
+            registry=registry,
         )
         self.model_info = Gauge(
             "uie_model_info",
@@ -65,7 +72,29 @@ class Metrics:
             registry=registry,
         )
 
+    def set_index_items(self, counts: Mapping[str, int]) -> None:
+        """By domain; one that has none any more is 0."""
+        for domain in self._domains.union(counts):
+            self.index_items.labels(domain).set(counts.get(domain, 0))
+        self._domains |= counts.keys()
+
+    def of(self, model: str) -> "ModelMetrics":
+        """The series of one model."""
+        return ModelMetrics(self, model)
+
+
+class ModelMetrics:
+    """Looked up once: a lookup by labels costs more than what it counts."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._stages = {stage: metrics.stages.labels(model, stage) for stage in _STAGES}
+        self.batch_images = metrics.batch_images.labels(model)
+        self.queue_depth = metrics.queue_depth.labels(model)
+        self.shed = metrics.shed.labels(model, "queue")
+        self.dropped = {stage: metrics.dropped.labels(model, stage) for stage in ("decode", "infer")}
+        self.cache = {how: metrics.cache.labels(model, how) for how in ("hit", "miss", "coalesced")}
+
     def observe_stages(self, stages_ms: Mapping[str, float]) -> None:
         """Milliseconds by stage."""
         for stage, ms in stages_ms.items():
-            self.stages.labels(stage).observe(ms / 1e3)
+            self._stages[stage].observe(ms / 1e3)

@@ -2,10 +2,10 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from service.cache import Cache, How
 from service.encoder import Encoder
 from service.errors import Overloaded
 from service.images import decode
-from service.metrics import Metrics
+from service.metrics import ModelMetrics
 from service.settings import Settings
 
 
@@ -32,12 +32,9 @@ class Embedded:
 class Pipeline:
     """What bounds the work, remembers it and counts it; the batcher does it."""
 
-    def __init__(self, encoder: Encoder, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, encoder: Encoder, settings: Settings, metrics: ModelMetrics, pixels: Budget) -> None:
         self._metrics = metrics
-        self._limits = {
-            "queue": (settings.queue_limit, "images"),
-            "bytes": (settings.max_bytes_in_flight, "bytes"),
-        }
+        self._queue_limit = settings.queue_limit
         self._in_flight = 0
         self._cache: Cache[Embedded] | None = Cache(settings.cache_items) if settings.cache_items else None
         self._decode = partial(
@@ -45,14 +42,14 @@ class Pipeline:
             preprocessing=encoder.manifest.preprocessing,
             max_pixels=settings.max_image_pixels,
         )
-        self._pixels = Budget(settings.max_pixels_in_flight)
+        self._pixels = pixels
         self.batcher = Batcher(
             encoder.encode,
             Capacity(settings.threads, settings.lanes, settings.max_batch),
             Watch(
                 metrics.batch_images.observe,
-                metrics.dropped.labels("decode").inc,
-                metrics.dropped.labels("infer").inc,
+                metrics.dropped["decode"].inc,
+                metrics.dropped["infer"].inc,
             ),
         )
         # A bulk request feeds the lanes without filling the queue that others wait in.
@@ -64,7 +61,7 @@ class Pipeline:
         if self._cache is None:
             return await self._embed_if_room(data)
         embedded, how = await self._cache.get(data, self._embed_if_room)
-        self._metrics.cache.labels(how).inc()
+        self._metrics.cache[how].inc()
         return replace(embedded, cache=how, stages_ms={} if how == "hit" else embedded.stages_ms)
 
     async def _embed_if_room(self, data: bytes) -> Embedded:
@@ -82,12 +79,16 @@ class Pipeline:
         self._metrics.observe_stages(stages_ms)
         return Embedded(encoded.embedding, stages_ms)
 
-    @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """An image's place in the service before its bytes are there. Raises Overloaded."""
+    async def embed_fetched(self, fetch: Callable[[], Awaitable[bytes]]) -> Embedded:
+        """An image has its place from before its bytes are there. Raises what `fetch` and `embed` raise."""
         self.require_room()
+        start = time.perf_counter()
         with self._counted():
-            yield
+            data = await fetch()
+        fetch_ms = {"fetch": (time.perf_counter() - start) * 1e3}
+        self._metrics.observe_stages(fetch_ms)
+        embedded = await self.embed(data)
+        return replace(embedded, stages_ms=fetch_ms | embedded.stages_ms)
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
@@ -101,17 +102,16 @@ class Pipeline:
 
     def require_room(self) -> None:
         """Raises Overloaded where another image would not be taken."""
-        if self._in_flight >= self._limits["queue"][0]:
-            raise self.refusal("queue")
+        if self._in_flight >= self._queue_limit:
+            self._metrics.shed.inc()
+            raise Overloaded(
+                "there is no room for more images", limit=self._queue_limit, retry_after_s=self.retry_after_s
+            )
 
-    def refusal(self, full: Literal["queue", "bytes"]) -> Overloaded:
-        """The error for what finds no room, counted; it says when what is here now will have been done."""
-        self._metrics.shed.labels(full).inc()
-        wait_s = self._in_flight * self.batcher.seconds_per_image
-        limit, unit = self._limits[full]
-        return Overloaded(
-            f"there is no room for more {unit}", limit=limit, retry_after_s=min(60, max(1, math.ceil(wait_s)))
-        )
+    @property
+    def retry_after_s(self) -> int:
+        """When what is here now will have been done, from 1 to 60."""
+        return min(60, max(1, math.ceil(self._in_flight * self.batcher.seconds_per_image)))
 
     def close(self) -> None:
         """Finish what is in flight."""

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -20,9 +20,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="UIE_", frozen=True, extra="ignore")
 
-    model: str = Field(
-        "efficientnet-lite0-octet",
-        description="A model of the zoo by name, a model folder, or NAME:VERSION in BentoML's store.",
+    model: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("efficientnet-lite0-octet",),
+        min_length=1,
+        description="A model of the zoo by name, a model folder, or NAME:VERSION in BentoML's store. "
+        "Several, separated by commas: a request picks one by name; the index is the first one's.",
     )
     provider: str = Field(
         "cpu", pattern="^[a-z]+$", description="ONNX Runtime execution provider: cpu, cuda, tensorrt, ..."
@@ -59,14 +61,29 @@ class Settings(BaseSettings):
         512_000_000, ge=1, description="Most pixels being decoded at a time, four bytes each."
     )
     body_timeout_s: float = Field(60, gt=0, description="Longest time that a body may take to arrive.")
+    stop_timeout_s: int = Field(
+        25, ge=1, description="Longest time that SIGTERM leaves to what is in flight."
+    )
     cache_items: int = Field(
         0, ge=0, description="Embeddings kept by the hash of their image's bytes, 0.6 KB each. 0: none."
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="json: one object a line, with the ids of the request and of its trace."
+    )
+    otlp_url: str | None = Field(
+        None, description="Where OpenTelemetry traces go: http://127.0.0.1:4318/v1/traces. None: nowhere."
+    )
+    access_log: bool = Field(False, description="A line for each request.")
     golden_interval_s: float = Field(
         30, gt=0, description="How often the golden image is sent through, for /readyz and /livez."
     )
     max_batch: int = Field(16, ge=1, le=1024, description="Most images in one inference.")
     queue_limit: int = Field(512, ge=1, description="Most images in the service at a time.")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _split_models(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -104,16 +121,20 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def model_folder(self) -> Path:
-        """`model` as a folder: a path, a tag or a name of the zoo, whichever it looks like.
+    def model_folders(self) -> tuple[Path, ...]:
+        """Each `model` as a folder: a path, a tag or a name of the zoo, whichever it looks like.
 
         Raises SettingsError for a tag that is not in BentoML's store.
         """
-        if "/" in self.model or self.model.startswith("."):
-            return Path(self.model)
-        if ":" in self.model:
-            return _stored(self.model)
-        return _ROOT / "model_export" / "zoo" / self.model
+        return tuple(_folder(model) for model in self.model)
+
+
+def _folder(model: str) -> Path:
+    if "/" in model or model.startswith("."):
+        return Path(model)
+    if ":" in model:
+        return _stored(model)
+    return _ROOT / "model_export" / "zoo" / model
 
 
 def _stored(tag: str) -> Path:

@@ -8,12 +8,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import httpcore
+import pytest
 
+from service.errors import ServiceError
 from service.fetch import Fetcher
 from service.metrics import Metrics
 from service.settings import Settings
 
 PUBLIC = "93.184.215.14"
+HOST = "http://pics.example.org"
+URL = f"{HOST}/a.png"
+IMAGE = b"an image's bytes"
+NOT_HAD = "no image could be had from the URL's host in time"
 Page = bytes | Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -84,9 +90,9 @@ class World(httpcore.AsyncNetworkBackend):
 
 @contextlib.asynccontextmanager
 async def served(tls: ssl.SSLContext | None = None) -> AsyncIterator[World]:
-    """A world whose server listens; `pics.example.org` is known and public."""
+    """A world whose server listens; `pics.example.org` is known, public, and has an image."""
     world = World()
-    world.names["pics.example.org"] = [[PUBLIC]]
+    world.names["pics.example.org"], world.pages["/a.png"] = [[PUBLIC]], answer(IMAGE)
     async with await asyncio.start_server(world.serve, "127.0.0.1", 0, ssl=tls) as server:
         world.port = server.sockets[0].getsockname()[1]
         yield world
@@ -104,3 +110,18 @@ async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
 async def silence(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
     """No answer, until the other side goes."""
     await reader.read()
+
+
+async def fetch(fetcher: Fetcher, url: str = URL) -> bytes:
+    return await fetcher.fetch(url, lambda _: None)
+
+
+async def refusal(fetcher: Fetcher, url: str = URL) -> ServiceError:
+    with pytest.raises(ServiceError) as refused:
+        await fetch(fetcher, url)
+    return refused.value
+
+
+def counts(fetcher: Fetcher) -> dict[str, float]:
+    [family] = fetcher._count.collect()
+    return {one.labels["result"]: one.value for one in family.samples if one.name.endswith("_total")}

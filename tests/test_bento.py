@@ -29,7 +29,7 @@ def test_the_built_bento_is_served_and_answers(tmp_path: Path, monkeypatch: pyte
         ) as service,
         Client(service.url) as client,
     ):
-        folder = Settings().model_folder
+        folder = Settings().model_folders[0]
         image, canonical = load_canonical(folder)
         assert np.dot(client.embed(image), np.asarray(canonical.embedding)) > MIN_COSINE
         info = httpx.get(f"{service.url}/v1/info").json()

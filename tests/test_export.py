@@ -153,7 +153,7 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
         export_source(
             str(tmp_path / "model"), "int8", data, tmp_path / "again", Console(quiet=True), "whitened"
         )
-    with pytest.raises(SourceError, match="no backbone is named 'resnet-9000'"):
+    with pytest.raises(SourceError, match="'resnet-9000' is no folder of a run, and no backbone"):
         export_source("resnet-9000", "int8", data, tmp_path / "again", Console(quiet=True))
 
 

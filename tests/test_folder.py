@@ -95,3 +95,17 @@ def test_what_is_there_is_left_alone(pictures: Path, tmp_path: Path) -> None:
         lay_out(pictures, tmp_path / "data")
     with pytest.raises(DataError, match="not a folder"):
         lay_out(pictures / "nowhere", tmp_path / "other")
+
+
+def test_broken_pictures_are_named_before_anything_is_written(pictures: Path, tmp_path: Path) -> None:
+    broken = pictures / "tea" / "black" / "1.PNG"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"1 pictures cannot be read.*black/1\.PNG"):
+        lay_out(pictures, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_forgotten_level_is_said(tmp_path: Path) -> None:
+    fill(tmp_path / "pictures", "", {"hammer": 3})
+    with pytest.raises(DataError, match="hammer holds pictures, not class folders"):
+        lay_out(tmp_path / "pictures", tmp_path / "data")

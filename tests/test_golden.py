@@ -14,7 +14,6 @@ from starlette.types import Receive, Scope, Send
 from service.core import Core
 from service.errors import NotReady, Overloaded
 from service.http.envelope import Envelope
-from service.manifest import load_manifest
 from service.settings import Settings
 from tests.pictures import encode, noise
 
@@ -24,7 +23,7 @@ INTERVAL_S = 0.4
 @pytest.fixture
 async def core(tmp_path: Path) -> AsyncIterator[Core]:
     settings = Settings(data_dir=tmp_path / "index", golden_interval_s=INTERVAL_S, queue_limit=2, threads=2)
-    made = Core(settings, load_manifest(settings.model_folder))
+    made = Core(settings)
     await made.start()
     yield made
     await asyncio.to_thread(made.close)
@@ -52,19 +51,19 @@ def statuses(core: Core) -> dict[str, int]:
 
 def hang(core: Core) -> threading.Event:
     """The session waits, until the event is set."""
-    gate, right = threading.Event(), core.pipeline.batcher._encode
+    gate, right = threading.Event(), core.model().pipeline.batcher._encode
 
     def hanging(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         assert gate.wait(60)
         return right(pixels)
 
-    core.pipeline.batcher._encode = hanging
+    core.model().pipeline.batcher._encode = hanging
     return gate
 
 
 async def test_a_model_that_goes_wrong_is_noticed_and_refuses_all(core: Core) -> None:
     assert statuses(core) == {"/livez": 204, "/readyz": 204, "/v1/info": 204}
-    batcher = core.pipeline.batcher
+    batcher = core.model().pipeline.batcher
     right = batcher._encode
     batcher._encode = lambda pixels: np.roll(right(pixels), 1, axis=1)
     await until(lambda: not core.serving)
@@ -87,30 +86,30 @@ async def test_a_session_that_hangs_is_late_and_then_given_up(core: Core) -> Non
 
 async def test_a_full_queue_is_no_illness(core: Core) -> None:
     gate = hang(core)
-    waiting = [asyncio.create_task(core.pipeline.embed(encode(noise(seed)))) for seed in (1, 2)]
+    waiting = [asyncio.create_task(core.model().pipeline.embed(encode(noise(seed)))) for seed in (1, 2)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded) as refused:
-        await core.pipeline.embed(encode(noise(3)))
+        await core.model().pipeline.embed(encode(noise(3)))
     assert refused.value.members["limit"] == 2
     assert refused.value.members["retry_after_s"] >= 1
-    await until(lambda: core.pipeline._in_flight == 3)  # the golden image is behind them all the same
+    await until(lambda: core.model().pipeline._in_flight == 3)  # the golden image is behind them all the same
     gate.set()
     await asyncio.gather(*waiting)
     await until(lambda: core.ready)
 
 
 async def test_a_dead_session_thread_is_noticed(core: Core) -> None:
-    core.pipeline.batcher.close()
+    core.model().pipeline.batcher.close()
     assert statuses(core) == {"/livez": 503, "/readyz": 503, "/v1/info": 503}
     with pytest.raises(NotReady):
-        await core.pipeline.embed(encode(noise(1)))
+        await core.model().pipeline.embed(encode(noise(1)))
 
 
 async def test_pictures_wait_for_their_pixels_and_the_golden_one_does_not(core: Core) -> None:
-    assert core.pipeline._pixels.take(10**12)
-    waiting = asyncio.create_task(core.pipeline.embed(encode(noise(1))))
-    assert core._golden
-    await core._golden.check()  # in the other decode thread
+    assert core.model().pipeline._pixels.take(10**12)
+    waiting = asyncio.create_task(core.model().pipeline.embed(encode(noise(1))))
+    assert core.model().golden
+    await core.model().golden.check()  # in the other decode thread
     assert not waiting.done()
-    core.pipeline._pixels.give(10**12)
+    core.model().pipeline._pixels.give(10**12)
     await waiting

@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.errors import ImageTooLarge, Overloaded, UndecodableImage
 from service.images import FORMATS, decode
-from service.manifest import Preprocessing
+from service.manifest import Preprocessing, fingerprint
 from tests.pictures import encode, exif, noise, quadrants
 
 SQUARE = Preprocessing(
@@ -195,3 +195,36 @@ def test_pixels_are_known_before_they_are_decoded() -> None:
         with pytest.raises(Overloaded):
             decode(data, SQUARE, 10**6, refusing)
     assert asked == [600, 600]
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "decoded_px"),
+    [
+        ((1100, 520), "JPEG", 275 * 130),  # at a quarter both sides are twice 64 and more, at an eighth not
+        ((1100, 500), "JPEG", 550 * 250),
+        ((250, 250), "JPEG", 250 * 250),
+        ((1100, 520), "PNG", 1100 * 520),
+    ],
+)
+def test_large_jpegs_are_decoded_in_part_where_the_manifest_says_so(
+    size: tuple[int, int], kind: str, decoded_px: int
+) -> None:
+    seen: list[int] = []
+
+    def counted(pixels: int) -> contextlib.AbstractContextManager[None]:
+        seen.append(pixels)
+        return contextlib.nullcontext()
+
+    data = encode(noise(1, 55, 26).resize(size), kind)
+    draft = SQUARE.model_copy(update={"jpeg": "draft"})
+    in_part = decode(data, draft, MAX_PIXELS, counted)
+    whole = decode(data, SQUARE, MAX_PIXELS, counted)
+    assert seen == [decoded_px, size[0] * size[1]]
+    assert np.abs(in_part.astype(int) - whole).mean() < 2
+
+
+def test_decoding_whole_is_not_written_so_that_fingerprints_stay() -> None:
+    assert "jpeg" not in SQUARE.model_dump()
+    draft = SQUARE.model_copy(update={"jpeg": "draft"})
+    assert draft.model_dump()["jpeg"] == "draft"
+    assert fingerprint("a", draft, "fp32") != fingerprint("a", SQUARE, "fp32")

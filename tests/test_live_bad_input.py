@@ -109,4 +109,9 @@ def test_malformed_requests(http: httpx.Client, request_: dict[str, Any], status
 
 def test_routes_and_methods_that_do_not_exist(http: httpx.Client) -> None:
     assert problem_of(http.get("/v1/nothing")) == (404, "not-found")
-    assert problem_of(http.get("/v1/embed")) == (405, "method-not-allowed")
+    assert problem_of(http.request("TRACE", "/v1/nothing")) == (404, "not-found")
+    for method in ("GET", "PATCH", "TRACE"):
+        refused = http.request(method, "/v1/embed")
+        assert problem_of(refused) == (405, "method-not-allowed")
+        assert refused.headers["allow"] == "POST"
+    assert http.request("TRACE", "/v1/items/x").headers["allow"] == "DELETE, GET, PUT"

@@ -20,7 +20,7 @@ from benchmarks.service_process import ServiceProcess, running_service
 from service.encoder import Encoder
 from service.images import decode
 from service.manifest import Manifest
-from tests.live import PNG, TRUNCATED, embedding_of, problem_of
+from tests.live import NAME, PNG, TRUNCATED, embedding_of, problem_of
 from tests.pictures import encode, exif, noise, quadrants
 
 
@@ -127,7 +127,7 @@ def test_images_of_clients_that_have_gone_are_not_inferred(
         client.close()
     # The queue is empty again once the next picture is through.
     embedding_of(http.post("/v1/embed", content=data, headers=PNG))
-    while "uie_queue_depth_images 0.0" not in http.get("/metrics").text:
+    while f'uie_queue_depth_images{{model="{NAME}"}} 0.0' not in http.get("/metrics").text:
         time.sleep(0.05)
     assert images_seen(http) - before < 100
 
@@ -157,12 +157,11 @@ def test_health_info_and_metrics(http: httpx.Client, manifest: Manifest) -> None
     metrics = http.get("/metrics").text
     for name in (
         'uie_requests_total{route="/v1/embed",status="200"}',
-        'uie_stage_duration_seconds_count{stage="decode"}',
-        'uie_stage_duration_seconds_count{stage="queue"}',
-        'uie_stage_duration_seconds_count{stage="infer"}',
-        "uie_batch_images_count",
-        "uie_queue_depth_images 0.0",
-        "uie_index_items",
+        f'uie_stage_duration_seconds_count{{model="{NAME}",stage="decode"}}',
+        f'uie_stage_duration_seconds_count{{model="{NAME}",stage="queue"}}',
+        f'uie_stage_duration_seconds_count{{model="{NAME}",stage="infer"}}',
+        f'uie_batch_images_count{{model="{NAME}"}}',
+        f'uie_queue_depth_images{{model="{NAME}"}} 0.0',
         f'uie_model_info{{fingerprint="{manifest.fingerprint}"',
     ):
         assert name in metrics, name

@@ -16,14 +16,12 @@ from service.core import Core
 from service.fetch import Fetcher
 from service.http.app import create_app
 from service.http.envelope import Envelope
-from service.manifest import load_manifest
 from service.settings import Settings
 from tests.live import PNG, embedding_of, hits_of, problem_of
 from tests.pictures import encode, noise
-from tests.remote import World, answer, drip, served, silence
+from tests.remote import URL, World, answer, drip, silence
 from tests.test_live_openai import uri
 
-URL = "http://pics.example.org/a.png"
 DATA = encode(noise(1))
 BMP = encode(noise(1, 200, 200), "BMP")  # 120,000 bytes
 WAYS: list[tuple[str, str, dict[str, Any]]] = [
@@ -44,27 +42,21 @@ async def begun(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 async def seen(world: World, path: str, times: int = 1) -> None:
     """Waits until the server was asked for it so often."""
     async with asyncio.timeout(30):
-        while sum(path in head for head in world.heads) < times:
+        while sum(path in head for head in world.heads) < times:  # noqa: ASYNC110 (the server changes it)
             await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with served() as made:
-        made.pages["/a.png"] = answer(DATA)
-        yield made
 
 
 @pytest.fixture
 async def core(world: World, tmp_path: Path) -> AsyncIterator[Core]:
     """A core that fetches from that world, with little room."""
+    world.pages["/a.png"] = answer(DATA)
     settings = Settings(
         data_dir=tmp_path / "index",
         url_hosts=("http://pics.example.org",),
         queue_limit=4,
         max_bytes_in_flight=200_000,
     )
-    made = Core(settings, load_manifest(settings.model_folder))
+    made = Core(settings)
     await made.start()
     made.fetcher = Fetcher(settings, made.metrics, world.resolve, world)
     yield made

@@ -1,7 +1,5 @@
 """More than there is room for, and clients that are too slow: a service with narrow bounds."""
 
-import re
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +10,7 @@ import pytest
 
 from benchmarks.service_process import ServiceProcess, running_service
 from service.client import Client
-from tests.live import PNG, embedding_of, problem_of
+from tests.live import NAME, PNG, answer, begun, embedding_of, metric, problem_of
 from tests.pictures import encode, noise
 
 
@@ -32,28 +30,6 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]
 def client(narrow: ServiceProcess) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=narrow.url, timeout=60) as made:
         yield made
-
-
-def begun(service: ServiceProcess, length: int, sent: bytes = b"", headers: str = "") -> socket.socket:
-    """A request whose body is not all there yet."""
-    host, port = service.url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=20)
-    head = f"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n{headers}"
-    connection.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode() + sent)
-    return connection
-
-
-def answer(connection: socket.socket) -> bytes:
-    """All that comes until the service closes the connection."""
-    parts = []
-    while part := connection.recv(65536):
-        parts.append(part)
-    return b"".join(parts)
-
-
-def metric(client: httpx.Client, name: str) -> float:
-    found = re.search(rf"^{re.escape(name)} (\S+)$", client.get("/metrics").text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
 
 
 def test_a_body_that_drips_is_cut_off(narrow: ServiceProcess, client: httpx.Client) -> None:
@@ -84,14 +60,14 @@ def test_a_deadline_is_a_number_of_milliseconds(client: httpx.Client, given: str
 def test_bodies_share_a_budget_of_bytes(narrow: ServiceProcess, client: httpx.Client) -> None:
     data = encode(noise(1))
     assert len(data) > 1000
-    shed = metric(client, 'uie_shed_total{reason="bytes"}')
+    shed = metric(client, 'uie_shed_total{model="",reason="bytes"}')
     with closing(begun(narrow, 199_000, b"x")):
         time.sleep(0.2)
         refused = client.post("/v1/embed", content=data, headers=PNG)
         assert problem_of(refused) == (429, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.json()["limit"] == 200_000
-        assert metric(client, 'uie_shed_total{reason="bytes"}') == shed + 1
+        assert metric(client, 'uie_shed_total{model="",reason="bytes"}') == shed + 1
         assert client.post("/v1/search", json={"id": "nothing"}).status_code == 404  # small ones find room
     with Client(narrow.url, timeout_s=60) as patient:  # that the other has gone is known a moment later
         patient.embed(data)
@@ -112,8 +88,8 @@ def test_what_was_known_says_so(tmp_path: Path) -> None:
         both = client.post("/v1/embed/batch", files=[("images", data), ("images", other)])
         assert both.headers["x-cache"] == "hit"  # one of them: the time of this answer says little
         assert client.post("/v1/search", content=other, headers=PNG).headers["x-cache"] == "hit"
-        assert metric(client, 'uie_cache_lookups_total{result="hit"}') == 3
-        assert metric(client, 'uie_cache_lookups_total{result="miss"}') == 2
+        assert metric(client, f'uie_cache_lookups_total{{model="{NAME}",result="hit"}}') == 3
+        assert metric(client, f'uie_cache_lookups_total{{model="{NAME}",result="miss"}}') == 2
 
 
 def test_without_a_cache_nothing_is_said_of_it(client: httpx.Client) -> None:

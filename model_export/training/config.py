@@ -135,8 +135,13 @@ def load_strategy(file: Path, **changes: Any) -> Strategy:
     try:
         return Strategy.model_validate({**_read(file), **changes})
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        said = ((".".join(map(str, one["loc"])), one["type"], one["msg"]) for one in error.errors())
+        faults = "; ".join(f"{place}: {_said(kind, message)}" for place, kind, message in said)
         raise ConfigError(f"{file}: {faults}") from error
+
+
+def _said(kind: str, message: str) -> str:
+    return "no such word; docs/training.md says where they are" if kind == "extra_forbidden" else message
 
 
 def _read(file: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -145,7 +150,7 @@ def _read(file: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         said = tomllib.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: {error}") from error
+        raise ConfigError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
     parent = said.pop("extends", None)
     if parent is None:
         return said

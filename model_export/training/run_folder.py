@@ -48,7 +48,10 @@ class RunFolder:
             raise TrainingError(f"{self.path} is a file, not a run's folder: it is left alone")
         if file.exists():
             if file.read_bytes() != _config(strategy, data_fingerprint):
-                raise TrainingError(f"{self.path} holds a run of another configuration or data")
+                raise TrainingError(
+                    f"{self.path} holds a run of another configuration or data: "
+                    "remove it, or name another folder"
+                )
         elif self.path.exists() and any(not one.name.endswith(".unfinished") for one in self.path.iterdir()):
             raise TrainingError(f"{self.path} is not empty and not a run: it is left alone")
 
@@ -102,7 +105,9 @@ class RunFolder:
                 write(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-        except RuntimeError as error:  # how torch reports a full disk
+        except RuntimeError as error:  # how torch reports a full disk, and Ctrl-C while it writes
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None
             raise WriteError(f"{self.path / name} could not be written: {error}") from error
 
 
@@ -130,6 +135,6 @@ def _plot(title: str, rows: list[dict[str, Any]], stream: BinaryIO) -> None:
     for name in sorted({key for row in rows for key in row if key.startswith("R@1 ")}):
         score.plot(at, [row[name] for row in rows], alpha=0.4, linewidth=1, label=name.removeprefix("R@1 "))
     score.plot(at, [row["val R@1"] for row in rows], color="black", label="mean")
-    score.set(xlabel="step", ylabel="R@1, merged validation index", ylim=(0, 1))
+    score.set(xlabel="step", ylabel="R@1, merged validation index", ylim=(0, 1.02))
     score.legend(fontsize="x-small")
     figure.savefig(stream, format="png", dpi=110)

@@ -95,7 +95,9 @@ def domain_plan(said: Sampling, sizes: Mapping[str, int], steps: int, seed: int)
 
 
 def _by_shares(names: list[str], shares: NDArray[np.float64], steps: int, seed: list[int]) -> list[str]:
-    """Exact shares (the largest remainders are rounded up), in random order."""
+    """Exact shares (the largest remainders are rounded up), in random order; all zeros are equal shares."""
+    if not shares.any():  # teachers of one class each have nothing to learn
+        shares = np.ones(len(names))
     wanted = shares / shares.sum() * steps
     counts = np.floor(wanted).astype(int)
     for place in np.argsort(counts - wanted, kind="stable")[: steps - counts.sum()]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -16,9 +17,12 @@ from service import __version__
 from service.core import Core
 from service.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
 from service.http import embed, info, items, openai, search
+from service.http.answers import PROBLEMS
 from service.http.envelope import problem_body, problem_headers
 
-_METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH"]
+_REFUSALS_S = 0.5
+_REST = "/v1/{rest:path}"
+_METHODS = ["DELETE", "GET", "PATCH", "POST", "PUT"]
 _log = logging.getLogger(__name__)
 
 
@@ -28,13 +32,14 @@ def create_app(core: Core) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await core.start()
+        _refuse_before_stopping(core)
         yield
         await asyncio.to_thread(core.close)
 
     app = FastAPI(title="Universal image embedding", version=__version__, lifespan=lifespan)
     app.state.core = core
     for router in (embed.router, openai.router, search.router, items.router, info.router):
-        app.include_router(router)
+        app.include_router(router, responses=PROBLEMS)
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -42,8 +47,22 @@ def create_app(core: Core) -> FastAPI:
     app.add_exception_handler(Exception, _on_bug)
     # In the place of BentoML's own page, which loads a tracker.
     app.add_api_route("/", _front, include_in_schema=False)
-    app.add_api_route("/v1/{rest:path}", _no_such_route, methods=_METHODS, include_in_schema=False)
+    app.add_api_route(_REST, _no_such_route, methods=_METHODS, include_in_schema=False)
     return app
+
+
+def _refuse_before_stopping(core: Core) -> None:
+    """On SIGTERM uvicorn closes every connection that has no request in the app, one that it has not read
+    yet among them. With half a second of refusals first, each of those gets its answer.
+    """
+    loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+    assert callable(stop), "uvicorn listens to SIGTERM before the app starts"
+
+    def refuse(number: int, _: object) -> None:
+        core.stop_admission()
+        loop.call_soon_threadsafe(loop.call_later, _REFUSALS_S, stop, number, None)
+
+    signal.signal(signal.SIGTERM, refuse)
 
 
 def problem_response(error: ServiceError) -> Response:
@@ -62,10 +81,10 @@ def _on_invalid(_: Request, error: Exception) -> Response:
     return problem_response(InvalidRequest("; ".join(faults)))
 
 
-def _on_http_exception(_: Request, error: Exception) -> Response:
+def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        return problem_response(MethodNotAllowed(error.detail))
+        return problem_response(_not_routed(request))
     return problem_response(InvalidRequest(error.detail))  # a form that cannot be parsed
 
 
@@ -83,7 +102,18 @@ async def _front() -> Response:
 
 
 async def _no_such_route(request: Request) -> None:
-    path, method = request.url.path, request.method
-    if any(route.matches(request.scope)[0] is Match.PARTIAL for route in request.app.routes):
-        raise MethodNotAllowed(f"{path} does not take {method}")
-    raise NotFound(f"there is no {path}")
+    raise _not_routed(request)
+
+
+def _not_routed(request: Request) -> NotFound | MethodNotAllowed:
+    path = request.url.path
+    routes = [route for route in request.app.routes if getattr(route, "path", "") != _REST]
+
+    def taken(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in routes)
+
+    allowed = [method for method in _METHODS if taken(method)]
+    if not allowed:
+        return NotFound(f"there is no {path}")
+    return MethodNotAllowed(f"{path} does not take {request.method}", allow=allowed)

@@ -18,6 +18,7 @@ from starlette.types import Message, Receive
 
 from service.core import Core
 from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
+from service.pipeline import Pipeline
 
 MAX_IMAGES = 1000  # of one bulk request
 FORM_SLACK_BYTES = 64 * 1024  # boundaries and small fields around one image
@@ -38,19 +39,19 @@ def media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-async def read_image(request: Request) -> bytes | Link:
+async def read_image(request: Request, pipeline: Pipeline) -> bytes | Link:
     """One image: the raw body, multipart field `image`, or where it is. Raises as the one below."""
-    data, _ = await read_image_and_fields(request)
+    data, _ = await read_image_and_fields(request, pipeline)
     return data
 
 
-async def read_image_and_fields(request: Request) -> tuple[bytes | Link, dict[str, str]]:
+async def read_image_and_fields(request: Request, pipeline: Pipeline) -> tuple[bytes | Link, dict[str, str]]:
     """One image, and the text fields beside it (of a form; else there are none).
 
     Raises Overloaded, before it reads anything, where an image would not be taken.
     """
     core: Core = request.app.state.core
-    core.pipeline.require_room()
+    pipeline.require_room()
     max_bytes = core.settings.max_image_bytes
     kind = media_type(request.headers)
     if kind == "multipart/form-data":

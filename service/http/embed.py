@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,8 +14,11 @@ from starlette.responses import Response
 
 from service.core import Core
 from service.errors import DeadlineExceeded, InvalidRequest, ServiceError
+from service.http.answers import EMBEDDING, EMBEDDINGS, answers
 from service.http.body import MAX_IMAGES, Link, file_bytes, form_of, read_image
 from service.http.docs import IMAGE_BODY, IMAGES, body_of, form
+from service.http.model import AskedModel, model_card
+from service.model import Model
 from service.pipeline import Embedded
 
 router = APIRouter()
@@ -25,67 +26,69 @@ router = APIRouter()
 _TOLD_FIRST = ("hit", "coalesced", "miss")  # of several images: nothing that was known may look like work
 
 
-@router.post("/v1/embed", openapi_extra=IMAGE_BODY)
-async def embed(request: Request) -> Response:
+@router.post(
+    "/v1/embed",
+    openapi_extra=IMAGE_BODY,
+    responses=answers(EMBEDDING, ["application/octet-stream"]),
+)
+async def embed(request: Request, model: AskedModel) -> Response:
     """One image to its embedding; as bytes with `Accept: application/octet-stream`."""
-    core: Core = request.app.state.core
-    given = await read_image(request)
+    given = await read_image(request, model.pipeline)
     async with deadline(request):
-        embedded = await embed_given(request, given)
+        embedded = await embed_given(request, model, given)
     note(request, embedded)
     if "application/octet-stream" in request.headers.get("accept", ""):
         return Response(embedded.embedding.astype("<f4").tobytes(), media_type="application/octet-stream")
-    return json_response({"embedding": embedded.embedding.tolist(), **model_card(core)})
+    return json_response({"embedding": embedded.embedding.tolist(), **model_card(model.manifest)})
 
 
-@router.post("/v1/embed/batch", openapi_extra=body_of(form({"images": IMAGES}, ["images"])))
-async def embed_batch(request: Request) -> Response:
+@router.post(
+    "/v1/embed/batch",
+    openapi_extra=body_of(form({"images": IMAGES}, ["images"])),
+    responses=answers(EMBEDDINGS),
+)
+async def embed_batch(request: Request, model: AskedModel) -> Response:
     """Several images, each with its embedding or its own error, in order."""
     core: Core = request.app.state.core
     async with form_of(request, core.settings.max_request_bytes) as fields, deadline(request):
         files = fields.getlist("images")
-        results = await embed_files(core, files)
+        results = await embed_files(model, files, core.settings.max_image_bytes)
     note(request, *results)
-    return json_response({"results": [_result(one) for one in results], **model_card(core)})
+    return json_response({"results": [_result(one) for one in results], **model_card(model.manifest)})
 
 
-async def embed_files(core: Core, files: Sequence[UploadFile | str]) -> list[Embedded | ServiceError]:
+async def embed_files(
+    model: Model, files: Sequence[UploadFile | str], max_bytes: int
+) -> list[Embedded | ServiceError]:
     """Each file's embedding, or what is wrong with that file. Raises InvalidRequest for none or too many."""
     if not 1 <= len(files) <= MAX_IMAGES:
         raise InvalidRequest("field `images` takes 1 to 1000 files", limit=MAX_IMAGES, got=len(files))
-    limit = core.settings.max_image_bytes
 
     async def embed_file(file: UploadFile | str) -> Embedded:
-        return await core.pipeline.embed(await file_bytes(file, "images", limit))
+        return await model.pipeline.embed(await file_bytes(file, "images", max_bytes))
 
-    return await embed_many(core, [partial(embed_file, file) for file in files])
+    return await embed_many(model, [partial(embed_file, file) for file in files])
 
 
-async def embed_given(request: Request, given: bytes | Link) -> Embedded:
+async def embed_given(request: Request, model: Model, given: bytes | Link) -> Embedded:
     """An image that is here, or that has to be fetched first; to be called within `deadline`.
 
     Raises InvalidRequest and UnfetchableImage of a URL, and what the pipeline raises.
     """
-    core: Core = request.app.state.core
     if isinstance(given, bytes):
-        return await core.pipeline.embed(given)
+        return await model.pipeline.embed(given)
+    core: Core = request.app.state.core
     if core.fetcher is None:
         raise InvalidRequest("images are not fetched by URL here: the setting UIE_URL_HOSTS is empty")
     with request.state.room() as take:  # until the image is embedded, as a body's bytes have theirs
-        start = time.perf_counter()
-        with core.pipeline.place():
-            data = await core.fetcher.fetch(given.url, take)
-        fetch_ms = {"fetch": (time.perf_counter() - start) * 1e3}
-        core.metrics.observe_stages(fetch_ms)
-        embedded = await core.pipeline.embed(data)
-    return replace(embedded, stages_ms=fetch_ms | embedded.stages_ms)
+        return await model.pipeline.embed_fetched(partial(core.fetcher.fetch, given.url, take))
 
 
 async def embed_many(
-    core: Core, works: Sequence[Callable[[], Awaitable[Embedded]]]
+    model: Model, works: Sequence[Callable[[], Awaitable[Embedded]]]
 ) -> list[Embedded | ServiceError]:
     """Each work's embedding or its error, in order; few of them at a time."""
-    places = asyncio.Semaphore(core.pipeline.bulk_width)
+    places = asyncio.Semaphore(model.pipeline.bulk_width)
 
     async def one(work: Callable[[], Awaitable[Embedded]]) -> Embedded | ServiceError:
         async with places:
@@ -135,12 +138,6 @@ def note(request: Request, *results: Embedded | ServiceError) -> None:
         for stage, ms in one.stages_ms.items():
             longest[stage] = max(ms, longest.get(stage, 0))
     request.state.cache = next((how for how in _TOLD_FIRST if any(one.cache == how for one in done)), None)
-
-
-def model_card(core: Core) -> dict[str, Any]:
-    """What makes an embedding comparable to another."""
-    manifest = core.manifest
-    return {"dim": manifest.dim, "model": manifest.name, "fingerprint": manifest.fingerprint}
 
 
 def json_response(content: Any) -> Response:

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import json
+import logging
 import re
 import time
 import uuid
@@ -16,6 +17,7 @@ from service.core import Core
 from service.errors import InvalidRequest, NotReady, ServiceError, Unauthorized
 from service.http.body import FORM_SLACK_BYTES, MAX_JSON_BYTES
 from service.http.intake import Intake
+from service.logs import access_log, request_id
 
 _ALWAYS = {"/livez", "/healthz", "/metrics"}  # answered even while the service is not serving
 _OPEN_PATHS = _ALWAYS | {"/readyz"}  # and these without a key
@@ -35,7 +37,7 @@ class Envelope:
             settings.max_bytes_in_flight,
             max(settings.max_request_bytes, settings.max_image_bytes + FORM_SLACK_BYTES, MAX_JSON_BYTES),
             settings.body_timeout_s,
-            lambda: core.pipeline.refusal("bytes"),
+            core.no_room_for_bytes,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,18 +49,24 @@ class Envelope:
         state = scope.setdefault("state", {})
         state["stages_ms"], state["cache"] = {}, None
         state["room"] = self._intake.room
-        state["request_id"] = request_id = _request_id(headers.get("x-request-id"))
+        state["fingerprint"] = self._core.manifest.fingerprint
+        state["request_id"] = given = _request_id(headers.get("x-request-id"))
+        request_id.set(given)
 
         async def send_labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
-                answer["X-Request-Id"] = request_id
-                answer["X-Model-Fingerprint"] = self._core.manifest.fingerprint
+                answer["X-Request-Id"] = given
+                answer["X-Model-Fingerprint"] = state["fingerprint"]
                 total_ms = (time.perf_counter() - arrived) * 1e3
                 answer["Server-Timing"] = server_timing({**state["stages_ms"], "total": total_ms})
+                if self._core.stopping:
+                    answer["Connection"] = "close"
                 if state["cache"]:
                     answer["X-Cache"] = state["cache"]
                 self._count(scope, message["status"])
+                if access_log.isEnabledFor(logging.INFO):
+                    _log_access(scope, message["status"], {**state["stages_ms"], "total": total_ms})
             await send(message)
 
         try:
@@ -88,9 +96,19 @@ class Envelope:
                 raise Unauthorized("send one of the service's keys as `Authorization: Bearer KEY`")
 
     def _count(self, scope: Scope, status: int) -> None:
-        if self._core.serving:
-            route = getattr(scope.get("route"), "path", "") or "other"
-            self._core.metrics.requests.labels(route, status).inc()
+        if self._core.serving or self._core.stopping:
+            self._core.metrics.requests.labels(_route(scope), status).inc()
+
+
+def _route(scope: Scope) -> str:
+    """The pattern, never the path: ids are the clients'."""
+    return getattr(scope.get("route"), "path", "") or "other"
+
+
+def _log_access(scope: Scope, status: int, stages_ms: dict[str, float]) -> None:
+    said = {"method": scope["method"], "route": _route(scope), "status": status}
+    times = {f"{stage}_ms": round(ms, 3) for stage, ms in stages_ms.items()}
+    access_log.info("%(method)s %(route)s %(status)s", said, extra={**said, **times})
 
 
 def server_timing(stages_ms: dict[str, float]) -> str:
@@ -108,6 +126,8 @@ def problem_headers(error: ServiceError) -> dict[str, str]:
     headers = {"content-type": "application/problem+json"}
     if "retry_after_s" in error.members:
         headers["retry-after"] = str(error.members["retry_after_s"])
+    if "allow" in error.members:
+        headers["allow"] = ", ".join(error.members["allow"])
     if error.status == 408:
         headers["connection"] = "close"  # the rest of that body is not waited for
     if error.status == 401:

@@ -11,12 +11,13 @@ from starlette.responses import Response
 from service import __version__
 from service.core import Core
 from service.errors import ServiceError
+from service.http.answers import DOMAINS, INFO, answers
 from service.http.embed import json_response
 
 router = APIRouter()
 
 
-@router.get("/v1/domains")
+@router.get("/v1/domains", responses=answers(DOMAINS))
 async def domains(request: Request) -> Response:
     """The domains that have items, by name."""
     core: Core = request.app.state.core
@@ -30,14 +31,13 @@ async def metrics(request: Request) -> Response:
     core: Core = request.app.state.core
     # An index that does not answer keeps its last size here: metrics are wanted most when something is down.
     with contextlib.suppress(ServiceError):
-        items, _ = await core.index.counts()
-        core.metrics.index_items.set(items)
+        core.metrics.set_index_items(await core.index.domains())
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return Response(await asyncio.to_thread(generate_latest, registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/info")
+@router.get("/v1/info", responses=answers(INFO))
 async def info(request: Request) -> Response:
     """The model's card, what is really active, the index, and the limits."""
     core: Core = request.app.state.core
@@ -47,6 +47,7 @@ async def info(request: Request) -> Response:
         {
             "version": __version__,
             "model": manifest.model_dump(mode="json"),
+            "models": [one.model_dump(mode="json") for one in core.manifests],
             "provider": settings.provider,  # active: any other is a refusal to start
             "precision": manifest.precision,
             "index": {

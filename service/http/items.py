@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from service.core import Core
 from service.errors import InvalidRequest, ServiceError
+from service.http.answers import DELETED, ITEM, ITEMS, PUT, answers
 from service.http.body import (
     MAX_IMAGES,
     MAX_JSON_BYTES,
@@ -24,8 +25,10 @@ from service.http.body import (
 )
 from service.http.docs import IMAGE_AND_PAYLOAD_BODY, IMAGES, body_of, form, json_body
 from service.http.embed import deadline, embed_files, embed_given, json_response, note
+from service.http.model import IndexedModel
 from service.http.search import DomainName, check_embedding, item_json
 from service.index import Item
+from service.model import Model
 from service.pipeline import Embedded
 
 router = APIRouter()
@@ -65,36 +68,38 @@ _BULK_BODY = body_of(
 )
 
 
-@router.put(_ITEM, openapi_extra=IMAGE_AND_PAYLOAD_BODY)
-async def put_item(request: Request, item_id: ItemPath, domain: DomainName, label: Label) -> Response:
+@router.put(_ITEM, openapi_extra=IMAGE_AND_PAYLOAD_BODY, responses=answers(PUT))
+async def put_item(
+    request: Request, model: IndexedModel, item_id: ItemPath, domain: DomainName, label: Label
+) -> Response:
     """Index one picture; the same call again changes nothing."""
     core: Core = request.app.state.core
-    given, fields = await read_image_and_fields(request)
+    given, fields = await read_image_and_fields(request, model.pipeline)
     payload = check_payload(parse_json(fields.get("payload", "{}")))
     async with deadline(request):
-        embedded = await embed_given(request, given)
+        embedded = await embed_given(request, model, given)
         (created,) = await core.index.upsert([Item(item_id, domain, label, embedded.embedding, payload)])
     note(request, embedded)
     return json_response({"id": item_id, "created": created})
 
 
-@router.post("/v1/items", openapi_extra=_BULK_BODY)
-async def post_items(request: Request) -> Response:
+@router.post("/v1/items", openapi_extra=_BULK_BODY, responses=answers(ITEMS))
+async def post_items(request: Request, model: IndexedModel) -> Response:
     """Index many pictures, by image or by embedding; each has its own result."""
     core: Core = request.app.state.core
     if media_type(request.headers) == "application/json":
         body = await read_json(request, MAX_JSON_BYTES)
         entries = _entries(body.get("items") if isinstance(body, dict) else None)
-        results = [_described(entry, _given_embedding(entry, core.manifest.dim)) for entry in entries]
+        results = [_described(entry, _given_embedding(entry, model.manifest.dim)) for entry in entries]
     else:
-        results = await _from_images(request, core)
+        results = await _from_images(request, core, model)
     good = [result for result in results if isinstance(result, Item)]
     if good:
         await core.index.upsert(good)
     return json_response({"results": [_result_json(result) for result in results]})
 
 
-@router.get(_ITEM)
+@router.get(_ITEM, responses=answers(ITEM))
 async def get_item(request: Request, item_id: ItemPath) -> Response:
     """The item, its embedding included."""
     core: Core = request.app.state.core
@@ -102,14 +107,14 @@ async def get_item(request: Request, item_id: ItemPath) -> Response:
     return json_response({**item_json(item), "embedding": item.embedding.tolist()})
 
 
-@router.delete(_ITEM)
+@router.delete(_ITEM, responses=answers(DELETED))
 async def delete_item(request: Request, item_id: ItemPath) -> Response:
     """Whether there was such an item; now there is none."""
     core: Core = request.app.state.core
     return json_response({"deleted": await core.index.delete(item_id)})
 
 
-async def _from_images(request: Request, core: Core) -> list[Item | dict[str, Any]]:
+async def _from_images(request: Request, core: Core, model: Model) -> list[Item | dict[str, Any]]:
     async with form_of(request, core.settings.max_request_bytes) as fields, deadline(request):
         described, files = fields.get("items"), fields.getlist("images")
         if not isinstance(described, str):
@@ -117,7 +122,7 @@ async def _from_images(request: Request, core: Core) -> list[Item | dict[str, An
         entries = _entries(parse_json(described))
         if len(entries) != len(files):
             raise InvalidRequest(f"{len(files)} images, but {len(entries)} items")
-        embedded = await embed_files(core, files)
+        embedded = await embed_files(model, files, core.settings.max_image_bytes)
     note(request, *embedded)
     return [
         _described(entry, one.embedding if isinstance(one, Embedded) else one)

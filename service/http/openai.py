@@ -12,10 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from service.core import Core
-from service.errors import ImageTooLarge, InvalidRequest, ServiceError, UnknownModel, UnsupportedMediaType
+from service.errors import ImageTooLarge, InvalidRequest, ServiceError, UnsupportedMediaType
+from service.http.answers import OPENAI, answers
 from service.http.body import MAX_IMAGES, Link, media_type, read_body
 from service.http.docs import body_of, json_body
 from service.http.embed import deadline, embed_given, embed_many, json_response, note
+from service.model import Model
 from service.pipeline import Embedded
 
 router = APIRouter()
@@ -29,20 +31,27 @@ class _Asked(BaseModel):
     input: str | Annotated[list[str], Field(min_length=1, max_length=MAX_IMAGES)] = Field(
         description="Images as data URIs: data:image/jpeg;base64,...; or URLs, where they are fetched"
     )
-    model: str | None = Field(None, description="The served model's name, if given.")
+    model: str | None = Field(None, description="One of the served models; the first if not given.")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, description="The model's own, if given.")
 
 
-@router.post("/v1/embeddings", openapi_extra=body_of(json_body(_Asked.model_json_schema())))
+@router.post(
+    "/v1/embeddings",
+    openapi_extra=body_of(json_body(_Asked.model_json_schema())),
+    responses=answers(OPENAI),
+)
 async def embeddings(request: Request) -> Response:
     """Images to embeddings. One that fails fails the request: OpenAI's answer has no place for it."""
     core: Core = request.app.state.core
     asked = _parse(await read_body(request, core.settings.max_request_bytes), request)
-    _check(asked, core)
+    model = core.model(asked.model)
+    request.state.fingerprint, dim = model.manifest.fingerprint, model.manifest.dim
+    if asked.dimensions not in (None, dim):
+        raise InvalidRequest("`dimensions` is the model's own", limit=dim, got=asked.dimensions)
     inputs = [asked.input] if isinstance(asked.input, str) else asked.input
     async with deadline(request):
-        results = await embed_many(core, [partial(_embed, request, one) for one in inputs])
+        results = await embed_many(model, [partial(_embed, request, model, one) for one in inputs])
     note(request, *results)
     data = []
     for index, one in enumerate(results):
@@ -52,7 +61,7 @@ async def embeddings(request: Request) -> Response:
         vector = _written(one.embedding, asked.encoding_format)
         data.append({"object": "embedding", "index": index, "embedding": vector})
     usage = {"prompt_tokens": 0, "total_tokens": 0}  # their clients expect the table; an image has no tokens
-    return json_response({"object": "list", "data": data, "model": core.manifest.name, "usage": usage})
+    return json_response({"object": "list", "data": data, "model": model.manifest.name, "usage": usage})
 
 
 def _parse(body: bytes, request: Request) -> _Asked:
@@ -65,20 +74,12 @@ def _parse(body: bytes, request: Request) -> _Asked:
         raise InvalidRequest(f"the request cannot be read: {faults}") from error
 
 
-def _check(asked: _Asked, core: Core) -> None:
-    manifest = core.manifest
-    if asked.model not in (None, manifest.name):
-        raise UnknownModel("no such model is served here", served=[manifest.name])
-    if asked.dimensions not in (None, manifest.dim):
-        raise InvalidRequest("`dimensions` is the model's own", limit=manifest.dim, got=asked.dimensions)
-
-
-async def _embed(request: Request, given: str) -> Embedded:
+async def _embed(request: Request, model: Model, given: str) -> Embedded:
     if given.startswith(("https://", "http://")):
-        return await embed_given(request, Link(given))
+        return await embed_given(request, model, Link(given))
     core: Core = request.app.state.core
     # Decoded when it is the image's turn, so that one request holds few images twice.
-    return await embed_given(request, _decoded(given, core.settings.max_image_bytes))
+    return await model.pipeline.embed(_decoded(given, core.settings.max_image_bytes))
 
 
 def _decoded(uri: str, max_bytes: int) -> bytes:

@@ -11,10 +11,13 @@ from starlette.responses import Response
 
 from service.core import Core
 from service.errors import EmbeddingShape, InvalidRequest
+from service.http.answers import FOUND, answers
 from service.http.body import Link, media_type, read_image, read_json
 from service.http.docs import IMAGE, LINK, body_of, json_body
-from service.http.embed import deadline, embed_given, json_response, model_card, note
+from service.http.embed import deadline, embed_given, json_response, note
+from service.http.model import IndexedModel, model_card
 from service.index import Hit, Item, Query
+from service.model import Model
 
 router = APIRouter()
 
@@ -36,9 +39,14 @@ _EMBEDDING_ID_OR_LINK = {
 }
 
 
-@router.post("/v1/search", openapi_extra=body_of({**IMAGE, **json_body(_EMBEDDING_ID_OR_LINK)}))
+@router.post(
+    "/v1/search",
+    openapi_extra=body_of({**IMAGE, **json_body(_EMBEDDING_ID_OR_LINK)}),
+    responses=answers(FOUND),
+)
 async def search(
     request: Request,
+    model: IndexedModel,
     k: Annotated[int, QueryParam(ge=1, le=100)] = 10,
     domain: Annotated[list[DomainName], QueryParam()] = [],  # noqa: B006 (FastAPI copies it)
     group_by: Literal["domain", "label"] | None = None,
@@ -50,9 +58,9 @@ async def search(
     core: Core = request.app.state.core
     is_json = media_type(request.headers) == "application/json"
     # Read before the deadline is entered: it listens to the client, too, and would take part of the body.
-    body = await (read_json(request, _MAX_JSON_BYTES) if is_json else read_image(request))
+    body = await (read_json(request, _MAX_JSON_BYTES) if is_json else read_image(request, model.pipeline))
     async with deadline(request):
-        embedding = await (_given(request, core, body) if is_json else _embed(request, body))
+        embedding = await (_given if is_json else _embed)(request, model, body)
         query = Query(embedding, k, tuple(domain), tuple(exclude), exact)
         hits, search_ms = await core.timed_search(query)
     request.state.stages_ms["search"] = search_ms
@@ -60,7 +68,7 @@ async def search(
     answer: dict[str, Any] = {"hits": [hit_json(hit) for hit in hits], "domains": neighbourhood(hits)}
     if group_by:
         answer["groups"] = _groups(hits, group_by)
-    return json_response({**answer, **model_card(core)})
+    return json_response({**answer, **model_card(model.manifest)})
 
 
 def neighbourhood(hits: list[Hit]) -> dict[str, float]:
@@ -100,20 +108,21 @@ def check_embedding(values: Any, dim: int) -> NDArray[np.float32]:
     return unit.astype(np.float32)
 
 
-async def _embed(request: Request, image: bytes | Link) -> NDArray[np.float32]:
-    embedded = await embed_given(request, image)
+async def _embed(request: Request, model: Model, image: bytes | Link) -> NDArray[np.float32]:
+    embedded = await embed_given(request, model, image)
     note(request, embedded)
     return embedded.embedding
 
 
-async def _given(request: Request, core: Core, body: Any) -> NDArray[np.float32]:
+async def _given(request: Request, model: Model, body: Any) -> NDArray[np.float32]:
     match body:
         case {"embedding": values, **rest} if not rest:
-            return check_embedding(values, core.manifest.dim)
+            return check_embedding(values, model.manifest.dim)
         case {"id": str(item_id), **rest} if not rest and 1 <= len(item_id) <= 512:
+            core: Core = request.app.state.core
             return (await core.index.get(item_id)).embedding
         case {"url": str(url), **rest} if not rest:
-            return await _embed(request, Link(url))
+            return await _embed(request, model, Link(url))
     raise InvalidRequest('the JSON body must be {"embedding": [...]}, {"id": "..."} or {"url": "..."}')
 
 

@@ -249,3 +249,17 @@ def test_descriptors_are_computed_once(shapes: Dataset, cache: Path, tmp_path: P
     train(tiny(), shapes, tmp_path / "b", cache)
     assert {file: file.stat().st_mtime_ns for file in cache.rglob("*.npy")} == files
     assert all(np.load(file).dtype == np.float32 for file in files)
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_is_no_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:  # as torch's writer closes what it could not finish
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("unexpected pos 320 vs 220")
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        RunFolder(tmp_path).save("latest", {})

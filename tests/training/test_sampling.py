@@ -80,3 +80,10 @@ def test_a_teacher_that_has_more_to_learn_comes_more_often() -> None:
     assert Counter(batch.domain for batch in udon.segment(30, 70)) == {"big": 10, "middle": 10, "small": 20}
     udon.learned("small", 0.0)
     assert udon.teacher_loss["small"] == pytest.approx(1.8)
+
+
+def test_teachers_with_nothing_to_learn_come_equally_often() -> None:
+    udon = planner("teacher-loss", steps=60)
+    for domain in SIZES:
+        udon.learned(domain, 0.0)
+    assert Counter(batch.domain for batch in udon.segment(30, 60)) == {"big": 10, "middle": 10, "small": 10}
