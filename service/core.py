@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from service.budget import Budget
 from service.errors import NotReady, Overloaded, SettingsError, UnknownModel
+from service.fetch import Fetcher
 from service.index import Hit, IndexWorker, Query, open_index
 from service.manifest import Manifest, load_manifest
 from service.metrics import Metrics
@@ -26,6 +27,7 @@ class Core:
             raise SettingsError(f"UIE_MODEL: two models have the same name: {', '.join(names)}")
         self.stopping = False
         self._started = False
+        self.fetcher: Fetcher | None = None  # None: images by URL are off
         self._metrics: Metrics | None = None
         self._models: dict[str, Model] = {}
         self._index: IndexWorker | None = None
@@ -37,6 +39,8 @@ class Core:
         """
         settings, manifest = self.settings, self.manifest
         self._metrics = metrics = Metrics()
+        if settings.url_hosts:
+            self.fetcher = Fetcher(settings, metrics)
         self._index = IndexWorker(
             lambda: open_index(settings, manifest.dim, manifest.fingerprint),
             manifest.fingerprint,

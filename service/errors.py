@@ -7,6 +7,7 @@ ServiceError                      becomes one RFC 9457 answer
 ├── Unauthorized            401   read: no key, or a wrong one
 ├── UnsupportedMediaType    415   read
 ├── ImageTooLarge           413   read (bytes) and decode (pixels, known from the header)
+├── UnfetchableImage        400   read: the URL that was given leads to no image that we would take
 ├── HeadersTooLarge         431   read
 ├── UndecodableImage        400   decode
 ├── RequestTimeout          408   read: the body came too slowly
@@ -76,6 +77,12 @@ class ImageTooLarge(ServiceError):
     """Too many bytes, or too many pixels."""
 
     status, slug, title = 413, "image-too-large", "Image too large"
+
+
+class UnfetchableImage(ServiceError):
+    """The URL leads to no image that we would take."""
+
+    status, slug, title = 400, "unfetchable-image", "Unfetchable image"
 
 
 class HeadersTooLarge(ServiceError):

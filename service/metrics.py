@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _STAGE_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_STAGES = ("fetch", "decode", "queue", "infer")  # an image's
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -17,7 +18,7 @@ class Metrics:
         self.requests = Counter("uie_requests", "Answered requests.", ["route", "status"], registry=registry)
         self.stages = Histogram(
             "uie_stage_duration_seconds",
-            "Time in a stage: decode, queue, infer (of the whole batch), search.",
+            "Time in a stage: fetch, decode, queue, infer (of the whole batch), search.",
             ["model", "stage"],
             buckets=_STAGE_S,
             registry=registry,
@@ -27,7 +28,7 @@ class Metrics:
         )
         self.queue_depth = Gauge(
             "uie_queue_depth_images",
-            "Images in the service: decoding, waiting, or in the session.",
+            "Images in the service: being fetched, decoding, waiting, or in the session.",
             ["model"],
             multiprocess_mode="livesum",
             registry=registry,
@@ -48,6 +49,12 @@ class Metrics:
             "uie_cache_lookups",
             "Images looked up in the cache: hit, miss, coalesced (waited for the same image of another).",
             ["model", "result"],
+            registry=registry,
+        )
+        self.fetches = Counter(
+            "uie_fetches",
+            "Images by URL: fetched, refused (where we do not go), failed (no image came from there).",
+            ["result"],
             registry=registry,
         )
         self.index_items = Gauge(
@@ -80,7 +87,7 @@ class ModelMetrics:
     """Looked up once: a lookup by labels costs more than what it counts."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
-        self._stages = {stage: metrics.stages.labels(model, stage) for stage in ("decode", "queue", "infer")}
+        self._stages = {stage: metrics.stages.labels(model, stage) for stage in _STAGES}
         self.batch_images = metrics.batch_images.labels(model)
         self.queue_depth = metrics.queue_depth.labels(model)
         self.shed = metrics.shed.labels(model, "queue")

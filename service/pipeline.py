@@ -1,6 +1,9 @@
 """An image's path: bytes -> room, cache -> decoded, batched, inferred -> embedding, with what each took."""
 
+import contextlib
 import math
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,7 +25,7 @@ class Embedded:
     """One image's embedding and the milliseconds it took, by stage."""
 
     embedding: NDArray[np.float32]  # (dim,), unit norm
-    stages_ms: dict[str, float]  # decode, queue, infer; none of an image that was known
+    stages_ms: dict[str, float]  # (fetch,) decode, queue, infer; without the last three it was known
     cache: How | None = None  # None: there is no cache
 
 
@@ -70,16 +73,32 @@ class Pipeline:
         return await self._through(data, self._decode, alone=True)
 
     async def _through(self, data: bytes, decode: Decode, alone: bool = False) -> Embedded:
-        self._in_flight += 1
-        self._metrics.queue_depth.inc()
-        try:
+        with self._counted():
             encoded = await self.batcher.submit(data, decode, alone)
-        finally:
-            self._in_flight -= 1
-            self._metrics.queue_depth.dec()
         stages_ms = {"decode": encoded.decode_ms, "queue": encoded.queue_ms, "infer": encoded.infer_ms}
         self._metrics.observe_stages(stages_ms)
         return Embedded(encoded.embedding, stages_ms)
+
+    async def embed_fetched(self, fetch: Callable[[], Awaitable[bytes]]) -> Embedded:
+        """An image has its place from before its bytes are there. Raises what `fetch` and `embed` raise."""
+        self.require_room()
+        start = time.perf_counter()
+        with self._counted():
+            data = await fetch()
+        fetch_ms = {"fetch": (time.perf_counter() - start) * 1e3}
+        self._metrics.observe_stages(fetch_ms)
+        embedded = await self.embed(data)
+        return replace(embedded, stages_ms=fetch_ms | embedded.stages_ms)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._in_flight += 1
+        self._metrics.queue_depth.inc()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self._metrics.queue_depth.dec()
 
     def require_room(self) -> None:
         """Raises Overloaded where another image would not be taken."""

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsError
+from service.hosts import parse_host
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LATER = {"UIE_GALLERY_DIR"}  # of the contract, for the page that is still to come
@@ -44,11 +45,17 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="Bearer keys that are accepted, separated by commas. None: no key is asked for."
     )
+    url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts that images are fetched from by URL, separated by commas: example.org, "
+        "*.example.org, example.org:8443, http://example.org (else https). None: no URL is taken.",
+    )
+    url_timeout_s: float = Field(10, gt=0, description="Longest time that fetching an image may take.")
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="Largest encoded image.")
     max_image_pixels: int = Field(64_000_000, ge=1, description="Largest width x height.")
     max_request_bytes: int = Field(256 * 2**20, ge=1, description="Largest body with several images.")
     max_bytes_in_flight: int = Field(
-        2**30, ge=1, description="Most bytes of bodies in the service at a time."
+        2**30, ge=1, description="Most bytes of bodies and fetched images in the service at a time."
     )
     max_pixels_in_flight: int = Field(
         512_000_000, ge=1, description="Most pixels being decoded at a time, four bytes each."
@@ -87,6 +94,16 @@ class Settings(BaseSettings):
         if not keys:
             raise ValueError("set, but without a key in it: the service would be open to all")
         return keys
+
+    @field_validator("url_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        hosts = tuple(host.strip() for host in value.split(",") if host.strip())
+        for host in hosts:
+            parse_host(host)  # refuses what it cannot read
+        return hosts
 
     @model_validator(mode="after")
     def _a_thread_for_each_lane(self) -> Self:

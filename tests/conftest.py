@@ -1,7 +1,7 @@
 """The real things that tests share: one live service, and the Octet test bed."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -13,6 +13,7 @@ from benchmarks.octet import build_octet
 from benchmarks.service_process import ServiceProcess, running_service
 from service.manifest import Manifest, load_manifest
 from service.settings import load_settings
+from tests.remote import World, served
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,3 +56,10 @@ def http(service: ServiceProcess) -> Iterator[httpx.Client]:
     """A client of the live service."""
     with httpx.Client(base_url=service.url, timeout=60) as client:
         yield client
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """The names, addresses and web server that a fetcher is given."""
+    async with served() as made:
+        yield made

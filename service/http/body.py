@@ -1,11 +1,13 @@
 """From a request to its bytes: raw, multipart or JSON, never more than the limit.
 
-Nothing here decodes an image, and nothing fetches one: a string where a file belongs is refused.
+Nothing here decodes an image, and nothing fetches one: a URL is handed on, where a route takes one, and a
+string where a file belongs is refused.
 """
 
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import FormData, UploadFile
@@ -22,6 +24,14 @@ MAX_IMAGES = 1000  # of one bulk request
 FORM_SLACK_BYTES = 64 * 1024  # boundaries and small fields around one image
 MAX_JSON_BYTES = 16 * 2**20  # of items with their embeddings
 _MAX_FIELD_BYTES = 8 * 2**20
+_MAX_LINK_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where an image is, in the place of its bytes."""
+
+    url: str
 
 
 def media_type(headers: Mapping[str, str]) -> str:
@@ -29,14 +39,14 @@ def media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-async def read_image(request: Request, pipeline: Pipeline) -> bytes:
-    """One image: the raw body, or multipart field `image`. Raises Overloaded as the one below."""
+async def read_image(request: Request, pipeline: Pipeline) -> bytes | Link:
+    """One image: the raw body, multipart field `image`, or where it is. Raises as the one below."""
     data, _ = await read_image_and_fields(request, pipeline)
     return data
 
 
-async def read_image_and_fields(request: Request, pipeline: Pipeline) -> tuple[bytes, dict[str, str]]:
-    """One image, and the text fields beside it (none where the image is the raw body).
+async def read_image_and_fields(request: Request, pipeline: Pipeline) -> tuple[bytes | Link, dict[str, str]]:
+    """One image, and the text fields beside it (of a form; else there are none).
 
     Raises Overloaded, before it reads anything, where an image would not be taken.
     """
@@ -50,6 +60,11 @@ async def read_image_and_fields(request: Request, pipeline: Pipeline) -> tuple[b
             return data, {name: value for name, value in form.items() if isinstance(value, str)}
     if kind.startswith("image/") or kind in ("application/octet-stream", ""):
         return await read_body(request, max_bytes), {}
+    if kind == "application/json":
+        match await read_json(request, _MAX_LINK_BYTES):
+            case {"url": str(url), **rest} if not rest:
+                return Link(url), {}
+        kind = 'JSON other than {"url": "..."}'
     raise UnsupportedMediaType(
         f"send the image as image/*, application/octet-stream or multipart/form-data, not as {kind}"
     )

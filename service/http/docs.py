@@ -22,9 +22,13 @@ def json_body(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
+LINK = {
+    "type": "object",
+    "required": ["url"],
+    "properties": {"url": {"type": "string", "description": "Where the image is"}},
+}
 IMAGES = {"type": "array", "items": _FILE}
 IMAGE = {**_RAW_IMAGE, **form({"image": _FILE}, ["image"])}
-IMAGE_BODY = body_of(IMAGE)
-IMAGE_AND_PAYLOAD_BODY = body_of(
-    {**_RAW_IMAGE, **form({"image": _FILE, "payload": {"type": "string"}}, ["image"])}
-)
+IMAGE_BODY = body_of({**IMAGE, **json_body(LINK)})
+_IMAGE_AND_PAYLOAD = form({"image": _FILE, "payload": {"type": "string"}}, ["image"])
+IMAGE_AND_PAYLOAD_BODY = body_of({**_RAW_IMAGE, **_IMAGE_AND_PAYLOAD, **json_body(LINK)})

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from service.core import Core
 from service.errors import DeadlineExceeded, InvalidRequest, ServiceError
 from service.http.answers import EMBEDDING, EMBEDDINGS, answers
-from service.http.body import MAX_IMAGES, file_bytes, form_of, read_image
+from service.http.body import MAX_IMAGES, Link, file_bytes, form_of, read_image
 from service.http.docs import IMAGE_BODY, IMAGES, body_of, form
 from service.http.model import AskedModel, model_card
 from service.model import Model
@@ -33,9 +33,9 @@ _TOLD_FIRST = ("hit", "coalesced", "miss")  # of several images: nothing that wa
 )
 async def embed(request: Request, model: AskedModel) -> Response:
     """One image to its embedding; as bytes with `Accept: application/octet-stream`."""
-    data = await read_image(request, model.pipeline)
+    given = await read_image(request, model.pipeline)
     async with deadline(request):
-        embedded = await model.pipeline.embed(data)
+        embedded = await embed_given(request, model, given)
     note(request, embedded)
     if "application/octet-stream" in request.headers.get("accept", ""):
         return Response(embedded.embedding.astype("<f4").tobytes(), media_type="application/octet-stream")
@@ -63,24 +63,42 @@ async def embed_files(
     """Each file's embedding, or what is wrong with that file. Raises InvalidRequest for none or too many."""
     if not 1 <= len(files) <= MAX_IMAGES:
         raise InvalidRequest("field `images` takes 1 to 1000 files", limit=MAX_IMAGES, got=len(files))
-    return await embed_many(model, [partial(file_bytes, value, "images", max_bytes) for value in files])
+
+    async def embed_file(file: UploadFile | str) -> Embedded:
+        return await model.pipeline.embed(await file_bytes(file, "images", max_bytes))
+
+    return await embed_many(model, [partial(embed_file, file) for file in files])
+
+
+async def embed_given(request: Request, model: Model, given: bytes | Link) -> Embedded:
+    """An image that is here, or that has to be fetched first; to be called within `deadline`.
+
+    Raises InvalidRequest and UnfetchableImage of a URL, and what the pipeline raises.
+    """
+    if isinstance(given, bytes):
+        return await model.pipeline.embed(given)
+    core: Core = request.app.state.core
+    if core.fetcher is None:
+        raise InvalidRequest("images are not fetched by URL here: the setting UIE_URL_HOSTS is empty")
+    with request.state.room() as take:  # until the image is embedded, as a body's bytes have theirs
+        return await model.pipeline.embed_fetched(partial(core.fetcher.fetch, given.url, take))
 
 
 async def embed_many(
-    model: Model, reads: Sequence[Callable[[], Awaitable[bytes]]]
+    model: Model, works: Sequence[Callable[[], Awaitable[Embedded]]]
 ) -> list[Embedded | ServiceError]:
-    """What each reader reads to its embedding or its error, in order; few of them at a time."""
+    """Each work's embedding or its error, in order; few of them at a time."""
     places = asyncio.Semaphore(model.pipeline.bulk_width)
 
-    async def one(read: Callable[[], Awaitable[bytes]]) -> Embedded | ServiceError:
+    async def one(work: Callable[[], Awaitable[Embedded]]) -> Embedded | ServiceError:
         async with places:
             try:
-                return await model.pipeline.embed(await read())
+                return await work()
             except ServiceError as error:
                 return error
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(read)) for read in reads]
+        tasks = [group.create_task(one(work)) for work in works]
     return [task.result() for task in tasks]
 
 

@@ -48,6 +48,7 @@ class Envelope:
         arrived = time.perf_counter()
         state = scope.setdefault("state", {})
         state["stages_ms"], state["cache"] = {}, None
+        state["room"] = self._intake.room
         state["fingerprint"] = self._core.manifest.fingerprint
         state["request_id"] = given = _request_id(headers.get("x-request-id"))
         request_id.set(given)

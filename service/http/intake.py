@@ -13,6 +13,8 @@ from starlette.types import Message, Receive
 from service.budget import Budget
 from service.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestTimeout, ServiceError
 
+Take = Callable[[int], None]
+
 
 class Intake:
     """What all requests pass their bodies through."""
@@ -27,6 +29,22 @@ class Intake:
         self._refusal = refusal
 
     @contextlib.contextmanager
+    def room(self) -> Iterator[Take]:
+        """What it yields takes bytes of the budget, or raises Overloaded; at the end they come back."""
+        held = 0
+
+        def take(amount: int) -> None:
+            nonlocal held
+            if not self._budget.take(amount):
+                raise self._refusal()
+            held += amount
+
+        try:
+            yield take
+        finally:
+            self._budget.give(held)
+
+    @contextlib.contextmanager
     def body(self, headers: Headers, receive: Receive, deadline: float | None) -> Iterator[Receive]:
         """A `receive` that keeps to the bounds; `deadline` is the client's, in the event loop's time.
 
@@ -37,14 +55,6 @@ class Intake:
         length = int(stated) if stated.isdecimal() else None
         if length is not None and length > self._largest_bytes:  # never to be read, so it takes no room
             raise ImageTooLarge("the request has too many bytes", limit=self._largest_bytes, got=length)
-        held = 0
-
-        def take(amount: int) -> None:
-            nonlocal held
-            if not self._budget.take(amount):
-                raise self._refusal()
-            held += amount
-
         clock = asyncio.get_running_loop().time
         limits: list[tuple[float, ServiceError]] = [
             (
@@ -71,8 +81,6 @@ class Intake:
                 take(len(message.get("body", b"")))
             return message
 
-        try:
+        with self.room() as take:
             take(length or 0)
             yield bounded
-        finally:
-            self._budget.give(held)

@@ -24,7 +24,7 @@ from service.http.body import (
     read_json,
 )
 from service.http.docs import IMAGE_AND_PAYLOAD_BODY, IMAGES, body_of, form, json_body
-from service.http.embed import deadline, embed_files, json_response, note
+from service.http.embed import deadline, embed_files, embed_given, json_response, note
 from service.http.model import IndexedModel
 from service.http.search import DomainName, check_embedding, item_json
 from service.index import Item
@@ -74,10 +74,10 @@ async def put_item(
 ) -> Response:
     """Index one picture; the same call again changes nothing."""
     core: Core = request.app.state.core
-    data, fields = await read_image_and_fields(request, model.pipeline)
+    given, fields = await read_image_and_fields(request, model.pipeline)
     payload = check_payload(parse_json(fields.get("payload", "{}")))
     async with deadline(request):
-        embedded = await model.pipeline.embed(data)
+        embedded = await embed_given(request, model, given)
         (created,) = await core.index.upsert([Item(item_id, domain, label, embedded.embedding, payload)])
     note(request, embedded)
     return json_response({"id": item_id, "created": created})

@@ -1,8 +1,8 @@
-"""`/v1/embeddings`: images in OpenAI's shape, as data URIs, for clients that speak it."""
+"""`/v1/embeddings`: images in OpenAI's shape, as data URIs or URLs, for clients that speak it."""
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -14,9 +14,11 @@ from starlette.responses import Response
 from service.core import Core
 from service.errors import ImageTooLarge, InvalidRequest, ServiceError, UnsupportedMediaType
 from service.http.answers import OPENAI, answers
-from service.http.body import MAX_IMAGES, media_type, read_body
+from service.http.body import MAX_IMAGES, Link, media_type, read_body
 from service.http.docs import body_of, json_body
-from service.http.embed import deadline, embed_many, json_response, note
+from service.http.embed import deadline, embed_given, embed_many, json_response, note
+from service.model import Model
+from service.pipeline import Embedded
 
 router = APIRouter()
 
@@ -27,7 +29,7 @@ class _Asked(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     input: str | Annotated[list[str], Field(min_length=1, max_length=MAX_IMAGES)] = Field(
-        description="Images as data URIs: data:image/jpeg;base64,..."
+        description="Images as data URIs: data:image/jpeg;base64,...; or URLs, where they are fetched"
     )
     model: str | None = Field(None, description="One of the served models; the first if not given.")
     encoding_format: Literal["float", "base64"] = "float"
@@ -47,10 +49,9 @@ async def embeddings(request: Request) -> Response:
     request.state.fingerprint, dim = model.manifest.fingerprint, model.manifest.dim
     if asked.dimensions not in (None, dim):
         raise InvalidRequest("`dimensions` is the model's own", limit=dim, got=asked.dimensions)
-    uris = [asked.input] if isinstance(asked.input, str) else asked.input
-    reads = [_reader(uri, core.settings.max_image_bytes) for uri in uris]
+    inputs = [asked.input] if isinstance(asked.input, str) else asked.input
     async with deadline(request):
-        results = await embed_many(model, reads)
+        results = await embed_many(model, [partial(_embed, request, model, one) for one in inputs])
     note(request, *results)
     data = []
     for index, one in enumerate(results):
@@ -73,21 +74,24 @@ def _parse(body: bytes, request: Request) -> _Asked:
         raise InvalidRequest(f"the request cannot be read: {faults}") from error
 
 
-def _reader(uri: str, max_bytes: int) -> Callable[[], Awaitable[bytes]]:
-    """Decodes when it is the image's turn, so that one request holds few images twice."""
+async def _embed(request: Request, model: Model, given: str) -> Embedded:
+    if given.startswith(("https://", "http://")):
+        return await embed_given(request, model, Link(given))
+    core: Core = request.app.state.core
+    # Decoded when it is the image's turn, so that one request holds few images twice.
+    return await model.pipeline.embed(_decoded(given, core.settings.max_image_bytes))
 
-    async def read() -> bytes:
-        head, comma, body = uri.partition(",")
-        if not comma or not head.startswith("data:") or not head.endswith(";base64"):
-            raise InvalidRequest("`input` takes data URIs (data:image/png;base64,...), not text or addresses")
-        if (got := len(body) * 3 // 4 - body[-2:].count("=")) > max_bytes:  # known before it is decoded
-            raise ImageTooLarge("the image has too many bytes", limit=max_bytes, got=got)
-        try:
-            return base64.b64decode(body, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise InvalidRequest(f"the data URI is not base64: {error}") from error
 
-    return read
+def _decoded(uri: str, max_bytes: int) -> bytes:
+    head, comma, body = uri.partition(",")
+    if not comma or not head.startswith("data:") or not head.endswith(";base64"):
+        raise InvalidRequest("`input` takes data URIs (data:image/png;base64,...) and URLs, not text")
+    if (got := len(body) * 3 // 4 - body[-2:].count("=")) > max_bytes:  # known before it is decoded
+        raise ImageTooLarge("the image has too many bytes", limit=max_bytes, got=got)
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"the data URI is not base64: {error}") from error
 
 
 def _written(embedding: NDArray[np.float32], encoding: Literal["float", "base64"]) -> Any:

@@ -12,9 +12,9 @@ from starlette.responses import Response
 from service.core import Core
 from service.errors import EmbeddingShape, InvalidRequest
 from service.http.answers import FOUND, answers
-from service.http.body import media_type, read_image, read_json
-from service.http.docs import IMAGE, body_of, json_body
-from service.http.embed import deadline, json_response, note
+from service.http.body import Link, media_type, read_image, read_json
+from service.http.docs import IMAGE, LINK, body_of, json_body
+from service.http.embed import deadline, embed_given, json_response, note
 from service.http.model import IndexedModel, model_card
 from service.index import Hit, Item, Query
 from service.model import Model
@@ -26,7 +26,7 @@ ItemId = Annotated[str, QueryParam(min_length=1, max_length=512)]
 
 _MAX_JSON_BYTES = 2**20
 
-_EMBEDDING_OR_ID = {
+_EMBEDDING_ID_OR_LINK = {
     "oneOf": [
         {
             "type": "object",
@@ -34,13 +34,14 @@ _EMBEDDING_OR_ID = {
             "properties": {"embedding": {"type": "array", "items": {"type": "number"}}},
         },
         {"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}},
+        LINK,
     ]
 }
 
 
 @router.post(
     "/v1/search",
-    openapi_extra=body_of({**IMAGE, **json_body(_EMBEDDING_OR_ID)}),
+    openapi_extra=body_of({**IMAGE, **json_body(_EMBEDDING_ID_OR_LINK)}),
     responses=answers(FOUND),
 )
 async def search(
@@ -59,7 +60,7 @@ async def search(
     # Read before the deadline is entered: it listens to the client, too, and would take part of the body.
     body = await (read_json(request, _MAX_JSON_BYTES) if is_json else read_image(request, model.pipeline))
     async with deadline(request):
-        embedding = await (_given(core, body) if is_json else _embed(request, model, body))
+        embedding = await (_given if is_json else _embed)(request, model, body)
         query = Query(embedding, k, tuple(domain), tuple(exclude), exact)
         hits, search_ms = await core.timed_search(query)
     request.state.stages_ms["search"] = search_ms
@@ -107,19 +108,22 @@ def check_embedding(values: Any, dim: int) -> NDArray[np.float32]:
     return unit.astype(np.float32)
 
 
-async def _embed(request: Request, model: Model, data: bytes) -> NDArray[np.float32]:
-    embedded = await model.pipeline.embed(data)
+async def _embed(request: Request, model: Model, image: bytes | Link) -> NDArray[np.float32]:
+    embedded = await embed_given(request, model, image)
     note(request, embedded)
     return embedded.embedding
 
 
-async def _given(core: Core, body: Any) -> NDArray[np.float32]:
+async def _given(request: Request, model: Model, body: Any) -> NDArray[np.float32]:
     match body:
         case {"embedding": values, **rest} if not rest:
-            return check_embedding(values, core.manifest.dim)
+            return check_embedding(values, model.manifest.dim)
         case {"id": str(item_id), **rest} if not rest and 1 <= len(item_id) <= 512:
+            core: Core = request.app.state.core
             return (await core.index.get(item_id)).embedding
-    raise InvalidRequest('the JSON body must be {"embedding": [...]} or {"id": "..."}')
+        case {"url": str(url), **rest} if not rest:
+            return await _embed(request, model, Link(url))
+    raise InvalidRequest('the JSON body must be {"embedding": [...]}, {"id": "..."} or {"url": "..."}')
 
 
 def _groups(hits: list[Hit], group_by: Literal["domain", "label"]) -> list[dict[str, Any]]:
