@@ -26,6 +26,7 @@ from service.http.model import model_card
 from service.http.native import FilesOnly
 from service.http.search import hit_json, neighbourhood
 from service.http.timeout import replace_bentomls
+from service.http.untraced import leave_out_tracing
 from service.index import Query
 from service.logs import configure
 from service.settings import Settings, load_settings
@@ -130,6 +131,8 @@ bound_heads()
 try:
     _settings = load_settings()
     configure(_settings)
+    if _settings.otlp_url is None and _settings.log_format == "text":  # JSON lines have the trace's id
+        leave_out_tracing()
     service = build_service(_settings)
 except StartupError as refusal:
     sys.exit(f"service: {refusal}")
