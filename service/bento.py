@@ -33,6 +33,8 @@ from service.settings import Settings, load_settings
 
 # Longer than any request of ours should take; deadlines are the client's (X-Deadline-Ms).
 _TIMEOUT_S = 600
+# How long a computing thread waits for Python's lock while the event loop has it, at most (decision 01).
+_SWITCH_S = 0.0005
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -125,6 +127,7 @@ def _native_problem(error: ServiceError) -> dict[str, Any]:
     return cast("dict[str, Any]", problem_response(error))
 
 
+sys.setswitchinterval(_SWITCH_S)
 _keep_metrics_apart()
 replace_bentomls()
 bound_heads()
