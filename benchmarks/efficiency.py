@@ -97,6 +97,10 @@ def print_efficiency(found: Efficiency, console: Console) -> None:
         f"served {found.served_images_per_s:.1f} images/s of {found.ceiling_images_per_s:.1f} in process: "
         f"share {found.share:.3f}"
     )
+    console.print(
+        f"by CPU, without the client's and what lay idle: {found.ceiling_cpu_ms:.2f} of "
+        f"{found.server_cpu_ms:.2f} ms an image: share {found.ceiling_cpu_ms / found.server_cpu_ms:.3f}"
+    )
     table = Table("CPU per served image", Column("ms", justify="right"))
     table.add_row("decode, preprocess and infer (the ceiling's whole)", f"{found.ceiling_cpu_ms:.2f}")
     overhead = found.server_cpu_ms - found.ceiling_cpu_ms
