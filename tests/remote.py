@@ -46,6 +46,7 @@ class World(httpcore.AsyncNetworkBackend):
         self.pages: dict[str, Page] = {}
         self.heads: list[str] = []  # of the requests that the server saw
         self.ended = asyncio.Event()  # a connection's end was seen
+        self.serving: set[asyncio.Task[Any]] = set()
         self.port = 0
         self._network = httpcore.AnyIOBackend()
 
@@ -70,17 +71,29 @@ class World(httpcore.AsyncNetworkBackend):
         return await self._network.connect_tcp("127.0.0.1", self.port, timeout, local_address, socket_options)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self.serving.add(task)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            self.heads.append(head)
-            page = self.pages.get(head.split()[1].split("?")[0], answer(status="404 Not Found"))
-            if isinstance(page, bytes):
-                writer.write(page)
-                await writer.drain()
-            else:
-                await page(reader, writer)
-        self.ended.set()
-        writer.close()
+            try:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                self.heads.append(head)
+                page = self.pages.get(head.split()[1].split("?")[0], answer(status="404 Not Found"))
+                if isinstance(page, bytes):
+                    writer.write(page)
+                    await writer.drain()
+                else:
+                    await page(reader, writer)
+            finally:
+                self.ended.set()
+                writer.close()
+                await writer.wait_closed()
+
+    async def closed(self) -> None:
+        """Ends what is still being answered, so that no test leaves a connection to the next."""
+        for task in self.serving:
+            task.cancel()
+        await asyncio.gather(*self.serving, return_exceptions=True)
 
     def fetcher(self, **settings: Any) -> Fetcher:
         """Of plain HTTP hosts, unless `url_hosts` says otherwise."""
@@ -95,7 +108,10 @@ async def served(tls: ssl.SSLContext | None = None) -> AsyncIterator[World]:
     world.names["pics.example.org"], world.pages["/a.png"] = [[PUBLIC]], answer(IMAGE)
     async with await asyncio.start_server(world.serve, "127.0.0.1", 0, ssl=tls) as server:
         world.port = server.sockets[0].getsockname()[1]
-        yield world
+        try:
+            yield world
+        finally:
+            await world.closed()
 
 
 async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
