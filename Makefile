@@ -36,13 +36,14 @@ fuzz: .venv/fuzz-$(RUNTIME).done
 	$(PYTHON) -m tests.fuzz.api $$(($(FUZZ_SECONDS) / 2))
 
 # What serving and the harness need; no torch. `test` adds the rest to the same environment.
-env: .venv/serve-$(RUNTIME).done
+# (`serve-*.txt` is serving alone: for containers.)
+env: .venv/bench-$(RUNTIME).done
 test-env: .venv/test-$(RUNTIME).done
 
 # What was installed for the other runtime goes first: their files overwrite each other.
 WITHOUT_RUNTIME = $(UV) pip uninstall --quiet --python $(PYTHON) onnxruntime onnxruntime-gpu 2>/dev/null || true
 
-.venv/serve-%.done: requirements/serve-%.txt | $(UV)
+.venv/bench-%.done: requirements/bench-%.txt | $(UV)
 	@$(WITHOUT_RUNTIME)
 	$(UV) pip install --quiet --python $(PYTHON) -r $<
 	touch $@
@@ -50,7 +51,7 @@ WITHOUT_RUNTIME = $(UV) pip uninstall --quiet --python $(PYTHON) onnxruntime onn
 .venv/test-%.done: requirements/test-%.txt | $(UV)
 	@$(WITHOUT_RUNTIME)
 	$(UV) pip install --python $(PYTHON) -r $<
-	touch $@ .venv/serve-$*.done
+	touch $@ .venv/bench-$*.done
 
 .venv/fuzz-%.done: requirements/fuzz.txt .venv/test-%.done
 	$(UV) pip install --quiet --python $(PYTHON) -r $<
@@ -67,7 +68,8 @@ COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-header --
 lock: | $(UV)
 	for runtime in cpu gpu; do \
 		$(COMPILE) --extra $$runtime -o requirements/serve-$$runtime.txt && \
-		$(COMPILE) --extra $$runtime --extra export --extra test -o requirements/test-$$runtime.txt || exit 1; \
+		$(COMPILE) --extra $$runtime --extra bench -o requirements/bench-$$runtime.txt && \
+		$(COMPILE) --extra $$runtime --extra bench --extra export --extra test -o requirements/test-$$runtime.txt || exit 1; \
 	done
 	$(COMPILE) --extra fuzz -c requirements/test-cpu.txt -o requirements/fuzz.txt
 

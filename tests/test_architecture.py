@@ -89,7 +89,7 @@ def test_nothing_committed_names_a_registry_or_this_machine() -> None:
 
 def test_locks_name_no_index_and_exactly_one_runtime() -> None:
     for runtime, wheel in (("cpu", "onnxruntime"), ("gpu", "onnxruntime-gpu")):
-        for purpose in ("serve", "test"):
+        for purpose in ("serve", "bench", "test"):
             lock = (ROOT / "requirements" / f"{purpose}-{runtime}.txt").read_text()
             assert "://" not in lock
             assert re.findall(r"^(onnxruntime[a-z-]*)==", lock, re.MULTILINE) == [wheel]
