@@ -4,7 +4,8 @@ BenchmarkError              shown as one sentence on stderr, exit status 1
 ├── DataError               a data set is missing, incomplete or malformed
 │   └── SourceUnavailable   one source of Octet cannot be had; its domain is left out
 ├── TargetError             the service cannot be reached, or answers what it should not
-└── RunError                a run folder is missing, malformed, or belongs to another run
+├── RunError                a run folder is missing, malformed, or belongs to another run
+└── GateFailed              a run falls behind its baseline
 """
 
 
@@ -26,3 +27,7 @@ class TargetError(BenchmarkError):
 
 class RunError(BenchmarkError):
     """A run folder is missing, malformed, or belongs to another run."""
+
+
+class GateFailed(BenchmarkError):
+    """A run falls behind its baseline."""
