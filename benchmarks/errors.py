@@ -4,8 +4,9 @@ BenchmarkError              shown as one sentence on stderr, exit status 1
 ├── DataError               a data set is missing, incomplete or malformed
 │   └── SourceUnavailable   one source of Octet cannot be had; its domain is left out
 ├── TargetError             the service cannot be reached, or answers what it should not
-└── RunError                a run folder is missing, malformed, or belongs to another run
-    └── Interrupted         Ctrl-C; exit status 130
+├── RunError                a run folder is missing, malformed, or belongs to another run
+│   └── Interrupted         Ctrl-C; exit status 130
+└── GateFailed              a run falls behind its baseline
 """
 
 
@@ -31,3 +32,7 @@ class RunError(BenchmarkError):
 
 class Interrupted(RunError):
     """Ctrl-C: what was observed is kept, and the same command goes on."""
+
+
+class GateFailed(BenchmarkError):
+    """A run falls behind its baseline."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks.dataset import Dataset, Record
 from benchmarks.errors import RunError
+from benchmarks.metrics import Judge
 from benchmarks.offline import Vectors, rank
 from benchmarks.replay import queries_of
 from benchmarks.runs import Observation
@@ -37,6 +38,12 @@ def rankings_of(data: Dataset, said: Mapping[str, Any], latest: Latest) -> dict[
         scope: {one: ranked.get(one) for one in ids}
         for scope, ranked in (("merged", merged), ("separate", separate))
     }
+
+
+def judge_of(data: Dataset, said: Mapping[str, Any]) -> Judge:
+    """Of the run's gallery and its way of leaving out the query itself."""
+    gallery = (one for domain in said["domains"] for one in data.gallery(domain, said["split"]))
+    return Judge(gallery, by_position=said["self_exclusion"] == "position")
 
 
 def _hits(data: Dataset, said: Mapping[str, Any], query: Record, latest: Latest) -> list[str] | None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from benchmarks.errors import RunError
 from benchmarks.latency import PERCENTILES
-from benchmarks.summary import MEASURES
+from benchmarks.query_scores import MEASURES
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

@@ -13,12 +13,12 @@ from benchmarks.errors import RunError
 from benchmarks.intervals import enough, interval_of, percentile_of, queries_asked, resample
 from benchmarks.latency import PERCENTILES, latency, stages_of, tail_of, together
 from benchmarks.metrics import DEPTH, Judge, QueryScore
-from benchmarks.rankings import Latest, Rankings, rankings_of
+from benchmarks.query_scores import MEASURES, measured, scores_of
+from benchmarks.rankings import Latest, Rankings, judge_of, rankings_of
 from benchmarks.replay import latest_of, queries_of
 from benchmarks.runs import Observation, Run
 from benchmarks.validity import invalid_because, send_lag_ms
 
-MEASURES = ("R@1", "mMP@5")
 _LISTED = 100  # queries that failed or came back short
 
 
@@ -62,19 +62,10 @@ def summarise(data: Dataset, run: Run) -> dict[str, Any]:
     }
 
 
-def judge_of(data: Dataset, said: Mapping[str, Any]) -> Judge:
-    """Of the run's gallery and its way of leaving out the query itself."""
-    gallery = (one for domain in said["domains"] for one in data.gallery(domain, said["split"]))
-    return Judge(gallery, by_position=said["self_exclusion"] == "position")
-
-
 def accuracy(judge: Judge, queries: Mapping[str, Sequence[Record]], rankings: Rankings) -> dict[str, Any]:
     """Both measures with 95 % intervals, by domain and their unweighted mean."""
-    scores = {
-        domain: [judge.score(one, rankings.get(one.id)) for one in records]
-        for domain, records in queries.items()
-    }
-    values = {domain: _values(some) for domain, some in scores.items()}
+    scores = scores_of(judge, queries, rankings)
+    values = {domain: measured(some.values()) for domain, some in scores.items()}
     resampled = resample(values)
     domains = {}
     for domain, records in queries.items():
@@ -83,16 +74,12 @@ def accuracy(judge: Judge, queries: Mapping[str, Sequence[Record]], rankings: Ra
             **_measured(values[domain], resampled.domains[domain]),
             "queries": len(records),
             "gallery": judge.gallery_size(domain),
-            "without_match": sum(one.n_q == 0 for one in scores[domain]),
+            "without_match": sum(one.n_q == 0 for one in scores[domain].values()),
             "failed": sum(hits is None for hits in ranked),  # those not asked included
-            "short": sum(map(_is_short, ranked, scores[domain])),
+            "short": sum(map(_is_short, ranked, scores[domain].values())),
         }
     of_means = np.stack([rows.mean(axis=0) for rows in values.values()])  # (domains, 2)
     return {"domains": domains, "mean": _measured(of_means, resampled.mean)}
-
-
-def _values(scores: Sequence[QueryScore]) -> NDArray[np.float64]:
-    return np.array([(one.r_at_1, one.mmp_at_5) for one in scores])  # (queries, 2)
 
 
 def _measured(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> dict[str, Any]:

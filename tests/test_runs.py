@@ -137,12 +137,18 @@ def test_embeddings_are_ranked_here_merged_and_separate(small: Dataset, tmp_path
         A[3]: [0, -1],
         Q: [1, 0.1],
     }
-    vectors = {**queries, B0: [1, 0], B1: [0, 1]}
+    gallery: dict[str, list[float]] = {B0: [1, 0], B1: [0, 1]}
 
     def embedded(row: list[float]) -> str:
         return base64.b64encode(np.asarray(row, dtype="<f4").tobytes()).decode()
 
-    observe(run, [seen(one, [], 0, 1, kind="embed", embedding=embedded(row)) for one, row in vectors.items()])
+    observe(
+        run,
+        [
+            seen(one, [], 0, 1, kind="embed", embedding=embedded(row))
+            for one, row in (queries | gallery).items()
+        ],
+    )
     summary = summarise(small, run)
     # A0 finds B0, and of its own domain A1. A1 finds A0, which ties with B0 and stands before it. A2 finds
     # B1, and of its own A1. A3 finds A0, which ties with B0.
