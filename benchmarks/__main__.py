@@ -2,8 +2,8 @@
 
 import typer
 
-from benchmarks.commands import accuracy, comparing, data, load
-from benchmarks.errors import BenchmarkError
+from benchmarks.commands import accuracy, comparing, data, measuring, rates
+from benchmarks.errors import BenchmarkError, Interrupted
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -11,18 +11,19 @@ for verb in (
     *(data.octet, data.folder, data.index),
     *(accuracy.replay, accuracy.report, accuracy.demo),
     *(comparing.compare, comparing.gate),
-    *(load.efficiency, load.peer, load.soak),
+    *(rates.load, rates.saturate, rates.concurrency, rates.selftest),
+    *(measuring.efficiency, measuring.peer, measuring.soak),
 ):
     app.command()(verb)
 
 
 def main() -> None:
-    """Errors of ours are one sentence on stderr and exit status 1."""
+    """Errors of ours are one sentence on stderr and exit status 1, 130 after Ctrl-C."""
     try:
         app()
     except BenchmarkError as error:
         typer.echo(f"benchmarks: {error}", err=True)
-        raise SystemExit(1) from error
+        raise SystemExit(130 if isinstance(error, Interrupted) else 1) from error
 
 
 if __name__ == "__main__":

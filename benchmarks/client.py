@@ -1,5 +1,6 @@
 """The service as the harness knows it: over HTTP, by the contract, and in no other way."""
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,9 +24,14 @@ class Answer:
     server_ms: dict[str, float]  # by stage, from Server-Timing
     cache: str  # X-Cache: hit, miss, coalesced; empty where the service has no cache
 
+    @property
+    def detail(self) -> str:
+        """What the answer says of itself, where it is an error."""
+        return str(self.body.get("detail", self.body) if isinstance(self.body, dict) else self.body)
 
-class Target:
-    """One service under a base URL."""
+
+class Service:
+    """Our service under a base URL."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
@@ -41,6 +47,10 @@ class Target:
         answer = await self._ask("GET", f"/v1/items/{_quote(item_id, safe='')}")
         return None if answer.status == 404 else dict(_must(answer, "GET /v1/items"))
 
+    async def delete(self, item_id: str) -> None:
+        """Gone, if it was there. Raises TargetError."""
+        _must(await self._ask("DELETE", f"/v1/items/{_quote(item_id, safe='')}"), "DELETE /v1/items")
+
     async def upload(self, items: str, images: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
         """Bulk upload: `items` is the JSON list, `images` are (file name, content). Raises TargetError."""
         form = aiohttp.FormData()
@@ -50,53 +60,68 @@ class Target:
         answer = await self._ask("POST", "/v1/items", data=form)
         return list(_must(answer, "POST /v1/items")["results"])
 
-    async def search(self, image: bytes, params: list[tuple[str, str]]) -> Answer:
-        """One query. Never raises for what the service does: the answer says it."""
-        return await self._ask("POST", "/v1/search", data=image, params=params)
-
     async def embed(self, image: bytes) -> Answer:
-        """One embedding; as `search`."""
+        """One embedding. Never raises for what the service does: the answer says it."""
         return await self._ask("POST", "/v1/embed", data=image)
 
     async def embed_batch(self, images: Sequence[bytes]) -> Answer:
-        """Several in one request; as `search`."""
+        """Several in one request; as `embed`."""
         form = aiohttp.FormData()
         for number, data in enumerate(images):
             form.add_field("images", data, filename=str(number), content_type="application/octet-stream")
         return await self._ask("POST", "/v1/embed/batch", data=form)
 
     async def openai(self, model: str, uri: str) -> Answer:
-        """One image in OpenAI's shape; this target's URL is the call's own. As `search`."""
+        """One image in OpenAI's shape; this target's URL is the call's own. As `embed`."""
         asked = {"model": model, "input": [uri], "encoding_format": "float", "modality": "image"}
         return await self._ask("POST", "", json=asked)
 
-    async def _ask(self, method: str, path: str, **kwargs: Any) -> Answer:
-        if isinstance(kwargs.get("data"), bytes):
-            kwargs["headers"] = {"Content-Type": "application/octet-stream"}
-        try:
-            url = URL(self.url + path, encoded=True)
-            async with self._session.request(method, url, **kwargs) as response:
-                body = await response.json(content_type=None)
-                timing = response.headers.get("Server-Timing", "")
-                return Answer(response.status, body, _stages(timing), response.headers.get("X-Cache", ""))
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            return Answer(0, {"detail": f"{type(error).__name__}: {error}"}, {}, "")
+    async def _ask(self, method: str, path: str, **body: Any) -> Answer:
+        if isinstance(body.get("data"), bytes):
+            body["headers"] = {"Content-Type": "application/octet-stream"}
+        return await send(self._session, method, self.url + path, **body)
 
 
 @asynccontextmanager
-async def connect(url: str, concurrency: int) -> AsyncIterator[Target]:
-    """A target with at most `concurrency` connections."""
-    connector = aiohttp.TCPConnector(limit=concurrency)
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        yield Target(session, url)
+async def connect(url: str, concurrency: int, key: str | None = None) -> AsyncIterator[Service]:
+    """The service with at most `concurrency` connections."""
+    async with session_for(key, concurrency) as session:
+        yield Service(session, url)
+
+
+def session_for(key: str | None, connections: int = 0) -> aiohttp.ClientSession:
+    """`connections` at most, 0: as many as there are requests; `key` is the service's bearer key."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections),
+        timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+    )
+
+
+async def send(session: aiohttp.ClientSession, method: str, url: str, **body: Any) -> Answer:
+    """One request. Never raises for what the service does: the answer says it."""
+    try:
+        async with session.request(method, URL(url, encoded=True), **body) as response:
+            said = _json(await response.read())
+            timing = response.headers.get("Server-Timing", "")
+            return Answer(response.status, said, _stages(timing), response.headers.get("X-Cache", ""))
+    except TimeoutError:
+        return Answer(0, {"detail": f"timed out after {_TIMEOUT_S} s"}, {}, "")
+    except aiohttp.ClientError as error:
+        return Answer(0, {"detail": f"{type(error).__name__}: {error}"}, {}, "")
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:  # a proxy's page, or a server's own 500
+        return {"detail": body[:200].decode(errors="replace")}
 
 
 def _must(answer: Answer, what: str) -> Any:
     if answer.status == 200:
         return answer.body
-    detail = answer.body.get("detail", answer.body) if isinstance(answer.body, dict) else answer.body
-    raise TargetError(f"{what} failed ({answer.status or 'no answer'}): {detail}")
+    raise TargetError(f"{what} failed ({answer.status or 'no answer'}): {answer.detail}")
 
 
 def _stages(server_timing: str) -> dict[str, float]:

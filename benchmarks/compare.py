@@ -12,21 +12,15 @@ from numpy.typing import NDArray
 from benchmarks.dataset import Dataset
 from benchmarks.errors import RunError
 from benchmarks.intervals import Percentile, percentile_of
+from benchmarks.latency import latency
 from benchmarks.metrics import QueryScore
 from benchmarks.paired import Pair, compare_scores
 from benchmarks.query_scores import measured, query_scores
-from benchmarks.report import latency
 from benchmarks.runs import Run
 
 PERCENTILES = (50, 99)
-# Must be equal in two runs, or their queries are no pairs; and what a run that does not say it had.
-_PAIRED = {
-    "data_fingerprint": None,
-    "domains": None,
-    "split": "test",
-    "scope": "merged",
-    "self_exclusion": "id",
-}
+# Must be equal in two runs, or their queries are no pairs.
+_PAIRED = ("kind", "data_fingerprint", "domains", "split", "scope", "self_exclusion")
 _TOLD_ELSEWHERE = ("service.models",)  # its first is `service.model`
 
 
@@ -99,7 +93,7 @@ def compare(a: Run, b: Run) -> Comparison:
 def _rows(
     scores: Mapping[str, Mapping[str, QueryScore]], ids: Mapping[str, list[str]]
 ) -> dict[str, NDArray[np.float64]]:
-    return {domain: measured(scores[domain], ids[domain]) for domain in ids}
+    return {domain: measured(scores[domain][one] for one in ids[domain]) for domain in ids}
 
 
 def _to_json(pairs: Mapping[str, Pair]) -> dict[str, Any]:
@@ -107,8 +101,8 @@ def _to_json(pairs: Mapping[str, Pair]) -> dict[str, Any]:
 
 
 def _must_pair(a: Run, b: Run) -> None:
-    for key, usual in _PAIRED.items():
-        ours, theirs = (run.said().get(key, usual) for run in (a, b))
+    for key in _PAIRED:
+        ours, theirs = (run.said().get(key) for run in (a, b))
         if ours is None or theirs is None:
             raise RunError(f"{(a if ours is None else b).folder}: run.json does not say its {key}")
         if ours != theirs:

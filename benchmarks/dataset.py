@@ -7,12 +7,15 @@ its domain. A domain with a split `index` searches that one; elsewhere the test 
 import hashlib
 import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.errors import DataError
+
+Split = Literal["test", "val"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +88,25 @@ class Dataset:
             raise DataError(f"{file} is not a list of {{path, class_id}}: {error!r}") from error
         return [one for one in records if self.image(one).is_file()] if self.present_only else records
 
-    def gallery(self, domain: str) -> list[Record]:
-        """The pictures that the domain puts into the merged test index."""
-        return self.records(domain, self.gallery_split(domain))
+    def gallery(self, domain: str, split: Split = "test") -> list[Record]:
+        """The pictures that the domain puts into the merged index of `split`."""
+        return self.records(domain, self.gallery_split(domain, split))
 
-    def queries(self, domain: str) -> list[Record]:
-        """The domain's test queries."""
-        return self.records(domain, "test")
+    def queries(self, domain: str, split: Split = "test") -> list[Record]:
+        """The domain's queries."""
+        return self.records(domain, split)
 
-    def pictures_in_turn(self, count: int) -> list[bytes]:
-        """Encoded test pictures of all domains in turn, again from the start where there are too few.
-
-        Raises DataError.
-        """
+    def in_turn(self) -> Iterator[Record]:
+        """The test queries of all domains in turn, for ever. Raises DataError where there are none."""
         turns = itertools.zip_longest(*(self.queries(domain) for domain in self.domains))
         queries = [query for turn in turns for query in turn if query is not None]
         if not queries:
             raise DataError(f"{self.root} has no test pictures")
-        return [self.image(query).read_bytes() for query in itertools.islice(itertools.cycle(queries), count)]
+        return itertools.cycle(queries)
+
+    def pictures_in_turn(self, count: int) -> list[bytes]:
+        """The encoded pictures of the first `count` of them. Raises DataError."""
+        return [self.image(query).read_bytes() for query in itertools.islice(self.in_turn(), count)]
 
     def image(self, record: Record) -> Path:
         """The picture's file."""

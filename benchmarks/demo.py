@@ -13,12 +13,16 @@ from rich.console import Console
 from benchmarks.dataset import Dataset, Record
 from benchmarks.errors import TargetError
 from benchmarks.index import index_fits, index_gallery
+from benchmarks.load.drive import Client
+from benchmarks.load.scenarios import Scenario
 from benchmarks.metrics import Judge
 from benchmarks.octet import build_octet
-from benchmarks.replay import replay
-from benchmarks.report import print_table, summarise, write_summary
+from benchmarks.replay import Protocol, replay
+from benchmarks.report import print_table, write_summary
 from benchmarks.runs import Run
 from benchmarks.service_process import port_is_free, running_service
+from benchmarks.summary import summarise
+from benchmarks.targets import Target
 
 
 def demo(data_folder: Path, runs: Path, port: int, concurrency: int, console: Console) -> dict[str, Any]:
@@ -48,21 +52,15 @@ def demo(data_folder: Path, runs: Path, port: int, concurrency: int, console: Co
 def _measure(data: Dataset, url: str, out: Path, concurrency: int, console: Console) -> dict[str, Any]:
     uploaded = asyncio.run(index_gallery(data, url, console))
     console.print(f"gallery: {uploaded:,} pictures uploaded")
-    run = _fresh_run(out)
-    asyncio.run(replay(data, url, run.folder, concurrency, k=10, console=console))
+    shutil.rmtree(out, ignore_errors=True)  # the demo measures anew each time
+    scenario = Scenario("ClosedLoop", streams=concurrency)
+    run = replay(data, Target("uie", url), Protocol(), scenario, out, Client(), console)
     summary = summarise(data, run)
     write_summary(run.folder, summary)
     print_table(summary, console)
     if sys.stdin.isatty() and sys.stdout.isatty():
         _keep_serving(url, data.image(_showpiece(data, run)), console)
     return summary
-
-
-def _fresh_run(folder: Path) -> Run:
-    """An empty run folder: the demo measures anew each time."""
-    for name in ("run.json", "observations.jsonl", "summary.json"):
-        (folder / name).unlink(missing_ok=True)
-    return Run(folder)
 
 
 def _showpiece(data: Dataset, run: Run) -> Record:

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Column, Table
 
-from benchmarks.client import Target, connect
+from benchmarks.client import Service, connect
 from benchmarks.dataset import Dataset
 from benchmarks.errors import TargetError
-from benchmarks.report import stage_means
+from benchmarks.latency import stage_means
 from benchmarks.service_process import ServiceProcess, running_service
 from service.encoder import Encoder
 from service.images import decode
@@ -179,7 +179,7 @@ async def _serve(
     latencies: list[float] = []
     waiting = (pictures[start : start + load.bulk] for start in range(0, len(pictures), load.bulk))
 
-    async def worker(target: Target) -> None:
+    async def worker(target: Service) -> None:
         for some in waiting:
             start = time.perf_counter()
             answer = await (target.embed(some[0]) if load.bulk == 1 else target.embed_batch(some))

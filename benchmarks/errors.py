@@ -5,6 +5,7 @@ BenchmarkError              shown as one sentence on stderr, exit status 1
 │   └── SourceUnavailable   one source of Octet cannot be had; its domain is left out
 ├── TargetError             the service cannot be reached, or answers what it should not
 ├── RunError                a run folder is missing, malformed, or belongs to another run
+│   └── Interrupted         Ctrl-C; exit status 130
 └── GateFailed              a run falls behind its baseline
 """
 
@@ -27,6 +28,10 @@ class TargetError(BenchmarkError):
 
 class RunError(BenchmarkError):
     """A run folder is missing, malformed, or belongs to another run."""
+
+
+class Interrupted(RunError):
+    """Ctrl-C: what was observed is kept, and the same command goes on."""
 
 
 class GateFailed(BenchmarkError):

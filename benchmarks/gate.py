@@ -8,7 +8,7 @@ from benchmarks.paired import Pair
 from benchmarks.runs import Run
 
 # Latencies under another load cannot be told from a slower service.
-_LOAD = ("scenario", "concurrency")
+_LOAD = ("scenario",)
 _ROUNDING = 1e-9  # a drop of just the limit passes, however its digits were rounded
 
 

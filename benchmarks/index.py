@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from benchmarks.client import Target, connect
+from benchmarks.client import Service, connect
 from benchmarks.dataset import Dataset, Record
 from benchmarks.errors import DataError, TargetError
 from benchmarks.progress import progress_bar
@@ -47,7 +47,7 @@ async def index_fits(data: Dataset, url: str) -> bool:
 
 
 async def _not_indexed(
-    data: Dataset, target: Target, records: Sequence[Record], progress: Progress
+    data: Dataset, target: Service, records: Sequence[Record], progress: Progress
 ) -> list[Record]:
     bar = progress.add_task(f"already indexed? {records[0].domain}", total=len(records))
     places = asyncio.Semaphore(_CHECKS)
@@ -64,7 +64,7 @@ async def _not_indexed(
 
 
 async def _upload_all(
-    data: Dataset, target: Target, records: Sequence[Record], progress: Progress, bar: TaskID
+    data: Dataset, target: Service, records: Sequence[Record], progress: Progress, bar: TaskID
 ) -> None:
     places = asyncio.Semaphore(_UPLOADS)
 

@@ -15,6 +15,8 @@ import numpy as np
 from benchmarks.dataset import Record
 from benchmarks.errors import RunError
 
+DEPTH = 5  # mMP@5 looks no further
+
 
 @dataclass(frozen=True, slots=True)
 class QueryScore:
@@ -45,7 +47,11 @@ class DomainScore:
 class Judge:
     """Knows the gallery, and so what is relevant to a query and how much of it there is."""
 
-    def __init__(self, gallery: Iterable[Record]) -> None:
+    def __init__(self, gallery: Iterable[Record], by_position: bool = False) -> None:
+        """`by_position`: the first hit was dropped as the query itself, whichever it was, so that the query
+        may stand further down, and counts there as the reference has it.
+        """
+        self._by_position = by_position
         self._gallery = {record.id: record for record in gallery}
         self._members: dict[tuple[str, int], set[str]] = defaultdict(set)
         for record in self._gallery.values():
@@ -59,16 +65,16 @@ class Judge:
     def score(self, query: Record, hit_ids: Sequence[str] | None) -> QueryScore:
         """Score one ranking, best first; None for a query that failed.
 
-        A hit that is the query itself raises RunError: the service was asked to leave it out.
+        A hit that is the query itself raises RunError, but by position: it was to be left out.
         An id that is not of this gallery is a wrong answer.
         """
         relevant = self._relevant(query)
-        if query.id in (hit_ids or ()):
+        if query.id in (hit_ids or ()) and not self._by_position:
             raise RunError(f"query {query.id} is among its own hits: the service did not leave it out")
         m = min(len(relevant), 5)
         if hit_ids is None or m == 0:
             return QueryScore(0.0, 0.0, len(relevant))
-        matches = [hit_id in relevant for hit_id in hit_ids[:m]]
+        matches = [hit_id in relevant or hit_id == query.id for hit_id in hit_ids[:m]]
         return QueryScore(float(matches[:1] == [True]), sum(matches) / m, len(relevant))
 
     def _relevant(self, query: Record) -> set[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Column, Table
 
-from benchmarks.client import Target, connect
+from benchmarks.client import Service, connect
 from benchmarks.dataset import Dataset
 from benchmarks.errors import TargetError
 
@@ -88,7 +88,7 @@ async def model_of(url: str) -> str:
 async def _turn(server: Server, uris: Sequence[str], concurrency: int) -> Turn:
     waiting, latencies_ms = iter(uris), list[float]()
 
-    async def worker(target: Target) -> None:
+    async def worker(target: Service) -> None:
         for uri in waiting:
             start = time.perf_counter()
             answer = await target.openai(server.model, uri)

@@ -1,102 +1,159 @@
-"""The test queries through the live service, each once, over HTTP."""
+"""The queries through the live service, each once, over HTTP: a run.
+
+Where the target is this service, each query is a search in its index. Of any other it is an embedding, and
+so is each picture of the gallery; the harness then searches exactly.
+"""
 
 import asyncio
-import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Literal
 
 from rich.console import Console
 
-from benchmarks.client import Answer, Target, connect
-from benchmarks.dataset import Dataset, Record
-from benchmarks.errors import DataError, TargetError
-from benchmarks.progress import progress_bar
-from benchmarks.runs import Observation, Run, to_line
+from benchmarks.client import connect
+from benchmarks.dataset import Dataset, Record, Split
+from benchmarks.errors import TargetError
+from benchmarks.load.asks import Ask, Picture, in_bulk
+from benchmarks.load.drive import Client, Load, drive
+from benchmarks.load.scenarios import Scenario
+from benchmarks.machine import provenance
+from benchmarks.runs import Observation, Run
+from benchmarks.subset import subset
+from benchmarks.targets import Target
+
+Scope = Literal["merged", "separate"]
+SelfExclusion = Literal["id", "position"]
 
 
-async def replay(data: Dataset, url: str, out: Path, concurrency: int, k: int, console: Console) -> None:
-    """Closed loop: `concurrency` queries at a time. Observations go to `out`; a second call resumes.
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """What is asked; UnED's own by default (arXiv 2309.01858)."""
+
+    split: Split = "test"
+    scope: Scope = "merged"  # separate: each query searches its own domain only
+    self_exclusion: SelfExclusion = "id"  # position: k + 1 are asked for and the first is dropped
+    exact: bool = True
+    ef: int | None = None  # of HNSW, where it is not exact; None: the service's
+    k: int = 10
+    queries_per_domain: int | None = None
+    subset_seed: int = 0
+
+
+def replay(
+    data: Dataset,
+    target: Target,
+    protocol: Protocol,
+    scenario: Scenario,
+    out: Path,
+    client: Client,
+    console: Console,
+) -> Run:
+    """Every query that has no answer in `out` yet; a second call resumes.
 
     Raises TargetError where the service's gallery is not this data set's, RunError, DataError.
     """
-    async with connect(url, concurrency) as target:
-        info = await _check_gallery(data, target)
-        run = Run(out)
-        done = run.begin(
-            {
-                "url": url,
-                "data": str(data.root.resolve()),
-                "data_fingerprint": data.fingerprint,
-                "domains": data.domains,
-                "left_out": data.left_out,
-                "concurrency": concurrency,
-                "k": k,
-                "exact": True,
-                "service": info,
-            }
-        )
-        seen = {observation.query_id for observation in done if observation.status == 200}
-        segment = 1 + max((observation.segment for observation in done), default=-1)
-        queries = [query for domain in data.domains for query in data.queries(domain) if query.id not in seen]
-        with run.writer() as stream, progress_bar(console) as progress:
-            bar = progress.add_task("replaying the queries", total=len(queries))
-            replayer = _Replayer(data, target, k, segment, stream)
-            waiting = iter(queries)
-
-            async def worker() -> None:
-                for query in waiting:  # shared: each query is taken once
-                    await replayer.ask(query)
-                    progress.advance(bar)
-
-            await asyncio.gather(*(worker() for _ in range(concurrency)))
+    searches = target.searches and scenario.name != "Offline"
+    info = asyncio.run(_info(data, target, protocol, searches, client.key))
+    run = Run(out)
+    done = run.begin(_said(data, target, protocol, scenario, client, info))
+    answered = {one.query_id for one in done if one.status == 200}
+    records = asked_records(data, protocol, searches)
+    asks = _asks(data, [one for one in records if one.id not in answered], protocol, scenario, searches)
+    if asks:
+        segment = 1 + max((one.segment for one in done), default=-1)
+        load = Load(target, scenario, asks)
+        run.keep_busy(segment, drive(load, client, run.folder, segment, "replaying the queries", console))
+    run.pack()
+    return run
 
 
-class _Replayer:
-    """One segment of a run."""
-
-    def __init__(self, data: Dataset, target: Target, k: int, segment: int, stream: TextIO) -> None:
-        self._data = data
-        self._target = target
-        self._k = k
-        self._segment = segment
-        self._stream = stream
-        self._start = time.perf_counter()
-
-    async def ask(self, query: Record) -> None:
-        try:
-            image = self._data.image(query).read_bytes()
-        except OSError as error:
-            raise DataError(f"{self._data.image(query)} cannot be read: {error.strerror}") from error
-        params = [("k", str(self._k)), ("exact", "true")]
-        if self._data.gallery_split(query.domain) == "test":
-            params.append(("exclude", query.id))
-        sent_s = time.perf_counter() - self._start
-        answer = await self._target.search(image, params)
-        done_s = time.perf_counter() - self._start
-        self._stream.write(to_line(self._observation(query, answer, sent_s, done_s)))
-
-    def _observation(self, query: Record, answer: Answer, sent_s: float, done_s: float) -> Observation:
-        ok = answer.status == 200
-        return Observation(
-            query_id=query.id,
-            domain=query.domain,
-            status=answer.status,
-            hit_ids=[hit["id"] for hit in answer.body["hits"]] if ok else [],
-            scheduled_s=sent_s,  # a closed loop sends as soon as it may
-            sent_s=sent_s,
-            done_s=done_s,
-            server_ms=answer.server_ms,
-            cache=answer.cache,
-            segment=self._segment,
-            error=None if ok else str(answer.body),
-        )
+def asked_records(data: Dataset, protocol: Protocol, searches: bool) -> list[Record]:
+    """What is sent: the queries, by domain; where the harness searches, the gallery's pictures too."""
+    queries = {domain: data.queries(domain, protocol.split) for domain in data.domains}
+    if protocol.queries_per_domain is not None:
+        queries = subset(queries, protocol.queries_per_domain, protocol.subset_seed)
+    asked = {one.id: one for records in queries.values() for one in records}
+    if not searches:
+        for domain in data.domains:
+            asked.update((one.id, one) for one in data.gallery(domain, protocol.split))
+    return list(asked.values())
 
 
-async def _check_gallery(data: Dataset, target: Target) -> dict[str, object]:
-    """What is indexed must be the merged test index, whole and alone; else R@1 means something else."""
-    found = {row["name"]: row["items"] for row in (await target.get("/v1/domains"))["domains"]}
-    wanted = {domain: len(data.gallery(domain)) for domain in data.domains}
-    if found != wanted:
-        raise TargetError(f"the service's gallery is not this data set's: it has {found}, wanted {wanted}")
-    info: dict[str, object] = await target.get("/v1/info")
-    return info
+def _asks(
+    data: Dataset, records: Sequence[Record], protocol: Protocol, scenario: Scenario, searches: bool
+) -> list[Ask]:
+    pictures = [Picture(one.id, one.domain, data.image(one)) for one in records]
+    if not searches:
+        if scenario.bulk > 1:
+            return in_bulk(pictures, scenario.bulk)
+        return [Ask("embed", (picture,)) for picture in pictures]
+    alone = {domain: data.gallery_split(domain, protocol.split) != protocol.split for domain in data.domains}
+    return [Ask("search", (one,), _params(one, protocol, not alone[one.domain])) for one in pictures]
+
+
+def _params(picture: Picture, protocol: Protocol, in_gallery: bool) -> tuple[tuple[str, str], ...]:
+    by_position = in_gallery and protocol.self_exclusion == "position"
+    params = [("k", str(protocol.k + by_position)), ("exact", str(protocol.exact).lower())]
+    if in_gallery and not by_position:
+        params.append(("exclude", picture.id))
+    if protocol.scope == "separate":
+        params.append(("domain", picture.domain))
+    if protocol.ef is not None and not protocol.exact:
+        params.append(("ef", str(protocol.ef)))
+    return tuple(params)
+
+
+async def _info(
+    data: Dataset, target: Target, protocol: Protocol, searches: bool, key: str | None
+) -> dict[str, Any]:
+    """What our service says of itself; what is indexed must be the merged gallery, whole and alone."""
+    if not target.searches:
+        return {}
+    async with connect(target.url, 1, key) as service:
+        if searches:
+            found = {row["name"]: row["items"] for row in (await service.get("/v1/domains"))["domains"]}
+            wanted = {domain: len(data.gallery(domain, protocol.split)) for domain in data.domains}
+            if found != wanted:
+                raise TargetError(
+                    f"the service's gallery is not this data set's: it has {found}, wanted {wanted}"
+                )
+        return dict(await service.get("/v1/info"))
+
+
+def _said(
+    data: Dataset,
+    target: Target,
+    protocol: Protocol,
+    scenario: Scenario,
+    client: Client,
+    info: dict[str, Any],
+) -> dict[str, Any]:
+    """All that is needed to repeat it; no key."""
+    return {
+        "kind": "replay",
+        **provenance(),
+        "url": target.url,
+        "target": asdict(target),
+        "data": str(data.root.resolve()),
+        "data_fingerprint": data.fingerprint,
+        "domains": data.domains,
+        "left_out": data.left_out,
+        **asdict(protocol),
+        "scenario": asdict(scenario),
+        "client": {"processes": client.processes, "warm_up": client.warm_up},
+        "service": info,
+    }
+
+
+def queries_of(data: Dataset, said: Mapping[str, Any]) -> dict[str, list[Record]]:
+    """The queries of a run, by domain, from what its `run.json` says."""
+    queries = {domain: data.queries(domain, said["split"]) for domain in said["domains"]}
+    per_domain = said["queries_per_domain"]
+    return subset(queries, per_domain, said["subset_seed"]) if per_domain is not None else queries
+
+
+def latest_of(observations: Sequence[Observation]) -> dict[str, Observation]:
+    """By query; where one was asked again, the last answer counts."""
+    return {one.query_id: one for one in observations}

@@ -1,13 +1,23 @@
-"""A run is a folder: `run.json` says what was measured, `observations.jsonl` holds one line a query."""
+"""A run is a folder: `run.json` says what was measured, the observations hold one line a query.
+
+While it runs, each client process appends to a file of its own, `observations-*.jsonl`; once it is whole
+they are one, `observations.jsonl.zst`.
+"""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+import zstandard
 
 from benchmarks.errors import RunError
+
+PACKED = "observations.jsonl.zst"
+_OPEN = "observations*.jsonl"
+_BUSY = "clients.jsonl"
+_NEVER_THE_SAME = {"started"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +35,18 @@ class Observation:
     segment: int  # 0, and one more each time the run was resumed
     cache: str = ""  # hit, miss or coalesced, where the service has a cache
     error: str | None = None
+    kind: str = "search"  # search, embed, bulk, index, delete
+    embedding: str = ""  # base64 of float32, little-endian, where the harness searches
 
     @property
     def latency_ms(self) -> float:
         """From the time it should have been sent."""
         return (self.done_s - self.scheduled_s) * 1e3
+
+    @property
+    def send_lag_ms(self) -> float:
+        """How late the client was."""
+        return (self.sent_s - self.scheduled_s) * 1e3
 
 
 @dataclass(frozen=True)
@@ -38,17 +55,21 @@ class Run:
 
     folder: Path
 
-    def begin(self, said: dict[str, Any]) -> list[Observation]:
+    def begin(self, said: Mapping[str, Any]) -> list[Observation]:
         """Start the run, or resume it and return what it has. Raises RunError where it is another's."""
         file = self.folder / "run.json"
         if file.exists():
             before = self.said()
-            changed = sorted(key for key in said | before if said.get(key) != before.get(key))
+            keys = (said.keys() | before.keys()) - _NEVER_THE_SAME
+            changed = sorted(key for key in keys if said.get(key) != before.get(key))
             if changed:
                 raise RunError(f"{self.folder} is another run: {', '.join(changed)} differ")
             return self.observations()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(said, indent=1) + "\n")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(said, indent=1) + "\n")
+        except OSError as error:
+            raise RunError(f"{self.folder} cannot be written: {error.strerror}") from error
         return []
 
     def said(self) -> dict[str, Any]:
@@ -59,24 +80,55 @@ class Run:
             raise RunError(f"{self.folder} is not a run: {error}") from error
 
     def observations(self) -> list[Observation]:
-        """All whole lines; one that was cut short when the run was killed is taken off the file."""
-        file = self.folder / "observations.jsonl"
-        if not file.exists():
-            return []
-        text = file.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            file.write_text(whole)
-        try:
-            return [Observation(**json.loads(line)) for line in whole.splitlines()]
-        except (ValueError, TypeError) as error:
-            raise RunError(f"{file} is damaged: {error}") from error
+        """In the order in which they were sent. Raises RunError.
 
-    @contextmanager
-    def writer(self) -> Iterator[TextIO]:
-        """Appends observations, line by line."""
-        with (self.folder / "observations.jsonl").open("a", buffering=1) as stream:
-            yield stream
+        A line that was cut short when the run was killed is left out.
+        """
+        try:
+            found = [Observation(**json.loads(line)) for line in dict.fromkeys(self._lines())]
+        except (ValueError, TypeError) as error:
+            raise RunError(f"the observations in {self.folder} are damaged: {error}") from error
+        return sorted(found, key=lambda one: (one.segment, one.sent_s))
+
+    def keep_busy(self, segment: int, busy: Sequence[float]) -> None:
+        """The share of a core that each client process used. Raises RunError."""
+        try:
+            with (self.folder / _BUSY).open("a") as stream:
+                stream.write(json.dumps({"segment": segment, "busy": list(busy)}) + "\n")
+        except OSError as error:
+            raise RunError(f"{self.folder / _BUSY} cannot be written: {error.strerror}") from error
+
+    def busy(self) -> list[float]:
+        """Of all segments."""
+        file = self.folder / _BUSY
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [share for line in lines for share in json.loads(line)["busy"]]
+
+    def pack(self) -> None:
+        """All observations into one compressed file. Raises RunError; nothing is lost."""
+        parts = sorted(self.folder.glob(_OPEN))
+        if not parts:
+            return
+        unfinished = self.folder / f"{PACKED}.new"
+        try:
+            with zstandard.open(unfinished, "wt", encoding="utf-8") as stream:
+                # A run that was killed between the next two steps has its lines twice, but for here.
+                stream.writelines(dict.fromkeys(self._lines()))
+            unfinished.replace(self.folder / PACKED)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise RunError(f"{unfinished} cannot be written: {error.strerror}; the run is kept") from error
+        for part in parts:
+            part.unlink()
+
+    def _lines(self) -> Iterator[str]:
+        packed = self.folder / PACKED
+        if packed.exists():
+            with zstandard.open(packed, "rt", encoding="utf-8") as stream:
+                yield from stream
+        for part in sorted(self.folder.glob(_OPEN)):
+            with part.open() as stream:
+                yield from (line for line in stream if line.endswith("\n"))
 
 
 def to_line(observation: Observation) -> str:

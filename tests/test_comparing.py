@@ -1,5 +1,6 @@
 """`compare` and `gate` on run folders made by hand."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from benchmarks.dataset import Dataset
 from benchmarks.errors import BenchmarkError, DataError, GateFailed, RunError
 from benchmarks.gate import Limits, judge
 from benchmarks.query_scores import query_scores
-from benchmarks.runs import Observation, Run, to_line
+from benchmarks.runs import Observation, Run
+from tests.observed import RUN, observe, seen
 
 SIZES = {"a": 200, "b": 15}  # queries; two of each class (of `b`'s last, one)
 
@@ -33,18 +35,8 @@ def query(domain: str, row: int) -> str:
 
 def observation(domain: str, row: int, *, right: bool, status: int, latency_ms: float) -> Observation:
     hit = row ^ 1 if right else (row + 2) % SIZES[domain]  # of its own class, or of another
-    at_s = row * 0.01
-    return Observation(
-        query_id=query(domain, row),
-        domain=domain,
-        status=status,
-        hit_ids=[query(domain, hit)] if status == 200 else [],
-        scheduled_s=at_s,
-        sent_s=at_s,
-        done_s=at_s + latency_ms / 1e3,
-        server_ms={},
-        segment=0,
-    )
+    hits = [query(domain, hit)] if status == 200 else []
+    return seen(query(domain, row), hits, row * 0.01, latency_ms / 1e3, status=status, server_ms={})
 
 
 def make_run(
@@ -60,18 +52,21 @@ def make_run(
     """The first `wrong` queries of each domain are; query n takes 10 + n % 100 / 10 ms, times `slower`."""
     run = Run(data.root.parent / name)
     usual = {"data": str(data.root), "data_fingerprint": data.fingerprint, "domains": data.domains}
-    run.begin({**usual, "concurrency": 16, "service": {"model": {"name": name}}, **(said or {})})
-    with run.writer() as stream:
-        for domain in data.domains:
-            for row in range(rows.get(domain, 0)):
-                one = observation(
-                    domain,
-                    row,
-                    right=row >= (wrong or {}).get(domain, 0),
-                    status=500 if query(domain, row) in failed else 200,
-                    latency_ms=(10 + row % 100 / 10) * slower,
-                )
-                stream.write(to_line(one))
+    run.begin({**RUN, **usual, "service": {"model": {"name": name}}, **(said or {})})
+    observe(
+        run,
+        [
+            observation(
+                domain,
+                row,
+                right=row >= (wrong or {}).get(domain, 0),
+                status=500 if query(domain, row) in failed else 200,
+                latency_ms=(10 + row % 100 / 10) * slower,
+            )
+            for domain in data.domains
+            for row in range(rows.get(domain, 0))
+        ],
+    )
     return run
 
 
@@ -156,8 +151,8 @@ def test_an_empty_domain_is_refused(data: Dataset) -> None:
 def test_a_query_that_was_asked_again_counts_once_and_its_answer_counts(data: Dataset) -> None:
     run = make_run(data, "run", failed=[query("a", 4)])
     assert compare(run, run).a.failed == 1
-    with run.writer() as stream:
-        stream.write(to_line(observation("a", 4, right=True, status=200, latency_ms=10)))
+    again = observation("a", 4, right=True, status=200, latency_ms=10)
+    observe(run, [dataclasses.replace(again, segment=1)])
     found = compare(run, run)
     assert found.a.failed == 0
     assert found.domains["a"]["R@1"].a == 1.0
@@ -235,8 +230,9 @@ def test_a_damaged_summary_is_named(data: Dataset) -> None:
 
 
 def test_another_load_cannot_be_judged(data: Dataset) -> None:
-    with pytest.raises(RunError, match=r"another load than .*: concurrency 32, not 16"):
-        why_it_fails(data, LIMITS, said={"concurrency": 32})
+    other = {**RUN["scenario"], "streams": 32}
+    with pytest.raises(RunError, match=r"another load than .*: scenario .*32"):
+        why_it_fails(data, LIMITS, said={"scenario": other})
 
 
 def test_the_gate_exits_with_one_sentence(data: Dataset) -> None:

@@ -16,9 +16,10 @@ from rich.console import Console
 
 from benchmarks.dataset import Dataset, Record
 from benchmarks.index import index_fits, index_gallery
-from benchmarks.runs import Run
+from benchmarks.runs import Run, to_line
 from benchmarks.service_process import ServiceProcess, free_port, running_service
 from tests.conftest import ROOT
+from tests.observed import observe
 from tests.pictures import encode, noise
 
 
@@ -166,11 +167,12 @@ def test_a_replay_goes_on_where_it_stopped(octet: Dataset, again: ServiceProcess
     part = Run(folder / "part")
     out = ["--out", str(part.folder), "--concurrency", "8", "--json"]
     # A run that was killed after 2,000 queries: the demo's own lines, and a torn one.
-    lines = (whole.folder / "observations.jsonl").read_text().splitlines(keepends=True)
-    said = {**whole.said(), "url": again.url, "concurrency": 8}
-    part.begin(said)
-    with part.writer() as stream:
-        stream.writelines([*lines[:2000], lines[2000][:25]])
+    lines = whole.observations()
+    said = whole.said()
+    said["target"] |= {"url": again.url}
+    said["scenario"] |= {"streams": 8}
+    part.begin({**said, "url": again.url})
+    observe(part, lines[:2000], torn=to_line(lines[2000])[:25])
     done = command("replay", str(octet.root), "--url", again.url, *out)
     assert done.returncode == 0, done.stderr
     observations = part.observations()

@@ -1,42 +1,86 @@
 """Commands that send the queries and say what came of it."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from benchmarks.commands.options import DATA, JSON, LOCAL, URL, print_json
-from benchmarks.dataset import Dataset
+from benchmarks.commands.options import DATA, JSON, KEY, LOCAL, PROCESSES, URL, print_json
+from benchmarks.dataset import Dataset, Split
 from benchmarks.demo import demo as run_demo
 from benchmarks.errors import RunError
+from benchmarks.load.drive import Client
+from benchmarks.load.scenarios import ScenarioName, scenario_row
+from benchmarks.replay import Protocol, Scope, SelfExclusion
 from benchmarks.replay import replay as run_replay
-from benchmarks.report import print_table, summarise, write_summary
+from benchmarks.report import print_table, write_summary
 from benchmarks.runs import Run
+from benchmarks.summary import summarise
+from benchmarks.targets import TargetKind, target_row
 
 
 def replay(
     data: DATA,
     out: Annotated[Path, typer.Option(help="Run folder; one that is there is resumed.")],
     url: URL = LOCAL,
-    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Queries at a time.")] = 16,
-    k: Annotated[int, typer.Option(min=5, max=100, help="Hits asked for.")] = 10,
+    target: Annotated[
+        TargetKind,
+        typer.Option(help="uie: this service. openai, post: any that embeds; the harness then searches."),
+    ] = "uie",
+    model: Annotated[str, typer.Option(help="As the service calls it; none: its own choice.")] = "",
+    body: Annotated[
+        str, typer.Option(help="Of post: raw, form:FIELD, or JSON with {base64} or {data_uri} in it.")
+    ] = "raw",
+    vector: Annotated[
+        str, typer.Option(help="Of post: its place in the answer: data.0.embedding.")
+    ] = "embedding",
+    scenario: Annotated[ScenarioName, typer.Option(help="When requests are sent.")] = "ClosedLoop",
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="ClosedLoop's queries at a time.")] = 16,
+    rate: Annotated[float | None, typer.Option(min=0.01, help="Of Server: requests/s.")] = None,
+    seed: Annotated[int, typer.Option(help="Of Server's arrivals.")] = 0,
+    split: Annotated[Split, typer.Option(help="Whose queries.")] = "test",
+    scope: Annotated[Scope, typer.Option(help="separate: a query searches its own domain only.")] = "merged",
+    self_exclusion: Annotated[
+        SelfExclusion, typer.Option(help="How the query itself is left out; position: as the reference.")
+    ] = "id",
+    exact: Annotated[bool, typer.Option(help="Exact search, not HNSW.")] = True,
+    ef: Annotated[int | None, typer.Option(min=1, help="Of HNSW; the service's own if not said.")] = None,
+    k: Annotated[int, typer.Option(min=5, max=99, help="Hits asked for.")] = 10,
+    queries_per_domain: Annotated[
+        int | None, typer.Option(min=1, help="A subset of the queries; met and gldv2 stay whole.")
+    ] = None,
+    subset_seed: Annotated[int, typer.Option(help="Of the subset.")] = 0,
+    processes: PROCESSES = 1,
+    key: KEY = None,
     as_json: JSON = False,
 ) -> None:
-    """Send every test query once, and keep what came back."""
-    asyncio.run(run_replay(Dataset(data), url, out, concurrency, k, Console()))
-    summary = _report(Run(out), Console(), as_json)
+    """Send every query once, and keep what came back: accuracy and latency of one and the same run."""
+    if (scenario == "Server") != (rate is not None):
+        raise typer.BadParameter("a rate goes with the scenario Server, and Server needs one")
+    protocol = Protocol(split, scope, self_exclusion, exact, ef, k, queries_per_domain, subset_seed)
+    run = run_replay(
+        Dataset(data),
+        target_row(target, url, model, body, vector),
+        protocol,
+        scenario_row(scenario, concurrency, rate, seed),
+        out,
+        Client(processes, key=key),
+        Console(),
+    )
+    summary = summarised(run, Console(), as_json)
     if summary["all"]["failed"]:
-        first = next((one.error for one in Run(out).observations() if one.status != 200), None)
+        first = summary["unanswered"][0]
         raise RunError(
-            f"{summary['all']['failed']} queries failed, the first with {first}; replay again to retry"
+            f"{summary['all']['failed']} queries failed, the first with {first['why']}; replay again to retry"
         )
+    if not summary["valid"]:
+        raise RunError(f"the run is invalid: {summary['invalid_because'][0]}")
 
 
 def report(run: Annotated[Path, typer.Argument(help="A run folder.")], as_json: JSON = False) -> None:
     """Accuracy and latency of a run, per domain and mean."""
-    _report(Run(run), Console(), as_json)
+    summarised(Run(run), Console(), as_json)
 
 
 def demo(
@@ -52,7 +96,8 @@ def demo(
         print_json(summary)
 
 
-def _report(run: Run, console: Console, as_json: bool) -> dict[str, Any]:
+def summarised(run: Run, console: Console, as_json: bool) -> dict[str, Any]:
+    """A run's summary: written, printed, returned."""
     summary = summarise(Dataset(Path(run.said()["data"])), run)
     write_summary(run.folder, summary)
     print_table(summary, console)

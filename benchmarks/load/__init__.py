@@ -1,0 +1,1 @@
+"""Requests by a schedule, from processes of their own, every one observed."""

@@ -1,0 +1,174 @@
+"""A load from several processes at once, so that the client is not the limit; each writes its own lines."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from threading import BrokenBarrierError
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.errors import BenchmarkError, Interrupted, RunError
+from benchmarks.load.asks import Ask
+from benchmarks.load.client import Clock, Share, run_share
+from benchmarks.load.scenarios import Scenario
+from benchmarks.progress import progress_bar
+from benchmarks.targets import Target
+
+_LEAD_S = 0.2  # from the last warm-up to the start
+_LOOK_S = 0.1
+_STOP_S = 30  # what is in flight has that long, once the run was stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """How the load is generated."""
+
+    processes: int = 1
+    warm_up: int = 32  # requests before the clock starts, which are not observed
+    key: str | None = None  # the service's bearer key
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is sent, and when."""
+
+    target: Target
+    scenario: Scenario
+    asks: Sequence[Ask]
+    seconds: float | None = None  # a closed loop stops after these; None: once all were asked
+
+
+def drive(load: Load, client: Client, folder: Path, segment: int, what: str, console: Console) -> list[float]:
+    """Send it all; observations are in `folder` as `observations-<segment>-<process>.jsonl`.
+
+    Returns the share of a core that each client process used.
+
+    Raises TargetError where the service is gone, DataError, RunError where lines cannot be written, and
+    Interrupted; what was observed is there all the same.
+    """
+    crew = _Crew(load, client, folder, segment)
+    pictures = sum(len(ask.pictures) for ask in load.asks)
+    try:
+        crew.start()
+        with progress_bar(console) as progress:
+            bar = progress.add_task(what, total=pictures)
+            while crew.working:
+                progress.update(bar, completed=crew.done)
+                time.sleep(_LOOK_S)
+            progress.update(bar, completed=crew.done)
+    except KeyboardInterrupt as stop:
+        raise Interrupted("stopped; what was observed is kept, and the same command goes on") from stop
+    finally:
+        crew.end()
+    crew.raise_error()
+    return list(crew.busy)
+
+
+class _Crew:
+    def __init__(self, load: Load, client: Client, folder: Path, segment: int) -> None:
+        processes = max(1, min(client.processes, len(load.asks)))
+        # Not forked: threads and event loops of this process are none of theirs.
+        context = multiprocessing.get_context("spawn")
+        self._stopped = context.Event()
+        self._errors = context.SimpleQueue()
+        self._counts = context.Array("q", processes, lock=False)
+        self._barrier = context.Barrier(processes)
+        self.busy = context.Array("d", processes, lock=False)
+        began = context.Value("d", 0.0, lock=False)
+        shared = (self._barrier, began, self._stopped, self._counts, self.busy, self._errors)
+        self._processes: list[BaseProcess] = [
+            context.Process(
+                target=_work,
+                args=(
+                    _share(load, client, number, processes, segment),
+                    -(-client.warm_up // processes),
+                    folder / f"observations-{segment:03d}-{number:02d}.jsonl",
+                    number,
+                    shared,
+                ),
+                daemon=True,
+            )
+            for number in range(processes)
+        ]
+
+    def start(self) -> None:
+        for process in self._processes:
+            process.start()
+
+    @property
+    def working(self) -> bool:
+        if any(process.exitcode for process in self._processes) or not self._errors.empty():
+            self._stopped.set()  # one has failed, so all stop
+            self._barrier.abort()
+        return any(process.is_alive() for process in self._processes)
+
+    @property
+    def done(self) -> int:
+        return sum(self._counts)
+
+    def end(self) -> None:
+        self._stopped.set()
+        until = time.monotonic() + _STOP_S
+        for process in self._processes:
+            if process.pid is not None:
+                process.join(max(0.0, until - time.monotonic()))
+                process.kill()
+                process.join()
+
+    def raise_error(self) -> None:
+        if not self._errors.empty():
+            raise self._errors.get()
+        died = [process.exitcode for process in self._processes if process.exitcode]
+        if died:
+            raise RunError(f"a client process died with exit status {died[0]}; what it observed is kept")
+
+
+def _share(load: Load, client: Client, number: int, processes: int, segment: int) -> Share:
+    times_s = load.scenario.times_s(len(load.asks))
+    streams = load.scenario.streams
+    return Share(
+        target=load.target,
+        scenario=load.scenario,
+        asks=load.asks[number::processes],
+        times_s=None if times_s is None else times_s[number::processes].tolist(),
+        streams=streams // processes + (number < streams % processes),
+        segment=segment,
+        key=client.key,
+        seconds=load.seconds,
+    )
+
+
+def _work(share: Share, warm_up: int, file: Path, number: int, shared: tuple[Any, ...]) -> None:
+    barrier, began, stopped, counts, busy, errors = shared
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal's; one decides
+
+    cpu_s = 0.0
+
+    def begin() -> float:
+        nonlocal cpu_s
+        if barrier.wait() == 0:
+            began.value = time.monotonic() + _LEAD_S
+        barrier.wait()
+        cpu_s = time.process_time()
+        return float(began.value)
+
+    def count(pictures: int) -> None:
+        counts[number] += pictures
+
+    try:
+        # A line at a time: what was observed is there, whatever happens next.
+        with file.open("a", buffering=1) as stream:
+            run_share(share, warm_up, stream, Clock(begin, stopped.is_set, count))
+        busy[number] = (time.process_time() - cpu_s) / max(time.monotonic() - began.value, 1e-9)
+    except BrokenBarrierError:
+        pass  # another one has failed before the start, and says why
+    except BenchmarkError as error:
+        errors.put(error)
+    except OSError as error:
+        errors.put(RunError(f"{file} cannot be written: {os.strerror(error.errno or 0)}; the run is kept"))

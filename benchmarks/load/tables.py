@@ -1,0 +1,47 @@
+"""Loads on the terminal."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from benchmarks.latency import latency, stages_of, tail_of
+from benchmarks.load.trial import Trial
+from benchmarks.runs import Observation
+
+
+def print_trials(trials: Sequence[Trial], knee: Trial | None, console: Console) -> None:
+    """A line each, in the order of their load; the knee is marked."""
+    names = ("load", "requests", "good", "shed", "failed", "answered/s", "p50 ms", "p99 ms", "")
+    table = Table(*(Column(name, justify="right", no_wrap=True) for name in names))
+    for one in sorted(trials, key=lambda one: one.rate_per_s or one.streams):
+        table.add_row(
+            f"{one.rate_per_s:.1f}/s" if one.rate_per_s else f"{one.streams} at a time",
+            f"{one.requests:,}",
+            f"{one.good_share:.1%}",
+            *(str(one.shed), str(one.failed)),
+            *(f"{value:.1f}" for value in (one.images_per_s, one.p50_ms, one.p99_ms)),
+            "knee" if one is knee else "",
+        )
+    console.print(table)
+
+
+def print_load(found: Trial, observations: Sequence[Observation], console: Console) -> None:
+    """By kind of request, then by stage."""
+    answered = [one for one in observations if one.status == 200]
+    table = Table("request", *(Column(name, justify="right") for name in ("sent", "200", "p50 ms", "p99 ms")))
+    for kind in sorted({one.kind for one in observations}):
+        some = [one for one in observations if one.kind == kind]
+        times = latency(some)
+        ok = sum(one.status == 200 for one in some)
+        table.add_row(kind, f"{len(some):,}", f"{ok:,}", f"{times.p50_ms:.1f}", f"{times.p99_ms:.1f}")
+    console.print(table)
+    tail, whole = stages_of(tail_of(answered)), stages_of(answered)
+    table = Table("stage", Column("mean ms", justify="right"), Column("at p99 and above", justify="right"))
+    for stage, ms in whole.items():
+        table.add_row(stage, f"{ms:.2f}", f"{tail.get(stage, 0.0):.2f}")
+    console.print(table)
+    console.print(
+        f"{found.requests:,} requests, {found.good_share:.1%} good, {found.shed} shed, "
+        f"{found.failed} failed; {found.images_per_s:.1f} answered/s"
+    )

@@ -1,0 +1,146 @@
+"""A short load of mixed traffic, and the journal of their figures that a search resumes from."""
+
+import asyncio
+import json
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.client import connect
+from benchmarks.errors import RunError, TargetError
+from benchmarks.latency import latency
+from benchmarks.load.asks import Picture
+from benchmarks.load.drive import Client, Load, drive
+from benchmarks.load.mix import Mix, asks_of
+from benchmarks.load.scenarios import Scenario
+from benchmarks.runs import Observation, Run
+from benchmarks.targets import Target
+from benchmarks.validity import invalid_because
+
+_MOST_PER_S = 5_000  # requests that a closed loop is given to choose from
+_CLEANERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every trial has in common."""
+
+    target: Target
+    mix: Mix
+    pictures: Sequence[Picture]
+    seconds: float  # of a trial
+    slo_ms: float  # a request that takes longer is bad
+    client: Client
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a load gave. Good is a request with status 200 within the limit of latency."""
+
+    rate_per_s: float | None  # asked for; None in a closed loop
+    streams: int  # 0 in an open one
+    requests: int
+    good_share: float
+    shed: int  # 429
+    failed: int  # every other status, and no answer
+    images_per_s: float  # answered
+    p50_ms: float
+    p99_ms: float
+    invalid_because: list[str]
+
+
+def at_rate(rate: float, seed: int) -> Scenario:
+    """Poisson arrivals."""
+    return Scenario("Server", streams=0, rate_per_s=rate, seed=seed)
+
+
+def observe(bench: Bench, scenario: Scenario, folder: Path, console: Console) -> list[float]:
+    """One load; its observations are in `folder`. What it indexed is deleted again.
+
+    Returns the share of a core that each client process used.
+    """
+    rate = scenario.rate_per_s or _MOST_PER_S
+    asks = asks_of(bench.mix, bench.pictures, max(1, math.ceil(rate * bench.seconds)))
+    load = Load(bench.target, scenario, asks, bench.seconds if scenario.streams else None)
+    what = f"{rate:.1f} requests/s" if scenario.rate_per_s else f"{scenario.streams} at a time"
+    try:
+        return drive(load, bench.client, folder, 0, what, console)
+    finally:
+        asyncio.run(_delete(_left_behind(Run(folder).observations()), bench))
+
+
+def trial(bench: Bench, scenario: Scenario, console: Console) -> Trial:
+    """Raises what `drive` raises, and TargetError where the client was the limit: nothing was measured."""
+    with tempfile.TemporaryDirectory() as scratch:
+        busy = observe(bench, scenario, Path(scratch), console)
+        found = figures(bench, scenario, Run(Path(scratch)).observations(), busy)
+    if found.invalid_because:
+        raise TargetError(found.invalid_because[0])
+    return found
+
+
+def figures(
+    bench: Bench, scenario: Scenario, observations: Sequence[Observation], busy: Sequence[float]
+) -> Trial:
+    """Pure."""
+    good = sum(one.status == 200 and one.latency_ms <= bench.slo_ms for one in observations)
+    times = latency(observations)
+    return Trial(
+        rate_per_s=scenario.rate_per_s,
+        streams=scenario.streams,
+        requests=len(observations),
+        good_share=good / len(observations) if observations else 0.0,
+        shed=sum(one.status == 429 for one in observations),
+        failed=sum(one.status not in (200, 429) for one in observations),
+        images_per_s=times.images_per_s,
+        p50_ms=times.p50_ms,
+        p99_ms=times.p99_ms,
+        invalid_because=invalid_because(
+            observations, scenario.rate_per_s is not None, bench.mix.cache == "friendly", busy
+        ),
+    )
+
+
+class Journal:
+    """The trials in a file, in their order. What is there is not tried again."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises RunError."""
+        self._file = file
+        try:
+            lines = file.read_text().splitlines() if file.exists() else []
+            self._known = [Trial(**json.loads(line)) for line in lines]
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(f"{file} cannot be read: {error}") from error
+
+    def trial(self, scenario: Scenario, attempt: Callable[[Scenario], Trial]) -> Trial:
+        """The next known one, where it is of this scenario; else a new one. Raises RunError."""
+        wanted = (scenario.rate_per_s, scenario.streams)
+        if self._known:
+            known = self._known.pop(0)
+            if (known.rate_per_s, known.streams) != wanted:
+                raise RunError(f"{self._file} is of another search: name another --out")
+            return known
+        found = attempt(scenario)
+        try:
+            with self._file.open("a") as stream:
+                stream.write(json.dumps(asdict(found)) + "\n")
+        except OSError as error:
+            raise RunError(f"{self._file} cannot be written: {error.strerror}") from error
+        return found
+
+
+def _left_behind(observations: Sequence[Observation]) -> list[str]:
+    indexed = {one.query_id for one in observations if one.kind == "index"}
+    return sorted(indexed - {one.query_id for one in observations if one.kind == "delete"})
+
+
+async def _delete(ids: Sequence[str], bench: Bench) -> None:
+    if not ids:
+        return
+    async with connect(bench.target.url, _CLEANERS, bench.client.key) as service:
+        await asyncio.gather(*(service.delete(one) for one in ids))

@@ -1,0 +1,144 @@
+"""A run's observations to its summary, as `summary.json` holds it: pure functions."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.dataset import Dataset, Record
+from benchmarks.errors import RunError
+from benchmarks.intervals import enough, interval_of, percentile_of, queries_asked, resample
+from benchmarks.latency import PERCENTILES, latency, stages_of, tail_of, together
+from benchmarks.metrics import DEPTH, Judge, QueryScore
+from benchmarks.query_scores import MEASURES, measured, scores_of
+from benchmarks.rankings import Latest, Rankings, judge_of, rankings_of
+from benchmarks.replay import latest_of, queries_of
+from benchmarks.runs import Observation, Run
+from benchmarks.validity import invalid_because, send_lag_ms
+
+_LISTED = 100  # queries that failed or came back short
+
+
+def summarise(data: Dataset, run: Run) -> dict[str, Any]:
+    """Scores and latencies per domain and over all, as `summary.json` holds them. Raises RunError."""
+    said, observations = run.said(), run.observations()
+    if said["kind"] != "replay":
+        raise RunError(f"{run.folder} is a run of `{said['kind']}`: it has no accuracy")
+    queries, latest = queries_of(data, said), latest_of(observations)
+    rankings, judge = rankings_of(data, said, latest), judge_of(data, said)
+    by_scope = {scope: accuracy(judge, queries, ranked) for scope, ranked in rankings.items()}
+    first = next(iter(by_scope))  # merged, where both are known
+    main, ranked = by_scope[first], rankings[first]
+    for domain, row in main["domains"].items():
+        row.update(asdict(latency([one for one in observations if one.domain == domain])))
+    answered = [one for one in observations if one.status == 200]
+    open_loop = said["scenario"]["rate_per_s"] is not None
+    reasons = invalid_because(observations, open_loop, cache_expected=False, busy=run.busy())
+    return {
+        **main,
+        "scope": first,
+        "separate": by_scope["separate"] if len(by_scope) > 1 else None,
+        "all": {
+            **{
+                name: sum(row[name] for row in main["domains"].values())
+                for name in ("queries", "gallery", "failed", "short", "without_match")
+            },
+            "not_asked": sum(one.id not in latest for records in queries.values() for one in records),
+            "from_cache": sum(one.cache not in ("", "miss") for one in answered),
+            **asdict(latency(observations)),
+            "send_lag_p99_ms": send_lag_ms(observations, 99),
+        },
+        "percentiles": _percentiles(said["scenario"], answered),
+        "stages_ms": stages_of(answered),
+        "tail_stages_ms": stages_of(tail_of(answered)),
+        "confusion": _confusion(queries, ranked),
+        "unanswered": _unanswered(queries, ranked, latest, judge),
+        "valid": not reasons,
+        "invalid_because": reasons,
+        "left_out": said["left_out"],
+    }
+
+
+def accuracy(judge: Judge, queries: Mapping[str, Sequence[Record]], rankings: Rankings) -> dict[str, Any]:
+    """Both measures with 95 % intervals, by domain and their unweighted mean."""
+    scores = scores_of(judge, queries, rankings)
+    values = {domain: measured(some.values()) for domain, some in scores.items()}
+    resampled = resample(values)
+    domains = {}
+    for domain, records in queries.items():
+        ranked = [rankings.get(one.id) for one in records]
+        domains[domain] = {
+            **_measured(values[domain], resampled.domains[domain]),
+            "queries": len(records),
+            "gallery": judge.gallery_size(domain),
+            "without_match": sum(one.n_q == 0 for one in scores[domain].values()),
+            "failed": sum(hits is None for hits in ranked),  # those not asked included
+            "short": sum(map(_is_short, ranked, scores[domain].values())),
+        }
+    of_means = np.stack([rows.mean(axis=0) for rows in values.values()])  # (domains, 2)
+    return {"domains": domains, "mean": _measured(of_means, resampled.mean)}
+
+
+def _measured(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> dict[str, Any]:
+    found: dict[str, Any] = dict(zip(MEASURES, values.mean(axis=0).tolist(), strict=True))
+    for column, name in enumerate(MEASURES):
+        found[f"{name}_interval"] = interval_of(resampled[:, column]).to_json()
+    return found
+
+
+def _is_short(hits: list[str] | None, score: QueryScore) -> bool:
+    """Fewer hits than the measure looks at: the places that are missing are wrong."""
+    return hits is not None and len(hits) < min(score.n_q, DEPTH)
+
+
+def _percentiles(scenario: Mapping[str, Any], answered: Sequence[Observation]) -> list[dict[str, Any]]:
+    """With intervals; of what was sent together, until all of it was answered."""
+    if not answered:
+        return []
+    alone = max(scenario["group"], scenario["bulk"]) == 1
+    latencies = [one.latency_ms for one in answered] if alone else together(answered)
+    rows = [percentile_of(np.asarray(latencies), percent) for percent in PERCENTILES]
+    return [
+        {
+            "percentile": row.percent,
+            "ms": row.value_ms,
+            "interval_ms": row.interval.to_json(),
+            "answered": row.queries,
+            "needed": queries_asked(row.percent / 100),
+            "enough": enough(row.queries, row.percent / 100),
+            "said": str(row),
+        }
+        for row in rows
+    ]
+
+
+def _confusion(queries: Mapping[str, Sequence[Record]], rankings: Rankings) -> dict[str, dict[str, int]]:
+    """By the query's domain: how often each domain had the first hit; ids begin with their domain."""
+    return {
+        domain: dict(
+            Counter(hits[0].split("/")[0] for one in records if (hits := rankings.get(one.id))).most_common()
+        )
+        for domain, records in queries.items()
+    }
+
+
+def _unanswered(
+    queries: Mapping[str, Sequence[Record]], rankings: Rankings, latest: Latest, judge: Judge
+) -> list[dict[str, str]]:
+    """The first queries that failed or came back short, and why."""
+    found = []
+    for query in (one for records in queries.values() for one in records):
+        hits, seen = rankings.get(query.id), latest.get(query.id)
+        if hits is None:
+            why = (seen.error or f"status {seen.status}") if seen else "not asked"
+        elif _is_short(hits, judge.score(query, hits)):
+            why = f"{len(hits)} hits only"
+        else:
+            continue
+        found.append({"query": query.id, "why": why})
+        if len(found) == _LISTED:
+            break
+    return found
