@@ -35,7 +35,7 @@ def ladder(
     processes: PROCESSES = 1,
     as_json: JSON = False,
 ) -> None:
-    """From torch fp32 to int8, scaled decoding, a quantized index and HNSW: what each step costs and gives."""
+    """From torch fp32 to int8, scaled decoding, a quantized index and HNSW: what each step costs."""
     console = Console()
     rungs = climb(source, provider, _workplace(data, out, queries_per_domain, processes, console))
     print_ladder(rungs, console)

@@ -21,7 +21,7 @@ from benchmarks.load.scenarios import Scenario
 from benchmarks.replay import Protocol, replay
 from benchmarks.report import write_summary
 from benchmarks.runs import PACKED, Run
-from benchmarks.service_process import ServiceProcess, running_service
+from benchmarks.service_process import SERVICE, ServiceProcess, running_service
 from benchmarks.summary import summarise
 from benchmarks.targets import Target
 
@@ -84,13 +84,13 @@ def _serving(point: Point, place: Workplace) -> Iterator[ServiceProcess]:
     index = place.folder / "index" / f"{model}-{quantization}{'-hnsw' if point.graph else ''}"
     settings = {**point.settings, "data_dir": str(index)}
     if (point.graph or quantization != "none") and not (index / _BUILT).exists():
-        with running_service(log, **settings) as service:
+        with running_service(log, None, SERVICE, **settings) as service:
             asyncio.run(index_gallery(place.data, service.url, place.console))
         # In no process that serves: it holds Python's lock (docs/decisions/03).
         from_items = "1" if point.graph else str(_NEVER)
         python_m("service", "optimise", "--from-items", from_items, environment=variables(settings))
         (index / _BUILT).touch()
-    with running_service(log, **settings) as service:
+    with running_service(log, None, SERVICE, **settings) as service:
         asyncio.run(index_gallery(place.data, service.url, place.console))
         yield service
 

@@ -21,7 +21,7 @@ from benchmarks.points.point import Workplace, is_whole, summary_of
 from benchmarks.replay import Protocol, replay
 from benchmarks.report import write_summary
 from benchmarks.runs import Run, to_line
-from benchmarks.service_process import running_service
+from benchmarks.service_process import SERVICE, running_service
 from benchmarks.summary import summarise
 from benchmarks.targets import Target
 
@@ -52,7 +52,7 @@ def replay_systems(systems: Systems, place: Workplace) -> dict[str, dict[str, An
             "model": ",".join(str(folder.resolve()) for folder in systems.folders),
             "data_dir": str(place.folder / "index"),
         }
-        with running_service(place.folder / "service.log", **settings) as service:
+        with running_service(place.folder / "service.log", None, SERVICE, **settings) as service:
             for name, run in runs.items():
                 _replay(Target("uie", service.url, name), run, place)
     if systems.specialists:
