@@ -2,7 +2,7 @@
 
 import typer
 
-from benchmarks.commands import accuracy, data, load
+from benchmarks.commands import accuracy, data, load, scoring
 from benchmarks.errors import BenchmarkError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -11,6 +11,7 @@ for verb in (
     *(data.octet, data.folder, data.index),
     *(accuracy.replay, accuracy.report, accuracy.demo),
     *(load.efficiency, load.peer, load.soak),
+    *(scoring.score,),
 ):
     app.command()(verb)
 
