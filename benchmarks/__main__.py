@@ -11,7 +11,7 @@ for verb in (
     *(data.octet, data.folder, data.index),
     *(accuracy.replay, accuracy.report, accuracy.demo),
     *(load.efficiency, load.peer, load.soak),
-    *(scoring.score,),
+    *(scoring.score, scoring.check),
 ):
     app.command()(verb)
 

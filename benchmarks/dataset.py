@@ -7,6 +7,8 @@ its domain. A domain with a split `index` searches that one; elsewhere the test 
 import hashlib
 import itertools
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -61,9 +63,18 @@ class Dataset:
         return digest.hexdigest()
 
     @property
+    def has_card(self) -> bool:
+        """Whether a builder of ours made it, and says so in `dataset.json`."""
+        return bool(self._card)
+
+    @property
     def left_out(self) -> dict[str, str]:
         """Domains that could not be built here, and why."""
         return dict(self._card.get("left_out", {}))
+
+    def splits(self, domain: str) -> list[str]:
+        """The domain's info files, by name."""
+        return sorted(file.stem for file in (self._info / domain).glob("*.json"))
 
     def gallery_split(self, domain: str, split: str = "test") -> str:
         """Where `split` searches: `index` for test, `small_index` for val where there is one, else itself."""
@@ -85,13 +96,13 @@ class Dataset:
             raise DataError(f"{file} is not a list of {{path, class_id}}: {error!r}") from error
         return [one for one in records if self.image(one).is_file()] if self.present_only else records
 
-    def gallery(self, domain: str) -> list[Record]:
-        """The pictures that the domain puts into the merged test index."""
-        return self.records(domain, self.gallery_split(domain))
+    def gallery(self, domain: str, split: str = "test") -> list[Record]:
+        """The pictures that the domain puts into the merged index that `split`, test or val, searches."""
+        return self.records(domain, self.gallery_split(domain, split))
 
-    def queries(self, domain: str) -> list[Record]:
-        """The domain's test queries."""
-        return self.records(domain, "test")
+    def queries(self, domain: str, split: str = "test") -> list[Record]:
+        """The domain's queries, of test or val."""
+        return self.records(domain, split)
 
     def pictures_in_turn(self, count: int) -> list[bytes]:
         """Encoded test pictures of all domains in turn, again from the start where there are too few.
@@ -105,8 +116,13 @@ class Dataset:
         return [self.image(query).read_bytes() for query in itertools.islice(itertools.cycle(queries), count)]
 
     def image(self, record: Record) -> Path:
-        """The picture's file."""
-        return self.root / "data" / "images" / record.path
+        """The picture's file, also where an unzip tool wrote its name another way."""
+        images = self.root / "data" / "images"
+        file = images / record.path
+        if (record.path.isascii() and "#" not in record.path) or file.exists():
+            return file
+        others = (images / path for path in _spellings(record.path))
+        return next((other for other in others if other.exists()), file)
 
     def label(self, record: Record) -> str:
         """The class as people read it: its name where the data set has names, else its ids."""
@@ -136,3 +152,20 @@ class Dataset:
 
 def _class_ids(value: int | list[int]) -> tuple[int, ...]:
     return tuple(int(one) for one in value) if isinstance(value, list) else (int(value),)
+
+
+def _spellings(path: str) -> Iterator[str]:
+    """As unzip tools without Unicode write it, `#U4e2d` for one character, and the other way round."""
+
+    def escaped(match: re.Match[str]) -> str:
+        code = ord(match.group())
+        return f"#U{code:04x}" if code < 0x10000 else f"#L{code:06x}"
+
+    lower = re.sub(r"[^\x00-\x7f]", escaped, path)
+    yield lower
+    yield re.sub(r"#[UL][0-9a-f]+", lambda match: f"{match.group()[:2]}{match.group()[2:].upper()}", lower)
+    yield re.sub(
+        r"#U([0-9a-fA-F]{4})|#L(0[0-9a-fA-F]{5}|10[0-9a-fA-F]{4})",
+        lambda match: chr(int(match.group(1) or match.group(2), 16)),
+        path,
+    )
