@@ -2,7 +2,7 @@
 
 import typer
 
-from benchmarks.commands import accuracy, comparing, data, measuring, points, rates
+from benchmarks.commands import accuracy, comparing, data, measuring, points, rates, scoring
 from benchmarks.errors import BenchmarkError, Interrupted
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -10,7 +10,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pret
 for verb in (
     *(data.octet, data.folder, data.index),
     *(accuracy.replay, accuracy.report, accuracy.demo),
-    *(comparing.compare, comparing.gate),
+    *(scoring.score, scoring.check, comparing.compare, comparing.gate),
     *(points.ladder, points.sweep, points.strategies),
     *(rates.load, rates.saturate, rates.concurrency, rates.selftest),
     *(measuring.efficiency, measuring.peer, measuring.soak),

@@ -7,6 +7,7 @@ its domain. A domain with a split `index` searches that one; elsewhere the test 
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -64,9 +65,18 @@ class Dataset:
         return digest.hexdigest()
 
     @property
+    def has_card(self) -> bool:
+        """Whether a builder of ours made it, and says so in `dataset.json`."""
+        return bool(self._card)
+
+    @property
     def left_out(self) -> dict[str, str]:
         """Domains that could not be built here, and why."""
         return dict(self._card.get("left_out", {}))
+
+    def splits(self, domain: str) -> list[str]:
+        """The domain's info files, by name."""
+        return sorted(file.stem for file in (self._info / domain).glob("*.json"))
 
     def gallery_split(self, domain: str, split: str = "test") -> str:
         """Where `split` searches: `index` for test, `small_index` for val where there is one, else itself."""
@@ -109,8 +119,13 @@ class Dataset:
         return [self.image(query).read_bytes() for query in itertools.islice(self.in_turn(), count)]
 
     def image(self, record: Record) -> Path:
-        """The picture's file."""
-        return self.root / "data" / "images" / record.path
+        """The picture's file, also where an unzip tool wrote its name another way."""
+        images = self.root / "data" / "images"
+        file = images / record.path
+        if (record.path.isascii() and "#" not in record.path) or file.exists():
+            return file
+        others = (images / path for path in _spellings(record.path))
+        return next((other for other in others if other.exists()), file)
 
     def label(self, record: Record) -> str:
         """The class as people read it: its name where the data set has names, else its ids."""
@@ -140,3 +155,20 @@ class Dataset:
 
 def _class_ids(value: int | list[int]) -> tuple[int, ...]:
     return tuple(int(one) for one in value) if isinstance(value, list) else (int(value),)
+
+
+def _spellings(path: str) -> Iterator[str]:
+    """As unzip tools without Unicode write it, `#U4e2d` for one character, and the other way round."""
+
+    def escaped(match: re.Match[str]) -> str:
+        code = ord(match.group())
+        return f"#U{code:04x}" if code < 0x10000 else f"#L{code:06x}"
+
+    lower = re.sub(r"[^\x00-\x7f]", escaped, path)
+    yield lower
+    yield re.sub(r"#[UL][0-9a-f]+", lambda match: f"{match.group()[:2]}{match.group()[2:].upper()}", lower)
+    yield re.sub(
+        r"#U([0-9a-fA-F]{4})|#L(0[0-9a-fA-F]{5}|10[0-9a-fA-F]{4})",
+        lambda match: chr(int(match.group(1) or match.group(2), 16)),
+        path,
+    )

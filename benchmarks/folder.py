@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
+from benchmarks.check import decodes
 from benchmarks.errors import DataError
 from benchmarks.splits import Split, split_classes
 
@@ -73,17 +72,8 @@ def lay_out(pictures: Path, out: Path) -> dict[str, FolderDomain]:
 
 def _broken(files: list[Path]) -> list[Path]:
     """Training would stop at the first of them."""
-
-    def readable(file: Path) -> bool:
-        try:
-            with Image.open(file) as image:
-                image.load()
-        except Exception:  # Pillow's decoders raise nearly anything
-            return False
-        return True
-
     with ThreadPoolExecutor() as pool:
-        return [file for file, good in zip(files, pool.map(readable, files), strict=True) if not good]
+        return [file for file, good in zip(files, pool.map(decodes, files), strict=True) if not good]
 
 
 def _domain(folder: Path) -> FolderDomain:

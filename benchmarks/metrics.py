@@ -1,4 +1,4 @@
-"""R@1 and mMP@5 as UnED defines them (arXiv 2309.01858, section 4), over the merged index.
+"""R@1 and mMP@5 as UnED defines them (arXiv 2309.01858, section 4), over rankings however they came about.
 
 A hit is relevant if it has the query's domain and one of the query's classes. `n_q` is the number of
 relevant gallery items, the query itself left out; `mMP@5` divides by `m = min(n_q, 5)`. A query without
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.dataset import Record
 from benchmarks.errors import RunError
@@ -44,8 +45,35 @@ class DomainScore:
         return {"R@1": rest.pop("r_at_1"), "mMP@5": rest.pop("mmp_at_5"), **rest}
 
 
+def measures(
+    matches: NDArray[np.bool_], n_q: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """R@1 and mMP@5 of each query, (Q,), from which of its first DEPTH hits are relevant, (Q, DEPTH)."""
+    m = np.minimum(n_q, DEPTH)
+    counted = matches & (np.arange(DEPTH) < m[:, None])
+    return counted[:, 0].astype(np.float64), counted.sum(axis=1) / np.maximum(m, 1)
+
+
+def domain_score(
+    r_at_1: NDArray[np.float64],
+    mmp_at_5: NDArray[np.float64],
+    n_q: NDArray[np.int64],
+    gallery: int,
+    failed: int,
+) -> DomainScore:
+    """The means of a domain's queries, each (Q,)."""
+    return DomainScore(
+        queries=len(n_q),
+        gallery=gallery,
+        r_at_1=_mean(r_at_1),
+        mmp_at_5=_mean(mmp_at_5),
+        without_match=int((n_q == 0).sum()),
+        failed=failed,
+    )
+
+
 class Judge:
-    """Knows the gallery, and so what is relevant to a query and how much of it there is."""
+    """Knows the gallery by its ids, as a service answers, and so what is relevant to a query."""
 
     def __init__(self, gallery: Iterable[Record], by_position: bool = False) -> None:
         """`by_position`: the first hit was dropped as the query itself, whichever it was, so that the query
@@ -71,32 +99,17 @@ class Judge:
         relevant = self._relevant(query)
         if query.id in (hit_ids or ()) and not self._by_position:
             raise RunError(f"query {query.id} is among its own hits: the service did not leave it out")
-        m = min(len(relevant), 5)
-        if hit_ids is None or m == 0:
-            return QueryScore(0.0, 0.0, len(relevant))
-        matches = [hit_id in relevant or hit_id == query.id for hit_id in hit_ids[:m]]
-        return QueryScore(float(matches[:1] == [True]), sum(matches) / m, len(relevant))
+        matches = np.zeros((1, DEPTH), dtype=np.bool_)
+        for place, hit_id in enumerate((hit_ids or ())[:DEPTH]):
+            matches[0, place] = hit_id in relevant or hit_id == query.id
+        (r_at_1,), (mmp_at_5,) = measures(matches, np.array([len(relevant)]))
+        return QueryScore(float(r_at_1), float(mmp_at_5), len(relevant))
 
     def _relevant(self, query: Record) -> set[str]:
         found: set[str] = set()
         for class_id in query.class_ids:
             found |= self._members.get((query.domain, class_id), set())
         return found - {query.id}
-
-
-def score_domain(
-    judge: Judge, domain: str, queries: Sequence[Record], rankings: Mapping[str, Sequence[str] | None]
-) -> DomainScore:
-    """`rankings` maps query ids to hit ids; a query that is missing or None has failed."""
-    scores = [judge.score(query, rankings.get(query.id)) for query in queries]
-    return DomainScore(
-        queries=len(queries),
-        gallery=judge.gallery_size(domain),
-        r_at_1=_mean([score.r_at_1 for score in scores]),
-        mmp_at_5=_mean([score.mmp_at_5 for score in scores]),
-        without_match=sum(score.n_q == 0 for score in scores),
-        failed=sum(rankings.get(query.id) is None for query in queries),
-    )
 
 
 def mean_over_domains(scores: Mapping[str, DomainScore]) -> dict[str, float]:
@@ -107,5 +120,5 @@ def mean_over_domains(scores: Mapping[str, DomainScore]) -> dict[str, float]:
     }
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else 0.0
+def _mean(values: Sequence[float] | NDArray[np.float64]) -> float:
+    return float(np.mean(values)) if len(values) else 0.0

@@ -1,21 +1,27 @@
-"""Descriptors instead of a service: exact search in NumPy, scored by the same measures.
+"""Descriptors instead of a service: exact search and the same measures, over arrays.
 
 Similarity is the inner product of L2-normalised vectors (UnED, arXiv 2309.01858). Equal scores keep the
-gallery's order; a query that is itself in the gallery is left out by id.
+gallery's order. A query that is itself in the gallery is left out by id, or by position as in the
+reference: k + 1 hits are asked for and the first is dropped, whichever it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.dataset import Record
 from benchmarks.errors import DataError
-from benchmarks.metrics import DomainScore, Judge, score_domain
+from benchmarks.metrics import DEPTH, DomainScore, domain_score, measures
+from benchmarks.ranking import Asked, Neighbours, nearest
+from benchmarks.relevance import Labels, Relevance
 
-HITS = 5  # mMP@5 looks no further
-_BLOCK = 512  # queries at a time: 512 x gallery scores
+_BLOCK = 65_536  # rows normalised at a time, in float64
+_ALREADY = 1e-6  # a norm this near 1 is float32's own error
+
+SelfExclusion = Literal["id", "position"]
 
 
 @dataclass(frozen=True)
@@ -30,56 +36,121 @@ class Vectors:
             raise DataError(f"{len(self.records)} records, but {len(self.rows)} descriptors")
 
 
+@dataclass(frozen=True)
+class Described:
+    """Descriptors and classes, row for row: queries or the gallery of one domain."""
+
+    rows: NDArray[np.float32]  # (N, D), unit norm; zeros for an image that was not there
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Scores:
+    """By domain, in both settings."""
+
+    merged: dict[str, DomainScore]
+    separate: dict[str, DomainScore]
+
+
 def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
-    """L2-normalised; a row of zeros stays one."""
-    norms = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-    return (rows / np.where(norms > 0, norms, 1)).astype(np.float32)
+    """L2-normalised; a row of zeros stays one, and so does, to the bit, a row that was of unit norm."""
+    units = np.empty(rows.shape, dtype=np.float32)
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        norms = np.linalg.norm(block.astype(np.float64), axis=1, keepdims=True)
+        norms[(norms == 0) | (np.abs(norms - 1) < _ALREADY)] = 1
+        units[start : start + _BLOCK] = block / norms
+    return units
 
 
 def rank(queries: Vectors, gallery: Vectors) -> dict[str, list[str]]:
-    """The first HITS gallery ids of every query, best first, the query itself left out.
+    """The first DEPTH gallery ids of every query, best first, the query itself left out.
 
     A row of zeros stands for an image that was not there: as a query it has no ranking, so it counts as
     failed, and in the gallery nothing finds it.
     """
-    ids = np.array([record.id for record in gallery.records])
-    row_of = {record.id: row for row, record in enumerate(gallery.records)}
-    units = unit(gallery.rows)
-    absent = ~units.any(axis=1)  # (gallery,)
-    ranked: dict[str, list[str]] = {}
-    for start in range(0, len(queries.records), _BLOCK):
-        block = queries.records[start : start + _BLOCK]
-        asked = unit(queries.rows[start : start + _BLOCK])
-        scores = asked @ units.T  # (block, gallery)
-        scores[:, absent] = -np.inf
-        for query, own, row in zip(block, asked, scores, strict=True):
-            if not own.any():
-                continue
-            if query.id in row_of:
-                row[row_of[query.id]] = -np.inf
-            ranked[query.id] = [str(ids[one]) for one in _best(row)]
-    return ranked
+    asked = Asked(unit(queries.rows), _own_rows(queries, gallery))
+    there: NDArray[np.bool_] = np.any(asked.rows, axis=1)
+    found = nearest({"": asked}, {"": unit(gallery.rows)}, DEPTH)[""].merged
+    return {
+        query.id: [gallery.records[row].id for row in hits if row >= 0]
+        for query, hits, known in zip(queries.records, found, there, strict=True)
+        if known
+    }
 
 
 def score_vectors(queries: Mapping[str, Vectors], gallery: Mapping[str, Vectors]) -> dict[str, DomainScore]:
     """Each domain's queries against the merged gallery of all domains given."""
-    merged = Vectors(
-        [record for one in gallery.values() for record in one.records],
-        np.concatenate([one.rows for one in gallery.values()]),
-    )
-    asked = Vectors(
-        [record for one in queries.values() for record in one.records],
-        np.concatenate([one.rows for one in queries.values()]),
-    )
-    judge, ranked = Judge(merged.records), rank(asked, merged)
-    return {domain: score_domain(judge, domain, one.records, ranked) for domain, one in queries.items()}
+    known = {domain: _described(one) for domain, one in gallery.items()}
+    asked = {
+        domain: known[domain] if one is gallery[domain] else _described(one)
+        for domain, one in queries.items()
+    }
+    own = {domain: _own_rows(one, gallery[domain]) for domain, one in queries.items()}
+    return score(asked, known, own, "id").merged
 
 
-def _best(scores: NDArray[np.float32]) -> NDArray[np.intp]:
-    hits = min(HITS, int(np.isfinite(scores).sum()))
-    if hits == 0:
-        return np.array([], dtype=np.intp)
-    # All that are as good as the last hit take part, so that ties are settled by the gallery's order.
-    candidates = np.flatnonzero(scores >= np.partition(scores, -hits)[-hits])
-    order = np.argsort(-scores[candidates], kind="stable")
-    return candidates[order[:hits]]
+def score(
+    queries: Mapping[str, Described],
+    gallery: Mapping[str, Described],
+    own: Mapping[str, NDArray[np.int64]],
+    self_exclusion: SelfExclusion,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Scores:
+    """Each domain's queries against the merged gallery, and against their own domain's.
+
+    `own` is, (Q,) by domain, the row of its domain's gallery that a query itself is, or -1. `advance` is
+    told how many queries are done.
+    """
+    by_position = self_exclusion == "position"
+    found = nearest(
+        {
+            domain: Asked(one.rows, np.full_like(own[domain], -1) if by_position else own[domain])
+            for domain, one in queries.items()
+        },
+        {domain: one.rows for domain, one in gallery.items()},
+        DEPTH + by_position,
+        advance,
+    )
+    scores, first = Scores({}, {}), 0
+    for domain, known in gallery.items():
+        if domain in queries:
+            hits = _without_first(found[domain], own[domain] >= 0) if by_position else found[domain]
+            merged, separate = _judged(queries[domain], known, own[domain], hits, first)
+            scores.merged[domain], scores.separate[domain] = merged, separate
+        first += len(known.rows)
+    return scores
+
+
+def _judged(
+    queries: Described, gallery: Described, own: NDArray[np.int64], hits: Neighbours, first: int
+) -> tuple[DomainScore, DomainScore]:
+    """Merged and separate; the domain's gallery begins at row `first` of the merged one."""
+    relevance = Relevance(gallery.labels)
+    n_q = relevance.counts(queries.labels) - relevance.matches(queries.labels, own[:, None])[:, 0]
+    failed = int((~queries.rows.any(axis=1)).sum())
+
+    def judged(merged_rows: NDArray[np.int64]) -> DomainScore:
+        rows = merged_rows - first
+        rows[(rows < 0) | (rows >= len(gallery.rows))] = -1  # of another domain
+        r_at_1, mmp_at_5 = measures(relevance.matches(queries.labels, rows), n_q)
+        return domain_score(r_at_1, mmp_at_5, n_q, len(gallery.rows), failed)
+
+    return judged(hits.merged), judged(hits.separate)
+
+
+def _without_first(found: Neighbours, in_gallery: NDArray[np.bool_]) -> Neighbours:
+    """DEPTH of the DEPTH + 1 hits."""
+    merged, separate = (
+        np.where(in_gallery[:, None], hits[:, 1:], hits[:, :-1]) for hits in (found.merged, found.separate)
+    )
+    return Neighbours(merged, separate)
+
+
+def _described(vectors: Vectors) -> Described:
+    return Described(unit(vectors.rows), Labels.of(record.class_ids for record in vectors.records))
+
+
+def _own_rows(queries: Vectors, gallery: Vectors) -> NDArray[np.int64]:
+    row_of = {record.id: row for row, record in enumerate(gallery.records)}
+    return np.array([row_of.get(record.id, -1) for record in queries.records], dtype=np.int64)

@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks.dataset import Record
 from benchmarks.errors import RunError
-from benchmarks.metrics import Judge, mean_over_domains, score_domain
+from benchmarks.metrics import DomainScore, Judge, mean_over_domains
+from benchmarks.summary import accuracy
 
 
 def record(name: str, domain: str, *class_ids: int) -> Record:
@@ -78,17 +79,24 @@ def test_means_count_failed_queries_and_those_without_a_match() -> None:
         "q2": ["a0-0"],
         "q3": None,
     }
-    score = score_domain(JUDGE, "a", queries, rankings)
-    assert score.r_at_1 == 1 / 4
-    assert score.mmp_at_5 == (1 + 1 / 2) / 4
-    assert (score.queries, score.gallery, score.without_match, score.failed) == (4, 9, 1, 1)
+    found = accuracy(JUDGE, {"a": queries}, rankings)
+    row = found["domains"]["a"]
+    assert row["R@1"] == found["mean"]["R@1"] == 1 / 4
+    assert row["mMP@5"] == (1 + 1 / 2) / 4
+    assert (row["queries"], row["gallery"], row["without_match"], row["failed"]) == (4, 9, 1, 1)
 
 
 def test_a_query_that_was_never_asked_has_failed() -> None:
-    assert score_domain(JUDGE, "a", [record("q0", "a", 0)], {}).failed == 1
+    assert accuracy(JUDGE, {"a": [record("q0", "a", 0)]}, {})["domains"]["a"]["failed"] == 1
+
+
+def test_by_position_the_query_counts_where_it_stands_among_its_hits() -> None:
+    judge = Judge(GALLERY, by_position=True)
+    assert judge.score(GALLERY[0], ["a0-0"]).r_at_1 == 1
+    assert judge.score(GALLERY[0], []).n_q == JUDGE.score(GALLERY[0], []).n_q
 
 
 def test_every_domain_has_the_same_weight() -> None:
-    one = score_domain(JUDGE, "b", [record("q", "b", 0)], {"q": ["b0-0"]})
+    one = DomainScore(queries=1, gallery=1, r_at_1=1.0, mmp_at_5=1.0, without_match=0, failed=0)
     many = replace(one, queries=1000, r_at_1=0.5, mmp_at_5=0.2)
     assert mean_over_domains({"a": many, "b": one}) == {"R@1": 0.75, "mMP@5": 0.6}

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from benchmarks.dataset import Record
 from benchmarks.errors import DataError
 from benchmarks.offline import Vectors, rank, score_vectors, unit
+from benchmarks.ranking import Asked, nearest
 
 
 def records(domain: str, split: str, labels: list[int]) -> list[Record]:
@@ -50,23 +52,65 @@ def test_domains_share_one_gallery_and_a_match_needs_the_domain() -> None:
     assert score_vectors({"a": one}, {"a": one})["a"].r_at_1 == 1
 
 
+def in_order(
+    asked: NDArray[np.float32], known: NDArray[np.float32], own: NDArray[np.int64], k: int
+) -> list[list[int]]:
+    """Every pair by itself, in float64, and a sort by score and row."""
+    there: NDArray[np.bool_] = np.any(known, axis=1)
+    ranked = []
+    for query, self in zip(asked.astype(np.float64), own, strict=True):
+        order = np.argsort(-(known.astype(np.float64) * query).sum(axis=1), kind="stable")
+        hits = order[there[order] & (order != self)] if query.any() else order[:0]
+        ranked.append(hits[:k].tolist())
+    return ranked
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.integers(1, 3))
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 3))
 def test_against_the_obvious_way(seed: int, size: int, dim: int) -> None:
     rng = np.random.default_rng(seed)
     rows = rng.integers(-2, 3, size=(size, dim)).astype(np.float32)  # duplicates, ties and zeros abound
     gallery = Vectors(records("a", "test", list(rng.integers(0, 4, size))), rows)
-    scores = unit(rows) @ unit(rows).T
-    wanted = {
-        query.id: [
-            gallery.records[row].id
-            for row in sorted(range(size), key=lambda row, at=at: (-scores[at, row], row))  # type: ignore[misc]
-            if row != at and rows[row].any()  # zeros: an image that was not there
-        ][:5]
-        for at, query in enumerate(gallery.records)
-        if rows[at].any()
+    wanted = in_order(unit(rows), unit(rows), np.arange(size), 5)
+    assert rank(gallery, gallery) == {
+        query.id: [gallery.records[row].id for row in hits]
+        for query, hits, row in zip(gallery.records, wanted, rows, strict=True)
+        if row.any()
     }
-    assert rank(gallery, gallery) == wanted
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([3, 64]), st.sampled_from([0.0, 1e-7, 1e-3, 1.0]))
+def test_more_than_a_tile_of_near_equal_rows(seed: int, dim: int, spread: float) -> None:
+    """Around a few centres, so near that float32 cannot tell which is first, or exactly the same."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((20, dim))
+    rows = unit(centres[rng.integers(0, 20, 1100)] + spread * rng.standard_normal((1100, dim)))
+    other = unit(centres[rng.integers(0, 20, 300)] + spread * rng.standard_normal((300, dim)))
+    asked, own = np.concatenate([rows[:500], other[:30]]), np.r_[np.arange(500), np.full(30, -1)]
+    found = nearest({"b": Asked(asked, own)}, {"a": other, "b": rows}, 5)["b"]
+    assert found.separate.tolist() == [[row + 300 for row in of] for of in in_order(asked, rows, own, 5)]
+    merged = in_order(asked, np.concatenate([other, rows]), np.where(own < 0, -1, own + 300), 5)
+    assert found.merged.tolist() == merged
+
+
+def test_thousands_of_the_same_picture_come_in_order() -> None:
+    same = np.tile(unit(np.arange(1, 65, dtype=np.float32)[None]), (20_000, 1))
+    own = np.array([0, 3, 19_999, -1])
+    found = nearest({"a": Asked(same[:4], own)}, {"b": same[:2], "a": same}, 5)["a"]
+    assert (found.separate - 2).tolist() == [
+        [1, 2, 3, 4, 5],
+        [0, 1, 2, 4, 5],
+        [0, 1, 2, 3, 4],
+        [0, 1, 2, 3, 4],
+    ]
+    assert found.merged.tolist() == [[0, 1, 3, 4, 5], *([0, 1, 2, 3, 4] for _ in range(3))]
+
+
+def test_unit_rows_stay_to_the_bit() -> None:
+    rows = np.random.default_rng(0).standard_normal((50, 64)).astype(np.float32)
+    assert np.array_equal(unit(unit(rows)), unit(rows))
+    assert np.allclose(np.linalg.norm(unit(rows), axis=1), 1, atol=1e-7)
 
 
 def test_lengths_must_agree() -> None:

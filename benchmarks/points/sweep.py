@@ -96,10 +96,8 @@ def plot_sweep(places: Sequence[Place], file: Path) -> None:
         figure.subplots(1, 2), ("p99_ms", "images_per_s"), ("p99, ms", "images/s"), strict=True
     ):
         best = front(places, cost)
-        axis.plot([getattr(one, cost) for one in best], [100 * one.r_at_1 for one in best], color="0.6")
-        axis.scatter(
-            [getattr(one, cost) for one in places], [100 * one.r_at_1 for one in places], color="0.8"
-        )
+        for some, draw, colour in ((places, axis.scatter, "0.8"), (best, axis.plot, "0.6")):
+            draw([getattr(one, cost) for one in some], [100 * one.r_at_1 for one in some], color=colour)
         for one in best:
             axis.scatter(getattr(one, cost), 100 * one.r_at_1, color="tab:blue", zorder=3)
             axis.annotate(
