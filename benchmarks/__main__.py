@@ -2,7 +2,7 @@
 
 import typer
 
-from benchmarks.commands import accuracy, comparing, data, measuring, rates, reporting
+from benchmarks.commands import accuracy, comparing, data, measuring, points, rates, reporting
 from benchmarks.errors import BenchmarkError, Interrupted
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -11,6 +11,7 @@ for verb in (
     *(data.octet, data.folder, data.index),
     *(accuracy.replay, reporting.report, accuracy.demo),
     *(comparing.compare, comparing.gate),
+    *(points.ladder, points.sweep, points.strategies),
     *(rates.load, rates.saturate, rates.concurrency, rates.selftest),
     *(measuring.efficiency, measuring.peer, measuring.soak),
 ):

@@ -55,7 +55,7 @@ def judge(run: Run, baseline: Run, limits: Limits) -> Verdict:
 
 def drop_in_words(name: str, pair: Pair) -> str:
     """`mean R@1 fell by 1.25 points (95%: -1.90 to -0.60), from 59.60 to 58.35`."""
-    way = "fell" if pair.change < 0 else "rose"
+    way = "fell" if pair.change < 0 else "rose" if pair.change > 0 else "moved"
     ends = f"95%: {pair.difference.low * 100:+.2f} to {pair.difference.high * 100:+.2f}"
     before, now = f"{pair.a * 100:.2f}", f"{pair.b * 100:.2f}"
     return f"{name} R@1 {way} by {abs(pair.change) * 100:.2f} points ({ends}), from {before} to {now}"

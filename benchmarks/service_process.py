@@ -17,6 +17,7 @@ from benchmarks.errors import TargetError
 
 _START_S = 120
 _STOP_S = 30
+SERVICE = ("service", "serve")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ServiceProcess:
 
 @contextmanager
 def running_service(
-    log: Path, port: int | None = None, module: Sequence[str] = ("service", "serve"), **settings: str
+    log: Path, port: int | None = None, module: Sequence[str] = SERVICE, **settings: str
 ) -> Iterator[ServiceProcess]:
     """`python -m MODULE...`, ready, with `settings` as UIE_* variables; stopped at the end.
 

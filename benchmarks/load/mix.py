@@ -20,7 +20,7 @@ CacheName = Literal["hostile", "friendly"]
 DOMAIN = "load-test"  # of what the load indexes; it is deleted again
 _PICTURES = 64
 _QUALITY = 90
-_ZIPF = 1.2
+_ZIPF = 1.5
 _KINDS: tuple[Kind, ...] = ("search", "embed", "index", "delete")
 
 # Width and height in pixels, each as often as the others. UnED's eight domains by our estimate (cars, sop,

@@ -53,6 +53,10 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self._delay_s:
-            asyncio.get_running_loop().call_later(self._delay_s, self._transport.write, _HEAD + _BODY)
+            asyncio.get_running_loop().call_later(self._delay_s, self._answer)
         else:
+            self._answer()
+
+    def _answer(self) -> None:
+        if not self._transport.is_closing():
             self._transport.write(_HEAD + _BODY)

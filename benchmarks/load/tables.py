@@ -12,7 +12,7 @@ from benchmarks.runs import Observation
 
 def print_trials(trials: Sequence[Trial], knee: Trial | None, console: Console) -> None:
     """A line each, in the order of their load; the knee is marked."""
-    names = ("load", "requests", "good", "shed", "failed", "answered/s", "p50 ms", "p99 ms", "")
+    names = ("load", "sent", "good", "429", "failed", "200/s", "p50 ms", "p99 ms", "")
     table = Table(*(Column(name, justify="right", no_wrap=True) for name in names))
     for one in sorted(trials, key=lambda one: one.rate_per_s or one.streams):
         table.add_row(

@@ -70,7 +70,9 @@ def observe(bench: Bench, scenario: Scenario, folder: Path, console: Console) ->
     try:
         return drive(load, bench.client, folder, 0, what, console)
     finally:
-        asyncio.run(_delete(_left_behind(Run(folder).observations()), bench))
+        # All of it, asked to be deleted or not: under load a delete may come before what it deletes.
+        indexed = {one.query_id for one in Run(folder).observations() if one.kind == "index"}
+        asyncio.run(_delete(sorted(indexed), bench))
 
 
 def trial(bench: Bench, scenario: Scenario, console: Console) -> Trial:
@@ -132,11 +134,6 @@ class Journal:
         except OSError as error:
             raise RunError(f"{self._file} cannot be written: {error.strerror}") from error
         return found
-
-
-def _left_behind(observations: Sequence[Observation]) -> list[str]:
-    indexed = {one.query_id for one in observations if one.kind == "index"}
-    return sorted(indexed - {one.query_id for one in observations if one.kind == "delete"})
 
 
 async def _delete(ids: Sequence[str], bench: Bench) -> None:

@@ -1,0 +1,127 @@
+"""A grid of settings, and those points of it that no other one beats: the Pareto front."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Column, Table
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.points.point import Point, Workplace, measure, summary_of
+from benchmarks.runs import Run
+
+_ASKED = ("concurrency", "ef", "exact")  # of the requests; every other axis is one of the service's settings
+
+
+@dataclass(frozen=True)
+class Place:
+    """A point of the grid, measured."""
+
+    at: dict[str, str]  # by axis
+    run: Run
+    r_at_1: float
+    p99_ms: float
+    images_per_s: float
+
+
+def axes_of(texts: Sequence[str]) -> dict[str, list[str]]:
+    """`max_batch=4,16` each, to values by axis. Raises BenchmarkError."""
+    axes: dict[str, list[str]] = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        if not name or not values:
+            raise BenchmarkError(f"an axis is written max_batch=4,16, not {text!r}")
+        axes[name.strip().lower().removeprefix("uie_")] = [one.strip() for one in values.split(",")]
+    return axes
+
+
+def point_at(at: Mapping[str, str]) -> Point:
+    """Raises BenchmarkError where a value is none."""
+    settings = {name: value for name, value in at.items() if name not in _ASKED}
+    try:
+        ef = int(at["ef"]) if "ef" in at else None
+        exact = {"true": True, "false": False}[at.get("exact", str(ef is None)).lower()]
+        streams = int(at.get("concurrency", "16"))
+    except (ValueError, KeyError) as error:
+        raise BenchmarkError(f"{dict(at)}: {error} is no value for its axis") from error
+    name = ",".join(f"{axis}={Path(value).name}" for axis, value in at.items())
+    return Point(name, settings, exact, ef, graph=not exact, streams=streams)
+
+
+def sweep(axes: Mapping[str, Sequence[str]], place: Workplace) -> list[Place]:
+    """Every point of the grid; those that are measured already are not again."""
+    grid = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    found = []
+    for at, point in [(at, point_at(at)) for at in grid]:  # all are read before the first is measured
+        run = measure(point, place)
+        summary = summary_of(run)
+        whole = summary["all"]
+        found.append(Place(at, run, summary["mean"]["R@1"], whole["p99_ms"], whole["images_per_s"]))
+    return found
+
+
+def front(places: Sequence[Place], cost: str) -> list[Place]:
+    """Those that no other one beats in R@1 without a worse `cost`, best R@1 first.
+
+    `cost` is p99_ms, of which less is better, or images_per_s, of which more is.
+    """
+    sign = 1 if cost == "p99_ms" else -1
+    best: list[Place] = []
+    for one in sorted(places, key=lambda one: (-one.r_at_1, sign * getattr(one, cost))):
+        if not best or sign * getattr(one, cost) < sign * getattr(best[-1], cost):
+            best.append(one)
+    return best
+
+
+def print_sweep(places: Sequence[Place], console: Console) -> None:
+    """A line a point; a star where it is on a front."""
+    right = ("R@1", "p99 ms", "on its front", "images/s", "on its front")
+    table = Table(*places[0].at, *(Column(name, justify="right") for name in right))
+    by_latency, by_rate = (front(places, cost) for cost in ("p99_ms", "images_per_s"))
+    for one in sorted(places, key=lambda one: -one.r_at_1):
+        stars = ["*" if one in best else "" for best in (by_latency, by_rate)]
+        figures = (f"{100 * one.r_at_1:.1f}", f"{one.p99_ms:.0f}", f"{one.images_per_s:.1f}")
+        table.add_row(*one.at.values(), figures[0], figures[1], stars[0], figures[2], stars[1])
+    console.print(table)
+
+
+def plot_sweep(places: Sequence[Place], file: Path) -> None:
+    """Both fronts, side by side, as a PNG."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    for axis, cost, name in zip(
+        figure.subplots(1, 2), ("p99_ms", "images_per_s"), ("p99, ms", "images/s"), strict=True
+    ):
+        best = front(places, cost)
+        axis.plot([getattr(one, cost) for one in best], [100 * one.r_at_1 for one in best], color="0.6")
+        axis.scatter(
+            [getattr(one, cost) for one in places], [100 * one.r_at_1 for one in places], color="0.8"
+        )
+        for one in best:
+            axis.scatter(getattr(one, cost), 100 * one.r_at_1, color="tab:blue", zorder=3)
+            axis.annotate(
+                ", ".join(Path(value).name for value in one.at.values()),
+                (getattr(one, cost), 100 * one.r_at_1),
+                textcoords="offset points",
+                xytext=(5, 5),
+                fontsize=8,
+            )
+        axis.set_xlabel(name)
+        axis.set_ylabel("mean R@1, %")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=120)
+
+
+def to_json(places: Sequence[Place]) -> dict[str, Any]:
+    """The points, and the names of those on each front."""
+    names = {
+        cost: [one.run.folder.name for one in front(places, cost)] for cost in ("p99_ms", "images_per_s")
+    }
+    points = [
+        {"at": one.at, "R@1": one.r_at_1, "p99_ms": one.p99_ms, "images_per_s": one.images_per_s}
+        for one in places
+    ]
+    return {"points": points, "front": names}

@@ -1,0 +1,65 @@
+"""The load generator beside Debian's wrk, on one and the same endpoint."""
+
+import os
+import re
+import statistics
+import subprocess
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks.latency import latency
+from benchmarks.load.asks import Ask, Picture
+from benchmarks.load.drive import Client, Load, drive
+from benchmarks.load.null_server import null_server
+from benchmarks.load.scenarios import scenario_row
+from benchmarks.octet.apt import Apt
+from benchmarks.runs import Run
+from benchmarks.targets import Target
+from tests.conftest import ROOT
+
+PACKAGES = {"wrk": "4.1.0-3+b2", "libluajit2-5.1-2": "2.1-20230119-1"}
+STREAMS = 16
+SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def wrk() -> Path:
+    """Its folder, unpacked; fetched once, under the git-ignored `data/`."""
+    folder = ROOT / "data" / "wrk"
+    if not (folder / "usr" / "bin" / "wrk").exists():
+        for name, version in PACKAGES.items():
+            scratch = folder / name
+            scratch.mkdir(parents=True)
+            package = Apt(scratch / "apt").download(name, version, scratch, lambda _: None)
+            subprocess.run(["dpkg-deb", "-x", str(package), str(folder)], check=True)
+    return folder
+
+
+def of_wrk(folder: Path, url: str) -> float:
+    (libraries,) = {str(file.parent) for file in folder.rglob("libluajit*.so*")}
+    command = [str(folder / "usr/bin/wrk"), "-t1", f"-c{STREAMS}", f"-d{SECONDS:.0f}s", f"{url}/v1/search"]
+    environment = {**os.environ, "LD_LIBRARY_PATH": libraries}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    (found,) = re.findall(r"Requests/sec:\s+([\d.]+)", said)
+    return float(found)
+
+
+def of_ours(url: str, picture: Path, out: Path) -> float:
+    out.mkdir()
+    asks = [Ask("search", (Picture(f"a/{n}", "a", picture),)) for n in range(20_000)]
+    load = Load(Target("uie", url), scenario_row("ClosedLoop", STREAMS, None, 0), asks, SECONDS)
+    drive(load, Client(), out, 0, "", Console(quiet=True))
+    return latency(Run(out).observations()).images_per_s
+
+
+def test_throughput_is_what_wrk_measures(wrk: Path, tmp_path: Path) -> None:
+    """A server that takes 150 ms: both should see 16 / 150 ms, and a busy machine hides neither."""
+    (tmp_path / "x").write_bytes(b"x" * 1000)
+    shares = []
+    with null_server(delay_ms=150) as url:
+        for turn in range(3):
+            theirs = of_wrk(wrk, url)
+            shares.append(of_ours(url, tmp_path / "x", tmp_path / str(turn)) / theirs)
+    assert statistics.median(shares) == pytest.approx(1, abs=0.1)
