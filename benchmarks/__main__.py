@@ -2,14 +2,14 @@
 
 import typer
 
-from benchmarks.commands import accuracy, comparing, data, measuring, points, rates, scoring
+from benchmarks.commands import accuracy, comparing, data, measuring, points, rates, reporting, scoring
 from benchmarks.errors import BenchmarkError, Interrupted
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
 for verb in (
     *(data.octet, data.folder, data.index),
-    *(accuracy.replay, accuracy.report, accuracy.demo),
+    *(accuracy.replay, reporting.report, accuracy.demo),
     *(scoring.score, scoring.check, comparing.compare, comparing.gate),
     *(points.ladder, points.sweep, points.strategies),
     *(rates.load, rates.saturate, rates.concurrency, rates.selftest),

@@ -78,11 +78,6 @@ def replay(
         raise RunError(f"the run is invalid: {summary['invalid_because'][0]}")
 
 
-def report(run: Annotated[Path, typer.Argument(help="A run folder.")], as_json: JSON = False) -> None:
-    """Accuracy and latency of a run, per domain and mean."""
-    summarised(Run(run), Console(), as_json)
-
-
 def demo(
     port: Annotated[int, typer.Option(help="Port to serve on.")] = 3000,
     data: Annotated[Path, typer.Option(help="Where Octet is, or is built.")] = Path("data/octet"),

@@ -1,0 +1,42 @@
+"""What came of a run: on the terminal, as a page, and for other tools."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks.commands.options import JSON, print_json
+from benchmarks.dataset import Dataset
+from benchmarks.errors import RunError
+from benchmarks.report import print_table, write_summary
+from benchmarks.reporting import markdown, write_hdr_log, write_html, write_mteb, write_points
+from benchmarks.runs import Run
+from benchmarks.summary import summarise
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    html: Annotated[Path | None, typer.Option(help="The page; RUN/report.html if not said.")] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Markdown instead of the table.")] = False,
+    as_json: JSON = False,
+) -> None:
+    """Accuracy and latency of a run: a table here, a page that opens offline, files for other tools."""
+    measured, console = Run(run), Console()
+    data = Dataset(Path(measured.said()["data"]))
+    summary = summarise(data, measured)
+    write_summary(measured.folder, summary)
+    try:
+        page = write_html(measured, data, summary, html)
+        write_mteb(measured, summary)
+        write_points(measured, summary)
+        write_hdr_log(measured, measured.observations())
+    except OSError as error:
+        raise RunError(f"the report of {run} cannot be written: {error}") from error
+    if as_markdown:
+        typer.echo(markdown(measured, summary), nl=False)
+    else:
+        print_table(summary, console)
+        console.print(f"the whole report: {page}", soft_wrap=True, highlight=False)
+    if as_json:
+        print_json(summary)

@@ -1,0 +1,9 @@
+"""What a run's folder says to people and to other tools: HTML, Markdown, MTEB's JSON, CSV, HDR logs."""
+
+from benchmarks.reporting.hdr_log import write_hdr_log
+from benchmarks.reporting.html import write_html
+from benchmarks.reporting.markdown import markdown
+from benchmarks.reporting.mteb import write_mteb
+from benchmarks.reporting.points import write_points
+
+__all__ = ["markdown", "write_hdr_log", "write_html", "write_mteb", "write_points"]

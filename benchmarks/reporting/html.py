@@ -1,0 +1,97 @@
+"""A run as one page that needs nothing else: no network, no other file, no script."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks.dataset import Dataset, Record
+from benchmarks.rankings import rankings_of
+from benchmarks.replay import latest_of
+from benchmarks.reporting import facts
+from benchmarks.reporting.curves import percentile_plot, timeline
+from benchmarks.reporting.failures import RULE, worst_failures
+from benchmarks.reporting.pictures import thumbnail
+from benchmarks.runs import Run
+
+_TEMPLATES = Path(__file__).parent  # not the working folder's
+_PER_DOMAIN = 4  # failures shown: with eight domains the page stays below 2 MB
+_LISTED = 24  # queries to a reason
+
+
+def write_html(run: Run, data: Dataset, summary: Mapping[str, Any], file: Path | None = None) -> Path:
+    """Write `file`, else the run's `report.html`; a picture that is missing is a placeholder.
+
+    Raises RunError, DataError.
+    """
+    said, observations = run.said(), run.observations()
+    rankings = rankings_of(data, said, latest_of(observations))[summary["scope"]]
+    file = file or run.folder / "report.html"
+    page = _environment(data).get_template("template.html.j2")
+    rendered = page.render(
+        said=said,
+        summary=summary,
+        doubts=facts.doubts(summary),
+        latency=percentile_plot(observations),
+        time=timeline(observations),
+        stages=_stages(summary),
+        columns=_columns(summary),
+        failures=worst_failures(data, said, rankings, _PER_DOMAIN),
+        rule=RULE,
+        unanswered=_by_reason(summary),
+        listed=_LISTED,
+    )
+    file.write_text(rendered, encoding="utf-8")
+    return file
+
+
+def _environment(data: Dataset) -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,  # file names and labels come from data sets
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shared = (facts.points, facts.interval, facts.ms, facts.interval_ms, facts.count, facts.when)
+    made.filters.update({one.__name__: one for one in shared})
+    made.globals.update(facts=facts, label=data.label, thumbnail=lambda one: _thumbnail(data, one))
+    return made
+
+
+def _thumbnail(data: Dataset, record: Record) -> str | None:
+    return thumbnail(data.image(record)) if record.path else None
+
+
+def _by_reason(summary: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Ids of the queries that failed or came back short."""
+    found: dict[str, list[str]] = {}
+    for one in summary["unanswered"]:
+        found.setdefault(one["why"], []).append(one["query"])
+    return found
+
+
+def _stages(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The stages by what they add to the tail, and what the most of it is; empty where there are none."""
+    mean, tail = summary["stages_ms"], summary["tail_stages_ms"]
+    if not mean or not tail:
+        return {}
+    rows = [{"name": name, "mean": mean[name], "tail": tail.get(name, 0.0)} for name in mean]
+    rows.sort(key=lambda row: row["mean"] - row["tail"])
+    total = {"name": "all", "mean": sum(mean.values()), "tail": sum(tail.values())}
+    added, most = total["tail"] - total["mean"], rows[0]
+    return {
+        "rows": rows,
+        "total": total,
+        "added": added,
+        "most": most["name"],
+        "share": (most["tail"] - most["mean"]) / added if added > 0 else 0.0,
+        "longest_ms": max(max(row["mean"], row["tail"]) for row in rows),
+    }
+
+
+def _columns(summary: Mapping[str, Any]) -> list[str]:
+    """Domains of first hits: those that were asked, then any other."""
+    confusion = summary["confusion"]
+    return list(dict.fromkeys([*confusion, *sorted(found for row in confusion.values() for found in row)]))
