@@ -223,9 +223,10 @@ def live(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest) -> Iterat
     said = json.loads(built.communicate(timeout=60)[0].splitlines()[-1])
     assert said.pop("took_s") > 0
     assert said == {"items": 2000, "indexed_vectors": 2000, "quantization": "scalar-int8"}
-    how = {"index_quantization": "scalar-int8", "index_ef": "32"}
     with (
-        running_service(root / "log", data_dir=str(root), **how) as service,
+        running_service(
+            root / "log", data_dir=str(root), index_quantization="scalar-int8", index_ef="32"
+        ) as service,
         httpx.Client(base_url=service.url, timeout=60) as client,
     ):
         yield client
