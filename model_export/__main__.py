@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import uvicorn
 from rich.console import Console
 
 from benchmarks.dataset import Dataset
@@ -21,6 +22,7 @@ from model_export.errors import ExportError, VerifyError
 from model_export.export import export_model
 from model_export.head import HeadKind
 from model_export.listing import print_accuracy, print_checks, print_models, print_speeds
+from model_export.serve import naive_app, torch_graph
 from model_export.sources import export_source, from_checkpoint
 from model_export.training.config import load_strategy
 from model_export.training.loop import train as run_training
@@ -200,6 +202,17 @@ def bench(
     print_speeds(speeds, Console())
     if as_json:
         print(json.dumps({"models": [asdict(one) for one in speeds]}))  # noqa: T201
+
+
+@app.command()
+def serve(
+    source: Annotated[str, typer.Argument(help=SOURCES)],
+    port: Annotated[int, typer.Option(help="Port to listen on.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    data: Annotated[Path, typer.Option(help="Fits the head of a backbone.")] = OCTET,
+) -> None:
+    """A naive torch server, as a baseline: eager fp32, a picture at a time, as the body of `POST /embed`."""
+    uvicorn.run(naive_app(*torch_graph(source, data)), host=host, port=port, log_level="warning")
 
 
 @app.command(name="list")

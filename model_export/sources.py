@@ -18,7 +18,7 @@ from model_export.head import DIM, HeadKind, LinearHead, fit_pca, identity
 from model_export.trained import Trained
 from model_export.training.cache import describe_split
 from model_export.training.run_folder import RunFolder, head_of
-from model_export.variants import export_variant, require_variant_images
+from model_export.variants import export_decoded, export_variant, require_variant_images
 from service.manifest import Jpeg, Manifest, Precision
 
 OFF_THE_SHELF: dict[HeadKind, str] = {
@@ -44,18 +44,21 @@ def export_source(
     is_folder = (Path(source) / "manifest.json").exists()
     if head and (is_folder or _is_run(source)):
         raise SourceError(f"{source} has a head of its own: --head is for a backbone")
-    if jpeg and is_folder:
-        raise SourceError(f"{source} has its preprocessing already: --jpeg is for what is not exported yet")
     if precision == "fp32":
+        if is_folder and jpeg:
+            return export_decoded(Path(source), jpeg, out)
         if is_folder:
             raise SourceError(f"{source} is exported already: --precision fp16 or int8 makes a variant of it")
         return export_model(_decoding(source, data, head, jpeg), data, out)
-    if is_folder:
+    if is_folder and not jpeg:
         return export_variant(Path(source), precision, data, out, console)
     require_variant_images(data)  # before minutes are spent on the base
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / out.name
-        export_model(_decoding(source, data, head, jpeg), data, base)
+        if is_folder and jpeg:
+            export_decoded(Path(source), jpeg, base)
+        else:
+            export_model(_decoding(source, data, head, jpeg), data, base)
         return export_variant(base, precision, data, out, console)
 
 

@@ -1,4 +1,4 @@
-"""From an fp32 model folder to one of fp16 or int8, with what that costs in accuracy."""
+"""From an fp32 model folder to one of fp16 or int8, with what that costs, or of another decoding of JPEGs."""
 
 import shutil
 from itertools import zip_longest
@@ -20,7 +20,16 @@ from model_export.export import made_now, stamp, write_manifest
 from model_export.folders import whole_model_folder
 from model_export.quantise import to_fp16, to_int8
 from service.encoder import Encoder
-from service.manifest import Accuracy, Manifest, Preprocessing, Scores, fingerprint, load_manifest
+from service.manifest import (
+    WEIGHTS_FILE,
+    Accuracy,
+    Jpeg,
+    Manifest,
+    Preprocessing,
+    Scores,
+    fingerprint,
+    load_manifest,
+)
 
 _PHOTOS_PER_DOMAIN = 12  # twice as many changed val R@1 by no more than chance
 
@@ -35,8 +44,7 @@ def export_variant(
     card = load_manifest(base)
     if card.precision != "fp32":
         raise SourceError(f"{base} is {card.precision} itself: a variant is made from an fp32 model")
-    if out.resolve() == base.resolve():
-        raise SourceError(f"{out} is the fp32 model itself: a variant needs a folder of its own")
+    _require_own_folder(base, out)
     require_variant_images(data)
     with whole_model_folder(out) as folder:
         onnx_file = folder / "model.onnx"
@@ -44,11 +52,10 @@ def export_variant(
             to_fp16(base / "model.onnx", onnx_file)
         else:
             to_int8(base / "model.onnx", onnx_file, calibration_pixels(data, card.preprocessing))
-        props = {
-            one.key: one.value
-            for one in onnx.load(base / "model.onnx", load_external_data=False).metadata_props
-        }
-        stamp(onnx_file, {**props, "name": out.name, "precision": precision, "variant_of": card.fingerprint})
+        stamp(
+            onnx_file,
+            {**_said_by(base), "name": out.name, "precision": precision, "variant_of": card.fingerprint},
+        )
         encoder = Encoder(folder, card, "cpu", CORES)  # of the base it takes the shapes only
         write_canonical(encoder.encode, card.preprocessing, folder)
         if (base / "parity.json").exists():
@@ -69,6 +76,46 @@ def export_variant(
         )
         write_manifest(manifest, folder)
     return manifest
+
+
+def export_decoded(base: Path, jpeg: Jpeg, out: Path) -> Manifest:
+    """The fp32 model `base` with JPEGs decoded otherwise. Raises SourceError, WriteError or ManifestError."""
+    card = load_manifest(base)
+    if card.precision != "fp32":
+        raise SourceError(
+            f"{base} is {card.precision} itself: --jpeg is for the fp32 model that it was made from"
+        )
+    _require_own_folder(base, out)
+    with whole_model_folder(out) as folder:
+        # Not torch's embeddings of photos, which are JPEGs; the canonical picture is none.
+        for name in ("model.onnx", WEIGHTS_FILE, "canonical.png", "canonical.json"):
+            if (base / name).exists():
+                shutil.copy(base / name, folder)
+        onnx_file = folder / "model.onnx"
+        stamp(onnx_file, {**_said_by(base), "name": out.name, "jpeg": jpeg, "variant_of": card.fingerprint})
+        made = made_now(onnx_file)
+        decoding = card.preprocessing.model_copy(update={"jpeg": jpeg})
+        manifest = card.model_copy(
+            update={
+                "name": out.name,
+                "jpeg": jpeg,
+                "variant_of": card.fingerprint,
+                "fingerprint": fingerprint(made["onnx_sha256"], decoding, "fp32"),
+                **made,
+            }
+        )
+        write_manifest(manifest, folder)
+    return manifest
+
+
+def _require_own_folder(base: Path, out: Path) -> None:
+    if out.resolve() == base.resolve():
+        raise SourceError(f"{out} is the fp32 model itself: a variant needs a folder of its own")
+
+
+def _said_by(base: Path) -> dict[str, str]:
+    model = onnx.load(base / "model.onnx", load_external_data=False)
+    return {one.key: one.value for one in model.metadata_props}
 
 
 def require_variant_images(data: Dataset) -> None:

@@ -14,6 +14,9 @@ _ROOT = Path(__file__).resolve().parent.parent
 _LATER = {"UIE_GALLERY_DIR"}  # of the contract, for the page that is still to come
 _CORES = len(os.sched_getaffinity(0))
 
+MAX_EF = 4096
+Quantization = Literal["none", "scalar-int8", "turbo-8bit", "turbo-4bit"]
+
 
 class Settings(BaseSettings):
     """Each field is the environment variable `UIE_<NAME>`."""
@@ -41,6 +44,18 @@ class Settings(BaseSettings):
     qdrant_url: str | None = Field(None, description="A Qdrant server, instead of the embedded index.")
     qdrant_api_key: SecretStr | None = Field(None, description="Its key.")
     collection: str = Field("items", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Collection in the index.")
+    index_quantization: Quantization = Field(
+        "none",
+        description="Smaller copies of the vectors that candidates are found by; the vectors score them. "
+        "scalar-int8 begins with `python -m service optimise`, turbo-8bit and -4bit with the first item.",
+    )
+    index_ef: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_EF,
+        description="Candidates that a search keeps on its way through an HNSW graph, at least k + 8. "
+        "None: as many as the engine does.",
+    )
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="Bearer keys that are accepted, separated by commas. None: no key is asked for."
@@ -79,6 +94,13 @@ class Settings(BaseSettings):
     )
     max_batch: int = Field(16, ge=1, le=1024, description="Most images in one inference.")
     queue_limit: int = Field(512, ge=1, description="Most images in the service at a time.")
+
+    @field_validator("index_quantization", mode="before")
+    @classmethod
+    def _not_binary(cls, value: object) -> object:
+        if value == "binary":
+            raise ValueError("binary finds .42 of the ten nearest at 64 dimensions, and is not offered")
+        return value
 
     @field_validator("model", mode="before")
     @classmethod

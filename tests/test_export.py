@@ -22,6 +22,7 @@ from model_export.errors import ParityError, SourceError, WriteError
 from model_export.export import MIN_COSINE, check_parity, export_model
 from model_export.graph import EmbeddingGraph, descriptor_graph
 from model_export.head import HeadKind, LinearHead, fit_pca
+from model_export.serve import torch_graph
 from model_export.sources import OFF_THE_SHELF, export_source
 from model_export.training.config import load_strategy
 from model_export.verify import verify
@@ -68,6 +69,14 @@ def test_off_the_shelf_is_the_frozen_backbone_with_a_head(tmp_path: Path, kind: 
     head = unit_rows if kind == "raw" else fit_pca(train, 64, whiten=kind == "whitened")
     wanted = head(describe(descriptor, photos))
     assert (embeddings_of(tmp_path / "model", photos) * wanted).sum(axis=1).min() > MIN_COSINE
+    # Back in torch it is what it was, the batch norms too: one network still has them as they were trained.
+    back, how = torch_graph(str(tmp_path / "model"), data.root)
+    assert how == ROW.preprocessing
+    assert (describe(back, photos) * wanted).sum(axis=1).min() > MIN_COSINE
+    if kind == "pca":
+        before, _ = torch_graph(ROW.name, data.root)
+        assert [type(one) for one in back.modules()] == [type(one) for one in before.modules()]
+        assert (describe(before, photos) * wanted).sum(axis=1).min() > MIN_COSINE
 
 
 def test_parity_on_real_photos(octet: Dataset, zoo_model: Path) -> None:

@@ -145,6 +145,9 @@ def test_parameters_of_search(gallery: httpx.Client) -> None:
         ({"id": "pic/4"}, {"k": "101"}, 400, "invalid-request"),
         ({"id": "pic/4"}, {"k": "ten"}, 400, "invalid-request"),
         ({"id": "pic/4"}, {"exact": "perhaps"}, 400, "invalid-request"),
+        ({"id": "pic/4"}, {"ef": "0"}, 400, "invalid-request"),
+        ({"id": "pic/4"}, {"ef": "4097"}, 400, "invalid-request"),
+        ({"id": "pic/4"}, {"ef": "many"}, 400, "invalid-request"),
         ({"id": "pic/4"}, {"group_by": "colour"}, 400, "invalid-request"),
         ({"id": "pic/4"}, {"min_score": "nan"}, 400, "invalid-request"),
         ({"id": "pic/4"}, {"exclude": ""}, 400, "invalid-request"),
@@ -177,4 +180,6 @@ def test_index_metrics(gallery: httpx.Client) -> None:
         "fingerprint": gallery.get("/v1/info").json()["model"]["fingerprint"],
         "items": 12,
         "indexed_vectors": 0,
+        "quantization": "none",
+        "ef": None,
     }

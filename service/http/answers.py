@@ -56,7 +56,14 @@ _OPENAI_ROW = _object(
     object={"const": "embedding"}, index=_COUNT, embedding={"anyOf": [_VECTOR, {"type": "string"}]}
 )
 _USAGE = _object(prompt_tokens=_COUNT, total_tokens=_COUNT)
-_INDEX = _object(backend=_STRING, fingerprint=_STRING, items=_COUNT, indexed_vectors=_COUNT)
+_INDEX = _object(
+    backend=_STRING,
+    fingerprint=_STRING,
+    items=_COUNT,
+    indexed_vectors=_COUNT,
+    quantization=_STRING,
+    ef={"type": ["integer", "null"]},
+)
 
 EMBEDDING = _object(embedding=_VECTOR, **_CARD)
 EMBEDDINGS = _object(results=_list_of({"oneOf": [_object(embedding=_VECTOR), _ERROR]}), **_CARD)

@@ -55,6 +55,8 @@ async def info(request: Request) -> Response:
                 "fingerprint": core.index.fingerprint,
                 "items": items,
                 "indexed_vectors": indexed_vectors,
+                "quantization": core.index.quantization,
+                "ef": settings.index_ef,
             },
             "limits": settings.model_dump(
                 include={

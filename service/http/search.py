@@ -18,6 +18,7 @@ from service.http.embed import deadline, embed_given, json_response, note
 from service.http.model import IndexedModel, model_card
 from service.index import Hit, Item, Query
 from service.model import Model
+from service.settings import MAX_EF
 
 router = APIRouter()
 
@@ -53,15 +54,20 @@ async def search(
     min_score: Annotated[float, QueryParam(ge=-1, le=1)] = -1,
     exact: bool = False,
     exclude: Annotated[list[ItemId], QueryParam()] = [],  # noqa: B006
+    ef: Annotated[int | None, QueryParam(ge=1, le=MAX_EF)] = None,
 ) -> Response:
-    """The k best hits; `group_by` also sorts them into groups, best group first."""
+    """The k best hits; `group_by` also sorts them into groups, best group first.
+
+    `ef` is how many candidates the search keeps on its way through an HNSW graph: more find more of the
+    nearest and take longer. Nothing to one that is `exact`.
+    """
     core: Core = request.app.state.core
     is_json = media_type(request.headers) == "application/json"
     # Read before the deadline is entered: it listens to the client, too, and would take part of the body.
     body = await (read_json(request, _MAX_JSON_BYTES) if is_json else read_image(request, model.pipeline))
     async with deadline(request):
         embedding = await (_given if is_json else _embed)(request, model, body)
-        query = Query(embedding, k, tuple(domain), tuple(exclude), exact)
+        query = Query(embedding, k, tuple(domain), tuple(exclude), exact, ef or core.settings.index_ef)
         hits, search_ms = await core.timed_search(query)
     request.state.stages_ms["search"] = search_ms
     hits = [hit for hit in hits if hit.score >= min_score]

@@ -8,6 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from service.errors import StartupError
+from service.settings import Quantization
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -29,6 +32,7 @@ class Query:
     domains: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()  # ids
     exact: bool = False
+    ef: int | None = None  # candidates on the way through an HNSW graph; None: the engine's default
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class VectorIndex(Protocol):
     """Synchronous, and called from one thread. A write is durable when its call returns."""
 
     backend: str
+    quantization: Quantization
 
     @property
     def fingerprint(self) -> str:
@@ -99,6 +104,14 @@ def item_of(payload: dict[str, Any], vector: Any) -> Item:
         np.asarray(vector, dtype=np.float32),
         payload["payload"],
     )
+
+
+def check_quantization(place: str, made: str, wanted: Quantization, remedy: str) -> None:
+    """Raises StartupError where an index was made as another than the setting says."""
+    if made != wanted:
+        raise StartupError(
+            f"{place} has quantization {made}, and UIE_INDEX_QUANTIZATION says {wanted}: {remedy}"
+        )
 
 
 _MAX_CANDIDATES = 2048

@@ -1,5 +1,7 @@
 """Which index the settings ask for."""
 
+from pathlib import Path
+
 from service.index.base import VectorIndex
 from service.index.edge import EdgeIndex
 from service.settings import Settings
@@ -8,7 +10,7 @@ from service.settings import Settings
 def open_index(settings: Settings, dim: int, fingerprint: str) -> VectorIndex:
     """Raises StartupError."""
     if settings.qdrant_url is None:
-        return EdgeIndex(settings.data_dir / settings.collection, dim, fingerprint)
+        return EdgeIndex(edge_folder(settings), dim, fingerprint, settings.index_quantization)
     # Imported where it is asked for: the client takes a second to load, at every start.
     from qdrant_client import QdrantClient
 
@@ -16,4 +18,9 @@ def open_index(settings: Settings, dim: int, fingerprint: str) -> VectorIndex:
 
     key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
     client = QdrantClient(url=settings.qdrant_url, api_key=key, timeout=10)
-    return ServerIndex(client, settings.collection, dim, fingerprint)
+    return ServerIndex(client, settings.collection, dim, fingerprint, settings.index_quantization)
+
+
+def edge_folder(settings: Settings) -> Path:
+    """Where the embedded index lies."""
+    return settings.data_dir / settings.collection

@@ -5,9 +5,22 @@ from collections.abc import Sequence
 from qdrant_client import QdrantClient, models
 
 from service.errors import StartupError
-from service.index.base import Item, Query, item_of, point_id, point_payload
+from service.index.base import Item, Query, check_quantization, item_of, point_id, point_payload
+from service.settings import Quantization
 
 _MAX_DOMAINS = 10_000
+_QUANTIZATIONS: dict[Quantization, models.QuantizationConfig | None] = {
+    "none": None,
+    "scalar-int8": models.ScalarQuantization(
+        scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8)
+    ),
+    "turbo-8bit": models.TurboQuantization(
+        turbo=models.TurboQuantQuantizationConfig(bits=models.TurboQuantBitSize.BITS8)
+    ),
+    "turbo-4bit": models.TurboQuantization(
+        turbo=models.TurboQuantQuantizationConfig(bits=models.TurboQuantBitSize.BITS4)
+    ),
+}
 
 
 class ServerIndex:
@@ -15,10 +28,18 @@ class ServerIndex:
 
     backend = "qdrant-server"
 
-    def __init__(self, client: QdrantClient, collection: str, dim: int, fingerprint: str) -> None:
-        """Use the collection, or make one for `dim` and `fingerprint`. Raises StartupError."""
+    def __init__(
+        self,
+        client: QdrantClient,
+        collection: str,
+        dim: int,
+        fingerprint: str,
+        quantization: Quantization = "none",
+    ) -> None:
+        """Use the collection, or make one for these. Raises StartupError."""
         self._client = client
         self._collection = collection
+        self.quantization = quantization
         try:
             if not client.collection_exists(collection):
                 self._create(dim, fingerprint)
@@ -28,6 +49,9 @@ class ServerIndex:
         if "fingerprint" not in metadata:
             raise StartupError(f"the Qdrant collection {collection!r} was not made by this service")
         self._fingerprint = str(metadata["fingerprint"])
+        made = str(metadata.get("quantization", "none"))  # collections of before did not say
+        place = f"the Qdrant collection {collection!r}"
+        check_quantization(place, made, quantization, "set that, or use another collection")
 
     @property
     def fingerprint(self) -> str:
@@ -69,7 +93,11 @@ class ServerIndex:
                 must=[in_domains] if query.domains else None,
                 must_not=[excluded] if query.exclude else None,
             ),
-            search_params=models.SearchParams(exact=query.exact),
+            search_params=models.SearchParams(
+                exact=query.exact,
+                hnsw_ef=query.ef,
+                quantization=models.QuantizationSearchParams(rescore=True),
+            ),
             limit=limit,
             with_payload=True,
             with_vectors=True,
@@ -94,7 +122,8 @@ class ServerIndex:
             self._collection,
             vectors_config=models.VectorParams(size=dim, distance=models.Distance.DOT),
             hnsw_config=models.HnswConfigDiff(m=16, payload_m=16),
-            metadata={"fingerprint": fingerprint},
+            quantization_config=_QUANTIZATIONS[self.quantization],
+            metadata={"fingerprint": fingerprint, "quantization": self.quantization},
         )
         schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
         self._client.create_payload_index(self._collection, "domain", schema, wait=True)

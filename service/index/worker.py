@@ -22,6 +22,7 @@ class IndexWorker:
         self._index = self._thread.submit(open_index).result()
         self._served = fingerprint
         self.backend = self._index.backend
+        self.quantization = self._index.quantization
         self.fingerprint = self._index.fingerprint  # of the model whose vectors it holds
 
     async def upsert(self, items: Sequence[Item]) -> list[bool]:
