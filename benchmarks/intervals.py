@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom, norm
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -98,6 +97,8 @@ def percentile_interval(values: NDArray[np.float64], p: float) -> Interval:
     How many of N values lie below the true percentile is binomial(N, p); the r-th smallest value is at most
     the percentile unless fewer than r do. Too few values bound one side only: p99 needs 368 for both.
     """
+    from scipy.stats import binom  # imported late, here and below: it takes seconds
+
     ordered = np.sort(values)
     low, high = (int(rank) for rank in binom.ppf(_TAILS, len(ordered), p))
     return Interval(
@@ -113,6 +114,8 @@ def queries_asked(p: float) -> int:
     1 - p, at 99% confidence, rounded up to a multiple of 2^13. Table IV: 24,576 for p90, 57,344 for p95,
     270,336 for p99. (Later rounds of MLPerf may stop early, for a penalty; that is not done here.)
     """
+    from scipy.stats import norm
+
     margin = (1 - p) / 20
     queries = float(norm.ppf(1 - (1 - 0.99) / 2)) ** 2 * p * (1 - p) / margin**2
     return math.ceil(queries / 2**13) * 2**13

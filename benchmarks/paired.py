@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from benchmarks.intervals import CONFIDENCE, RESAMPLES, SEED, Interval, interval_of, resample
 from benchmarks.query_scores import MEASURES
@@ -84,6 +83,8 @@ def mcnemar_p(differences: NDArray[np.float64]) -> float:
 
     `differences` (queries,) are of R@1: 1 won, -1 lost, 0 the same in both runs.
     """
+    from scipy.stats import binomtest  # imported late: it takes seconds
+
     won, lost = int((differences > 0).sum()), int((differences < 0).sum())
     return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 

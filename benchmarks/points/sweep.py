@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -91,6 +90,8 @@ def print_sweep(places: Sequence[Place], console: Console) -> None:
 
 def plot_sweep(places: Sequence[Place], file: Path) -> None:
     """Both fronts, side by side, as a PNG."""
+    from matplotlib.figure import Figure  # imported late: it takes a second
+
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     for axis, cost, name in zip(
         figure.subplots(1, 2), ("p99_ms", "images_per_s"), ("p99, ms", "images/s"), strict=True
