@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
 from benchmarks.reporting.facts import ms
 from benchmarks.runs import Observation
@@ -133,11 +132,17 @@ def _line(points: Sequence[tuple[float, float]], top: float) -> str:
 
 def _y_axis(highest: float) -> tuple[list[Tick], float]:
     """Round values from 0 to above the highest."""
-    values = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(0, max(highest, 1e-9))
-    top = float(values[-1])
+    values = _round_values(4, (1, 2, 2.5, 5, 10), max(highest, 1e-9))
+    top = values[-1]
     return [Tick(100 - 100 * value / top, ms(value) if value else "0") for value in values], top
 
 
 def _x_axis(total_s: float) -> list[Tick]:
-    values = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(0, total_s)
+    values = _round_values(6, (1, 2, 5, 10), total_s)
     return [Tick(100 * value / total_s, f"{value:g}") for value in values if value <= total_s]
+
+
+def _round_values(most: int, steps: Sequence[float], highest: float) -> list[float]:
+    from matplotlib.ticker import MaxNLocator  # imported late: it takes a second
+
+    return [float(value) for value in MaxNLocator(most, steps=steps).tick_values(0, highest)]

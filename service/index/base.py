@@ -131,10 +131,10 @@ def search(index: VectorIndex, query: Query) -> list[Hit]:
         if not items:
             return []
         scores = np.stack([item.embedding for item in items]).astype(np.float64) @ wanted
-        hits = sorted(
-            (Hit(item, min(1.0, max(-1.0, float(score)))) for item, score in zip(items, scores, strict=True)),
-            key=lambda hit: (-hit.score, hit.item.id),
-        )
+        pairs = zip(scores.tolist(), items, strict=True)
+        ranked = sorted(pairs, key=lambda pair: (-pair[0], pair[1].id))
+        # Cut off to [-1, 1] after that: of two just above 1, by rounding, the larger is the nearer.
+        hits = [Hit(item, min(1.0, max(-1.0, score))) for score, item in ranked]
         cut_is_clear = len(items) < limit or hits[query.k - 1].score - hits[-1].score > 1e-6
         if cut_is_clear or limit >= _MAX_CANDIDATES:
             return hits[: query.k]
