@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from benchmarks.client import Service, connect
-from benchmarks.dataset import Dataset, Record
+from benchmarks.dataset import Dataset, Record, Split
 from benchmarks.errors import DataError, TargetError
 from benchmarks.progress import progress_bar
 
@@ -17,17 +17,19 @@ _UPLOADS = 2  # at a time: one is read and sent while the other is embedded
 _CHECKS = 32
 
 
-async def index_gallery(data: Dataset, url: str, console: Console) -> int:
-    """Upload what is missing of the merged test index; returns how many pictures that were.
+async def index_gallery(
+    data: Dataset, url: str, console: Console, split: Split = "test", key: str | None = None
+) -> int:
+    """Upload what is missing of the merged index of `split`; returns how many pictures that were.
 
     Raises TargetError at the first refusal; what was uploaded stays, and a second run goes on from there.
     """
-    async with connect(url, _CHECKS) as target:
+    async with connect(url, _CHECKS, key) as target:
         known = {row["name"]: row["items"] for row in (await target.get("/v1/domains"))["domains"]}
         with progress_bar(console) as progress:
             missing = []
             for domain in data.domains:
-                records = data.gallery(domain)
+                records = data.gallery(domain, split)
                 if known.get(domain):
                     records = await _not_indexed(data, target, records, progress)
                 missing += records

@@ -52,9 +52,14 @@ def replay(
 ) -> Run:
     """Every query that has no answer in `out` yet; a second call resumes.
 
-    Raises TargetError where the service's gallery is not this data set's, RunError, DataError.
+    Raises TargetError where the service's gallery is not this data set's, and what `drive` raises.
     """
     searches = target.searches and scenario.name != "Offline"
+    if protocol.self_exclusion == "position" and not searches:
+        raise TargetError(
+            "leaving out by position is for a target that searches; "
+            "of embeddings, `score --self-exclusion position` does it"
+        )
     info = asyncio.run(_info(data, target, protocol, searches, client.key))
     run = Run(out)
     done = run.begin(_said(data, target, protocol, scenario, client, info))

@@ -39,7 +39,7 @@ def test_each_step_keeps_what_the_one_before_has() -> None:
     assert quantized.settings == {**draft.settings, "index_quantization": "scalar-int8"}
     assert not quantized.exact
     assert [(one.ef, one.graph, one.settings) for one in graphs] == [
-        (ef, True, quantized.settings) for ef in (256, 64, 16)
+        (ef, True, quantized.settings) for ef in (256, 64, 32)
     ]
 
 

@@ -8,8 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.commands.options import DATA, JSON, LOCAL, URL, print_json
-from benchmarks.dataset import Dataset
+from benchmarks.commands.options import DATA, JSON, KEY, LOCAL, URL, print_json
+from benchmarks.dataset import Dataset, Split
 from benchmarks.folder import lay_out
 from benchmarks.index import index_gallery
 from benchmarks.octet import build_octet
@@ -38,10 +38,16 @@ def folder(
     Console().print(table)
 
 
-def index(data: DATA, url: URL = LOCAL, as_json: JSON = False) -> None:
-    """Upload the test gallery of all domains; what is there already is not sent again."""
+def index(
+    data: DATA,
+    url: URL = LOCAL,
+    split: Annotated[Split, typer.Option(help="Whose gallery.")] = "test",
+    key: KEY = None,
+    as_json: JSON = False,
+) -> None:
+    """Upload the gallery of all domains; what is there already is not sent again."""
     console = Console()
-    uploaded = asyncio.run(index_gallery(Dataset(data), url, console))
+    uploaded = asyncio.run(index_gallery(Dataset(data), url, console, split, key))
     console.print(f"{uploaded:,} pictures uploaded")
     if as_json:
         print_json({"uploaded": uploaded})

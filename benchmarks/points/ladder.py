@@ -13,7 +13,7 @@ from benchmarks.compare import Comparison, compare
 from benchmarks.points.point import Point, Workplace, measure, python_m, summary_of, variables
 from benchmarks.runs import Run
 
-_EFS = (256, 64, 16)
+_EFS = (256, 64, 32)
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,8 @@ def search(index: VectorIndex, query: Query) -> list[Hit]:
         items = index.nearest(query, limit)
         if not items:
             return []
-        scores = np.stack([item.embedding for item in items]).astype(np.float64) @ wanted
+        # Not `@`: BLAS adds up in an order that depends on the row's place, and equal rows would not tie.
+        scores = (np.stack([item.embedding for item in items]) * wanted).sum(axis=1)  # float64
         pairs = zip(scores.tolist(), items, strict=True)
         ranked = sorted(pairs, key=lambda pair: (-pair[0], pair[1].id))
         # Cut off to [-1, 1] after that: of two just above 1, by rounding, the larger is the nearer.
