@@ -8,7 +8,7 @@ A queries' own domain is looked through first: that is its separate ranking, and
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ _CORES = len(os.sched_getaffinity(0))
 _QUERIES = 512  # of a tile; with _ROWS, 2 MB of scores, which stay in the cache
 _ROWS = 1024
 _GROUP = 32  # rows of a tile whose best score is held against the bar; a group below it is not looked into
-_PIECE = 4096  # groups looked into at a time, and float64 numbers in thousands: bounds memory when many tie
+_PIECE = 4096  # pairs merged, groups looked into, float64 numbers in thousands: bounds memory when many tie
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ class _Best:
         self._tile = np.empty((_ROWS, queries), dtype=np.float32)
         self._scores = np.full((queries, k), -np.inf)  # descending
         self._numbers = np.full((queries, k), np.iinfo(np.int64).max)
+        self._full = False  # every query has k
         # Twice the bound on what float32 may err by, in any order: dim half-units in the last place.
         self._margin = 2 * (dim + 4) * 2.0**-24
         # Whatever scores less, in float32, is not among the k best. Padding, at -inf, never passes.
@@ -140,45 +141,43 @@ class _Best:
         return np.where(np.isneginf(self._scores), -1, self._numbers)
 
     def look_through(self, block: _Block) -> None:
+        """What passes the bar waits until it is worth a merge, which costs as much as half a tile."""
+        waiting: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = []
+        count = 0
         for start in range(0, len(block.rows), _ROWS):
-            part = slice(start, start + _ROWS)
-            self._look_at(block.rows[part], block.numbers[part])
+            for query, row in self._passed(block.rows[start : start + _ROWS]):
+                waiting.append((query, row + start))
+                count += len(query)
+                if count >= _PIECE:
+                    self._merge(block, waiting)
+                    waiting, count = [], 0
+        if waiting:
+            self._merge(block, waiting)
 
-    def _look_at(self, rows: NDArray[np.float32], numbers: NDArray[np.int64]) -> None:
+    def _passed(self, rows: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """Pairs of query and row that may be among the k best, some at a time."""
         padded = -(-len(rows) // _GROUP) * _GROUP
         np.matmul(rows, self._columns, out=self._tile[: len(rows)])
         self._tile[len(rows) : padded] = -np.inf
         groups = self._tile[:padded].reshape(-1, _GROUP, len(self._own))
         peaks = groups.max(axis=1)  # (groups, Q)
-        self._first_bar(peaks)
+        if not self._full and len(peaks) > self._k:
+            # At least k + 1 rows reach the (k + 1)-th best peak, and one may be the query itself.
+            reached = np.partition(peaks, -self._k - 1, axis=0)[-self._k - 1]
+            self._raise_bar(slice(None), reached.astype(np.float64))
         passed = np.flatnonzero(peaks >= self._bar)
         for start in range(0, len(passed), _PIECE):
             group, query = np.divmod(passed[start : start + _PIECE], len(self._own))
             which, nth = np.nonzero(groups[group, :, query] >= self._bar[query, None])
-            row, query = group[which] * _GROUP + nth, query[which]
-            self._merge(query, numbers[row], self._score(query, rows, row))
-
-    def _first_bar(self, peaks: NDArray[np.float32]) -> None:
-        """While there are fewer than k: at least k + 1 rows reach the (k + 1)-th best peak, one its own."""
-        if len(peaks) > self._k and np.isneginf(self._scores[:, -1]).any():
-            reached = np.partition(peaks, -self._k - 1, axis=0)[-self._k - 1]
-            self._raise_bar(slice(None), reached.astype(np.float64))
+            yield query[which], group[which] * _GROUP + nth
 
     def _raise_bar(self, query: slice | NDArray[np.intp], reached: NDArray[np.float64]) -> None:
         lower = np.maximum(reached - self._margin, -2).astype(np.float32)  # -2: below any score
         self._bar[query] = np.maximum(self._bar[query], lower)
 
-    def _score(
-        self, query: NDArray[np.intp], rows: NDArray[np.float32], row: NDArray[np.intp]
-    ) -> NDArray[np.float64]:
-        """In float64, a pair by itself: the same two vectors get the same score wherever they stand."""
-        step = max(1, _PIECE * 1000 // rows.shape[1])
-        parts = [slice(start, start + step) for start in range(0, len(row), step)]
-        return np.concatenate(
-            [np.empty(0), *((self._exact[query[at]] * rows[row[at]]).sum(axis=1) for at in parts)]
-        )
-
-    def _merge(self, query: NDArray[np.intp], number: NDArray[np.int64], score: NDArray[np.float64]) -> None:
+    def _merge(self, block: _Block, waiting: list[tuple[NDArray[np.intp], NDArray[np.intp]]]) -> None:
+        query, row = (np.concatenate(part) for part in zip(*waiting, strict=True))
+        number, score = block.numbers[row], self._score(query, block.rows, row)
         last, last_number = self._scores[query, -1], self._numbers[query, -1]
         better = (score > last) | ((score == last) & (number < last_number))
         better &= number != self._own[query]
@@ -192,3 +191,12 @@ class _Best:
         chosen = order[heads[:, None] + np.arange(self._k)]  # (touched, k)
         self._scores[touched], self._numbers[touched] = score[chosen], number[chosen]
         self._raise_bar(touched, self._scores[touched, -1])
+        self._full = not np.isneginf(self._scores[:, -1]).any()
+
+    def _score(
+        self, query: NDArray[np.intp], rows: NDArray[np.float32], row: NDArray[np.intp]
+    ) -> NDArray[np.float64]:
+        """In float64, a pair by itself: the same two vectors get the same score wherever they stand."""
+        step = max(1, _PIECE * 1000 // rows.shape[1])
+        parts = [slice(start, start + step) for start in range(0, len(row), step)]
+        return np.concatenate([(self._exact[query[at]] * rows[row[at]]).sum(axis=1) for at in parts])
