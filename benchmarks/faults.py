@@ -89,6 +89,15 @@ def bomb() -> bytes:
     return bytes(data)
 
 
+def scan_bomb(scans: int = 1000) -> bytes:
+    """A progressive JPEG of 2048 x 2048 pixels, its last scan again and again: each goes over all of them."""
+    stream = io.BytesIO()
+    Image.new("RGB", (2048, 2048), (3, 4, 5)).save(stream, "JPEG", progressive=True)
+    whole = stream.getvalue()[:-2]
+    last = whole[whole.rindex(b"\xff\xda") :]
+    return whole + last * (scans - whole.count(b"\xff\xda")) + b"\xff\xd9"
+
+
 def good(count: int) -> list[Row]:
     """Pictures of several formats and sizes, sent in each way that is allowed."""
     rows = []
@@ -123,6 +132,7 @@ def _bad_images() -> list[Row]:
         Row("truncated", jpeg[: len(jpeg) // 2], 400, slug),
         Row("a flipped byte", bytes(png), 400, slug),
         Row("bomb of pixels", bomb(), 413, "image-too-large"),
+        Row("bomb of scans", scan_bomb(), 400, slug, "image/jpeg"),
         Row("bomb in a form", form(("image", "x", bomb())), 413, "image-too-large", _FORM),
         Row("too many bytes", too_long, 413, "image-too-large"),
         Row("too many bytes, chunked", too_long, 413, "image-too-large", manner="chunked"),

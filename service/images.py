@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +16,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 # Pillow's own guard is a process-wide number; ours is an argument, checked before a pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
+
+# Each scan of a progressive JPEG goes over all pixels, and sixteen bytes are a scan. Real ones have ten or so.
+_MAX_SCANS = 100
+_SCAN = 0xFFDA
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # in a scan's data 0xFF is stuffed or a restart
 
 _EXIF_ORIENTATION = 0x0112
 _ROTATIONS = {
@@ -88,7 +94,28 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageTooLarge(
             f"the image has {image.width} x {image.height} pixels", limit=max_pixels, got=pixels
         )
+    # Of a JPEG within a TIFF, libtiff counts the scans itself, to the same limit.
+    if image.format in ("JPEG", "MPO") and _too_many_scans(data):
+        raise UndecodableImage(f"the JPEG has more than {_MAX_SCANS} scans")
     return image
+
+
+def _too_many_scans(data: bytes) -> bool:
+    # At even and at odd places: a quarter of the time that `data.count` takes.
+    pairs = (np.frombuffer(data, ">u2", (len(data) - start) // 2, start) for start in (0, 1))
+    return sum(np.count_nonzero(pair == _SCAN) for pair in pairs) > _MAX_SCANS and _scans(data) > _MAX_SCANS
+
+
+def _scans(data: bytes) -> int:
+    """How many scans the decoder would meet: those of previews, and what follows the image, are not its own."""
+    scans, found = 0, _MARKER.search(data, 2)
+    while found and found[1] != b"\xd9":
+        at, kind = found.end(), found[1][0]
+        scans += kind == _SCAN & 0xFF
+        # Segments that may hold anything, other images among it.
+        skipped = int.from_bytes(data[at : at + 2], "big") if 0xE0 <= kind <= 0xEF or kind == 0xFE else 0
+        found = _MARKER.search(data, at + skipped)
+    return scans
 
 
 def _load(image: Image.Image) -> int | None:
