@@ -17,7 +17,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # Pillow's own guard is a process-wide number; ours is an argument, checked before a pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
-# Each scan of a progressive JPEG goes over all pixels, and sixteen bytes are a scan. Real ones have ten or so.
+# Each scan of a progressive JPEG goes over all pixels, and sixteen bytes make one. Real ones have about ten.
 _MAX_SCANS = 100
 _SCAN = 0xFFDA
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # in a scan's data 0xFF is stuffed or a restart
@@ -103,11 +103,12 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 def _too_many_scans(data: bytes) -> bool:
     # At even and at odd places: a quarter of the time that `data.count` takes.
     pairs = (np.frombuffer(data, ">u2", (len(data) - start) // 2, start) for start in (0, 1))
-    return sum(np.count_nonzero(pair == _SCAN) for pair in pairs) > _MAX_SCANS and _scans(data) > _MAX_SCANS
+    seen = sum(int(np.count_nonzero(pair == _SCAN)) for pair in pairs)
+    return seen > _MAX_SCANS and _scans(data) > _MAX_SCANS
 
 
 def _scans(data: bytes) -> int:
-    """How many scans the decoder would meet: those of previews, and what follows the image, are not its own."""
+    """How many scans the decoder would meet: those of previews, and of what follows the image, are others."""
     scans, found = 0, _MARKER.search(data, 2)
     while found and found[1] != b"\xd9":
         at, kind = found.end(), found[1][0]
