@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
+from service.batching import Encode
 from service.core import Core
-from service.errors import NotReady, Overloaded
+from service.errors import EncoderFailed, NotReady, Overloaded
 from service.http.envelope import Envelope
 from service.settings import Settings
 from tests.pictures import encode, noise
@@ -70,6 +71,28 @@ async def test_a_model_that_goes_wrong_is_noticed_and_refuses_all(core: Core) ->
     assert statuses(core) == {"/livez": 204, "/readyz": 503, "/v1/info": 503}
     batcher._encode = right
     await until(lambda: core.ready)
+
+
+def fails(_: NDArray[np.uint8]) -> NDArray[np.float32]:
+    raise EncoderFailed("CUDA error 700")
+
+
+def gives_nan(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.full((len(pixels), 64), np.nan, dtype=np.float32)
+
+
+@pytest.mark.parametrize("encode", [fails, gives_nan])
+async def test_a_model_that_fails_is_not_ready_and_then_given_up(core: Core, encode: Encode) -> None:
+    batcher = core.model().pipeline.batcher
+    right, batcher._encode = batcher._encode, encode
+    await until(lambda: not core.serving)
+    assert not core.model().golden.late
+    assert core.alive
+    assert statuses(core) == {"/livez": 204, "/readyz": 503, "/v1/info": 503}
+    await until(lambda: not core.alive)
+    assert statuses(core) == {"/livez": 503, "/readyz": 503, "/v1/info": 503}
+    batcher._encode = right
+    await until(lambda: core.ready and core.alive)
 
 
 async def test_a_session_that_hangs_is_late_and_then_given_up(core: Core) -> None:

@@ -81,11 +81,11 @@ class Envelope:
     def _admit(self, path: str, headers: Headers) -> None:
         core = self._core
         if path == "/livez" and not core.alive:
-            raise NotReady("a thread of the service has died, or hangs")
+            raise NotReady("a thread of the service has died or hangs, or its model only fails")
         if path == "/readyz" and core.serving and not core.ready:
             raise NotReady("the golden image did not come out in time")
         if not core.serving and path not in _ALWAYS:
-            raise NotReady("the service is starting or stopping, or its golden image came out wrong")
+            raise NotReady("the service is starting or stopping, or its golden image did not come out right")
         keys = core.settings.api_keys
         if keys and path not in _OPEN_PATHS:
             scheme, _, token = headers.get("authorization", "").partition(" ")
