@@ -8,7 +8,7 @@ from service.errors import NotReady, Overloaded, SettingsError, UnknownModel
 from service.fetch import Fetcher
 from service.index import Hit, IndexWorker, Query, open_index
 from service.manifest import Manifest, load_manifest
-from service.metrics import Metrics
+from service.metrics import Metrics, forget_dead_workers
 from service.model import Model
 from service.settings import Settings
 
@@ -38,6 +38,7 @@ class Core:
         Raises StartupError.
         """
         settings, manifest = self.settings, self.manifest
+        forget_dead_workers()
         self._metrics = metrics = Metrics()
         if settings.url_hosts:
             self.fetcher = Fetcher(settings, metrics)

@@ -1,11 +1,17 @@
 """What Prometheus sees at /metrics, summed over the worker processes."""
 
+import os
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.multiprocess import mark_process_dead
 
 _STAGE_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _STAGES = ("fetch", "decode", "queue", "infer")  # an image's
+_PID = re.compile(r"_(\d+)\.db$")  # in the names of the files that worker processes count in
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -81,6 +87,20 @@ class Metrics:
     def of(self, model: str) -> "ModelMetrics":
         """The series of one model."""
         return ModelMetrics(self, model)
+
+
+def forget_dead_workers() -> None:
+    """What a worker that died had in flight is gone, but its gauges would say for ever that it is there."""
+    for pid in _worker_pids():
+        if not psutil.pid_exists(pid):
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def _worker_pids() -> set[int]:
+    """Of all workers, dead ones among them. Empty where there is one process that counts for itself."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    files = Path(folder).iterdir() if folder else []
+    return {int(found[1]) for file in files if (found := _PID.search(file.name))}
 
 
 class ModelMetrics:
