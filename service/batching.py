@@ -230,7 +230,8 @@ class Batcher:
         fading = _FADING if self.seconds_per_image else 1
         self.seconds_per_image += (latest - self.seconds_per_image) * fading
         return [
-            Encoded(row, image.decode_ms, image.queue_ms + (start - image.since) * 1e3, infer_s * 1e3)
+            # A copy: who keeps a row (a cache) must not keep the whole batch.
+            Encoded(row.copy(), image.decode_ms, image.queue_ms + (start - image.since) * 1e3, infer_s * 1e3)
             if np.isfinite(row).all()
             else EncoderFailed("the model gave an embedding that is not finite")
             for image, row in zip(batch, embeddings, strict=True)

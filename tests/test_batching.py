@@ -34,6 +34,16 @@ async def test_what_waits_goes_together_up_to_the_limit_in_order() -> None:
         assert sizes == [1, 4, 2]
 
 
+async def test_an_embedding_holds_nothing_of_its_batch() -> None:
+    gate = Gate()
+    with batching(gate) as (batcher, sizes):
+        tasks = await submit_behind(gate, batcher, [1, 2, 3])
+        gate.open.release(2)
+        results = await asyncio.gather(*tasks)
+        assert sizes == [1, 2]
+        assert [result.embedding.base for result in results] == [None] * 3
+
+
 async def test_one_bad_image_fails_alone() -> None:
     gate = Gate()
     with batching(gate) as (batcher, _):
