@@ -58,14 +58,20 @@ class Pipeline:
 
     async def embed(self, data: bytes) -> Embedded:
         """Raises UndecodableImage, ImageTooLarge, Overloaded, EncoderFailed."""
+        return await self._known_or(data, self._embed_if_room)
+
+    async def _known_or(self, data: bytes, make: Callable[[bytes], Awaitable[Embedded]]) -> Embedded:
         if self._cache is None:
-            return await self._embed_if_room(data)
-        embedded, how = await self._cache.get(data, self._embed_if_room)
+            return await make(data)
+        embedded, how = await self._cache.get(data, make)
         self._metrics.cache[how].inc()
         return replace(embedded, cache=how, stages_ms={} if how == "hit" else embedded.stages_ms)
 
     async def _embed_if_room(self, data: bytes) -> Embedded:
         self.require_room()
+        return await self._bounded(data)
+
+    async def _bounded(self, data: bytes) -> Embedded:
         return await self._through(data, partial(self._decode, holding=self._pixels.holding))
 
     async def embed_golden(self, data: bytes) -> Embedded:
@@ -83,11 +89,17 @@ class Pipeline:
         """An image has its place from before its bytes are there. Raises what `fetch` and `embed` raise."""
         self.require_room()
         start = time.perf_counter()
-        with self._counted():
+        with contextlib.ExitStack() as place:
+            place.enter_context(self._counted())
             data = await fetch()
-        fetch_ms = {"fetch": (time.perf_counter() - start) * 1e3}
-        self._metrics.observe_stages(fetch_ms)
-        embedded = await self.embed(data)
+            fetch_ms = {"fetch": (time.perf_counter() - start) * 1e3}
+            self._metrics.observe_stages(fetch_ms)
+
+            async def in_its_place(data: bytes) -> Embedded:
+                place.close()  # and it is counted again before anybody else has a turn
+                return await self._bounded(data)
+
+            embedded = await self._known_or(data, in_its_place)
         return replace(embedded, stages_ms=fetch_ms | embedded.stages_ms)
 
     @contextlib.contextmanager

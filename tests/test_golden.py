@@ -128,6 +128,29 @@ async def test_a_dead_session_thread_is_noticed(core: Core) -> None:
         await core.model().pipeline.embed(encode(noise(1)))
 
 
+@pytest.mark.parametrize("cache_items", [0, 9])
+async def test_a_fetched_image_keeps_its_place(tmp_path: Path, cache_items: int) -> None:
+    made = Core(Settings(data_dir=tmp_path / "index", queue_limit=1, cache_items=cache_items))
+    await made.start()
+    gate, fetched, pipeline = hang(made), asyncio.Event(), made.model().pipeline
+
+    async def fetch() -> bytes:
+        await fetched.wait()
+        return encode(noise(1))
+
+    first = asyncio.create_task(pipeline.embed_fetched(fetch))
+    await until(lambda: pipeline._in_flight == 1)
+    fetched.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):  # who asks at every turn of the loop gets no place before it is done
+            pipeline.require_room()
+    gate.set()
+    await first
+    assert pipeline._in_flight == 0
+    await asyncio.to_thread(made.close)
+
+
 async def test_pictures_wait_for_their_pixels_and_the_golden_one_does_not(core: Core) -> None:
     assert core.model().pipeline._pixels.take(10**12)
     waiting = asyncio.create_task(core.model().pipeline.embed(encode(noise(1))))
