@@ -45,6 +45,8 @@ class Core:
         self._index = IndexWorker(
             lambda: open_index(settings, manifest.dim, manifest.fingerprint),
             manifest.fingerprint,
+            settings.queue_limit,
+            metrics.shed.labels("", "index").inc,
         )
         pixels = Budget(settings.max_pixels_in_flight)
         for folder, one in zip(settings.model_folders, self.manifests, strict=True):

@@ -41,7 +41,7 @@ class Metrics:
         )
         self.shed = Counter(
             "uie_shed",
-            "Requests and images refused for lack of room, by what was full: queue, bytes.",
+            "Requests and images refused for lack of room, by what was full: queue, bytes, index.",
             ["model", "reason"],
             registry=registry,
         )

@@ -78,7 +78,9 @@ class Settings(BaseSettings):
         30, gt=0, description="How often the golden image is sent through, for /readyz and /livez."
     )
     max_batch: int = Field(16, ge=1, le=1024, description="Most images in one inference.")
-    queue_limit: int = Field(512, ge=1, description="Most images in the service at a time.")
+    queue_limit: int = Field(
+        512, ge=1, description="Most images in the service at a time, and most calls of the index."
+    )
 
     @field_validator("model", mode="before")
     @classmethod
