@@ -41,7 +41,7 @@ class Metrics:
         )
         self.shed = Counter(
             "uie_shed",
-            "Requests and images refused for lack of room, by what was full: queue, bytes, index.",
+            "Requests and images refused for lack of room, by why: queue, bytes, index, deadline.",
             ["model", "reason"],
             registry=registry,
         )
@@ -110,7 +110,7 @@ class ModelMetrics:
         self._stages = {stage: metrics.stages.labels(model, stage) for stage in _STAGES}
         self.batch_images = metrics.batch_images.labels(model)
         self.queue_depth = metrics.queue_depth.labels(model)
-        self.shed = metrics.shed.labels(model, "queue")
+        self.shed = {reason: metrics.shed.labels(model, reason) for reason in ("queue", "deadline")}
         self.dropped = {stage: metrics.dropped.labels(model, stage) for stage in ("decode", "infer")}
         self.cache = {how: metrics.cache.labels(model, how) for how in ("hit", "miss", "coalesced")}
 

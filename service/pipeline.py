@@ -1,5 +1,6 @@
 """An image's path: bytes -> room, cache -> decoded, batched, inferred -> embedding, with what each took."""
 
+import asyncio
 import contextlib
 import math
 import time
@@ -56,9 +57,12 @@ class Pipeline:
         at_once = settings.threads + settings.lanes * settings.max_batch
         self.bulk_width = min(2 * at_once, max(1, settings.queue_limit // 2))
 
-    async def embed(self, data: bytes) -> Embedded:
-        """Raises UndecodableImage, ImageTooLarge, Overloaded, EncoderFailed."""
-        return await self._known_or(data, self._embed_if_room)
+    async def embed(self, data: bytes, deadline: float | None = None) -> Embedded:
+        """`deadline` is the client's, in the event loop's time.
+
+        Raises UndecodableImage, ImageTooLarge, Overloaded, EncoderFailed.
+        """
+        return await self._known_or(data, partial(self._embed_if_room, deadline=deadline))
 
     async def _known_or(self, data: bytes, make: Callable[[bytes], Awaitable[Embedded]]) -> Embedded:
         if self._cache is None:
@@ -67,8 +71,8 @@ class Pipeline:
         self._metrics.cache[how].inc()
         return replace(embedded, cache=how, stages_ms={} if how == "hit" else embedded.stages_ms)
 
-    async def _embed_if_room(self, data: bytes) -> Embedded:
-        self.require_room()
+    async def _embed_if_room(self, data: bytes, deadline: float | None) -> Embedded:
+        self.require_room(deadline)
         return await self._bounded(data)
 
     async def _bounded(self, data: bytes) -> Embedded:
@@ -85,9 +89,11 @@ class Pipeline:
         self._metrics.observe_stages(stages_ms)
         return Embedded(encoded.embedding, stages_ms)
 
-    async def embed_fetched(self, fetch: Callable[[], Awaitable[bytes]]) -> Embedded:
+    async def embed_fetched(
+        self, fetch: Callable[[], Awaitable[bytes]], deadline: float | None = None
+    ) -> Embedded:
         """An image has its place from before its bytes are there. Raises what `fetch` and `embed` raise."""
-        self.require_room()
+        self.require_room(deadline)
         start = time.perf_counter()
         with contextlib.ExitStack() as place:
             place.enter_context(self._counted())
@@ -112,18 +118,30 @@ class Pipeline:
             self._in_flight -= 1
             self._metrics.queue_depth.dec()
 
-    def require_room(self) -> None:
-        """Raises Overloaded where another image would not be taken."""
+    def require_room(self, deadline: float | None = None) -> None:
+        """Raises Overloaded where another image would not be taken, or not be had before the deadline."""
         if self._in_flight >= self._queue_limit:
-            self._metrics.shed.inc()
+            self._metrics.shed["queue"].inc()
             raise Overloaded(
                 "there is no room for more images", limit=self._queue_limit, retry_after_s=self.retry_after_s
             )
+        # What is past its deadline already is another error, that the route raises.
+        if deadline is not None and 0 < deadline - asyncio.get_running_loop().time() < self._wait_s:
+            self._metrics.shed["deadline"].inc()
+            raise Overloaded(
+                "the images that are here take longer than the deadline leaves",
+                retry_after_s=self.retry_after_s,
+            )
+
+    @property
+    def _wait_s(self) -> float:
+        """Until what is here now will have been done."""
+        return self._in_flight * self.batcher.seconds_per_image
 
     @property
     def retry_after_s(self) -> int:
-        """When what is here now will have been done, from 1 to 60."""
-        return min(60, max(1, math.ceil(self._in_flight * self.batcher.seconds_per_image)))
+        """The same for clients, from 1 to 60."""
+        return min(60, max(1, math.ceil(self._wait_s)))
 
     def close(self) -> None:
         """Finish what is in flight."""

@@ -128,6 +128,23 @@ async def test_a_dead_session_thread_is_noticed(core: Core) -> None:
         await core.model().pipeline.embed(encode(noise(1)))
 
 
+async def test_a_deadline_that_cannot_be_met_is_refused_at_once(core: Core) -> None:
+    pipeline, now = core.model().pipeline, asyncio.get_running_loop().time
+    gate = hang(core)
+    waiting = asyncio.create_task(pipeline.embed(encode(noise(1))))
+    await asyncio.sleep(0)
+    pipeline.batcher.seconds_per_image = 3.0
+    with pytest.raises(Overloaded) as refused:
+        await pipeline.embed(encode(noise(2)), now() + 2.9)
+    assert refused.value.members == {"retry_after_s": 3}
+    pipeline.require_room(now() + 3.5)
+    pipeline.require_room()
+    assert core.metrics.shed.labels(core.manifest.name, "deadline")._value.get() == 1
+    gate.set()
+    await waiting
+    pipeline.require_room(now() + 0.001)  # nobody is before it
+
+
 @pytest.mark.parametrize("cache_items", [0, 9])
 async def test_a_fetched_image_keeps_its_place(tmp_path: Path, cache_items: int) -> None:
     made = Core(Settings(data_dir=tmp_path / "index", queue_limit=1, cache_items=cache_items))

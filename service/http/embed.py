@@ -76,12 +76,13 @@ async def embed_given(request: Request, model: Model, given: bytes | Link) -> Em
     Raises InvalidRequest and UnfetchableImage of a URL, and what the pipeline raises.
     """
     if isinstance(given, bytes):
-        return await model.pipeline.embed(given)
+        return await model.pipeline.embed(given, request.state.deadline)
     core: Core = request.app.state.core
     if core.fetcher is None:
         raise InvalidRequest("images are not fetched by URL here: the setting UIE_URL_HOSTS is empty")
     with request.state.room() as take:  # until the image is embedded, as a body's bytes have theirs
-        return await model.pipeline.embed_fetched(partial(core.fetcher.fetch, given.url, take))
+        fetch = partial(core.fetcher.fetch, given.url, take)
+        return await model.pipeline.embed_fetched(fetch, request.state.deadline)
 
 
 async def embed_many(
