@@ -4,11 +4,14 @@ import asyncio
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from service.core import Core
 from service.errors import Overloaded
-from service.index import IndexWorker
+from service.index import IndexWorker, Item
 from service.index.edge import EdgeIndex
+from service.settings import Settings
 
 
 class Held(EdgeIndex):
@@ -45,3 +48,19 @@ async def test_past_the_limit_calls_are_refused_and_counted(index: Held) -> None
     assert await asyncio.gather(*waiting[:2], asked) == [(0, 0), (0, 0), {}]
     assert await worker.domains() == {}
     await asyncio.to_thread(worker.close)
+
+
+async def test_items_are_counted_for_the_metrics_every_few_seconds_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = Core(Settings(data_dir=tmp_path / "index"))
+    await core.start()
+    one, items = Item("a", "d", "l", np.eye(64, dtype=np.float32)[0]), core.metrics.index_items.labels("d")
+    await core.count_items()
+    await core.index.upsert([one])
+    await core.count_items()
+    assert items._value.get() == 0
+    monkeypatch.setattr("service.core._COUNT_EVERY_S", 0)
+    await core.count_items()
+    assert items._value.get() == 1
+    await asyncio.to_thread(core.close)
