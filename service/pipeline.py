@@ -47,11 +47,7 @@ class Pipeline:
         self.batcher = Batcher(
             encoder.encode,
             Capacity(settings.threads, settings.lanes, settings.max_batch),
-            Watch(
-                metrics.batch_images.observe,
-                metrics.dropped["decode"].inc,
-                metrics.dropped["infer"].inc,
-            ),
+            Watch(metrics.batch_images.observe, metrics.count_dropped),
         )
         # A bulk request feeds the lanes without filling the queue that others wait in.
         at_once = settings.threads + settings.lanes * settings.max_batch
@@ -73,18 +69,21 @@ class Pipeline:
 
     async def _embed_if_room(self, data: bytes, deadline: float | None) -> Embedded:
         self.require_room(deadline)
-        return await self._bounded(data)
+        return await self._bounded(data, deadline)
 
-    async def _bounded(self, data: bytes) -> Embedded:
-        return await self._through(data, partial(self._decode, holding=self._pixels.holding))
+    async def _bounded(self, data: bytes, deadline: float | None) -> Embedded:
+        bounded = partial(self._decode, holding=self._pixels.holding)
+        return await self._through(data, bounded, deadline=deadline)
 
     async def embed_golden(self, data: bytes) -> Embedded:
         """Past all limits and the cache, and alone: in dynamic int8 a batch's other images matter."""
         return await self._through(data, self._decode, alone=True)
 
-    async def _through(self, data: bytes, decode: Decode, alone: bool = False) -> Embedded:
+    async def _through(
+        self, data: bytes, decode: Decode, alone: bool = False, deadline: float | None = None
+    ) -> Embedded:
         with self._counted():
-            encoded = await self.batcher.submit(data, decode, alone)
+            encoded = await self.batcher.submit(data, decode, alone, deadline)
         stages_ms = {"decode": encoded.decode_ms, "queue": encoded.queue_ms, "infer": encoded.infer_ms}
         self._metrics.observe_stages(stages_ms)
         return Embedded(encoded.embedding, stages_ms)
@@ -103,7 +102,7 @@ class Pipeline:
 
             async def in_its_place(data: bytes) -> Embedded:
                 place.close()  # and it is counted again before anybody else has a turn
-                return await self._bounded(data)
+                return await self._bounded(data, deadline)
 
             embedded = await self._known_or(data, in_its_place)
         return replace(embedded, stages_ms=fetch_ms | embedded.stages_ms)

@@ -168,6 +168,10 @@ def test_health_info_and_metrics(http: httpx.Client, manifest: Manifest) -> None
         f'uie_stage_duration_seconds_count{{model="{NAME}",stage="queue"}}',
         f'uie_stage_duration_seconds_count{{model="{NAME}",stage="infer"}}',
         f'uie_batch_images_count{{model="{NAME}"}}',
+        'uie_request_duration_seconds_count{route="/v1/embed"}',
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_open_fds",
         f'uie_queue_depth_images{{model="{NAME}"}} 0.0',
         f'uie_model_info{{fingerprint="{manifest.fingerprint}"',
     ):

@@ -64,7 +64,7 @@ class Envelope:
                     answer["Connection"] = "close"
                 if state["cache"]:
                     answer["X-Cache"] = state["cache"]
-                self._count(scope, message["status"])
+                self._count(scope, message["status"], total_ms)
                 if access_log.isEnabledFor(logging.INFO):
                     _log_access(scope, message["status"], {**state["stages_ms"], "total": total_ms})
             await send(message)
@@ -95,9 +95,9 @@ class Envelope:
             if scheme.lower() != "bearer" or not matches:
                 raise Unauthorized("send one of the service's keys as `Authorization: Bearer KEY`")
 
-    def _count(self, scope: Scope, status: int) -> None:
+    def _count(self, scope: Scope, status: int, total_ms: float) -> None:
         if self._core.serving or self._core.stopping:
-            self._core.metrics.requests.labels(_route(scope), status).inc()
+            self._core.metrics.count_request(_route(scope), status, total_ms / 1e3)
 
 
 def _route(scope: Scope) -> str:

@@ -124,7 +124,7 @@ async def _from_images(request: Request, core: Core, model: Model) -> list[Item 
         entries = _entries(parse_json(described, MAX_IMAGES * _VALUES_BESIDE))
         if len(entries) != len(files):
             raise InvalidRequest(f"{len(files)} images, but {len(entries)} items")
-        embedded = await embed_files(model, files, core.settings.max_image_bytes)
+        embedded = await embed_files(request, model, files)
     note(request, *embedded)
     return [
         _described(entry, one.embedding if isinstance(one, Embedded) else one)

@@ -82,7 +82,7 @@ async def _embed(request: Request, model: Model, given: str) -> Embedded:
         return await embed_given(request, model, Link(given))
     core: Core = request.app.state.core
     # Decoded when it is the image's turn, so that one request holds few images twice.
-    return await model.pipeline.embed(_decoded(given, core.settings.max_image_bytes))
+    return await embed_given(request, model, _decoded(given, core.settings.max_image_bytes))
 
 
 def _decoded(uri: str, max_bytes: int) -> bytes:
