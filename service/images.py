@@ -2,8 +2,9 @@
 
 import contextlib
 import io
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ _ROTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TILE_PX = 1024
 _DRAFT_SPARE = 2  # that the filter has something to average: twice the side it scales to
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -135,16 +137,41 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
-        return _gray(np.asarray(image) >> 8)
+        return _by_tiles(image, lambda tile: _gray(np.asarray(tile) >> 8))
     if image.mode in ("I", "F"):  # 32 bits a pixel, of no fixed range: spread over what there is
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        span = float(values.max() - values.min())
-        return _gray((values - values.min()) * (255 / span) if span else values * 0)
+        extremes = [(part.min(), part.max()) for part in map(_numbers, _tiles(image))]
+        low, high = float(min(least for least, _ in extremes)), float(max(most for _, most in extremes))
+        scale = 255 / (high - low) if high > low else 0
+        return _by_tiles(image, lambda tile: _gray((_numbers(tile) - low) * scale))
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
+        return _by_tiles(image, _on_white)
     return image.convert("RGB")
+
+
+def _by_tiles(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The same as converting it whole, but what lies between is a tile and not a picture of four."""
+    made = Image.new("RGB", image.size)
+    for tile, box in zip(_tiles(image), _boxes(image), strict=True):
+        made.paste(convert(tile), box)
+    return made
+
+
+def _tiles(image: Image.Image) -> Iterator[Image.Image]:
+    return (image.crop(box) for box in _boxes(image))
+
+
+def _boxes(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    for top, left in itertools.product(range(0, image.height, _TILE_PX), range(0, image.width, _TILE_PX)):
+        yield left, top, min(left + _TILE_PX, image.width), min(top + _TILE_PX, image.height)
+
+
+def _on_white(tile: Image.Image) -> Image.Image:
+    layer = tile.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _numbers(tile: Image.Image) -> NDArray[np.float64]:
+    return np.nan_to_num(np.asarray(tile, dtype=np.float64))
 
 
 def _gray(values: NDArray[np.generic]) -> Image.Image:

@@ -58,7 +58,7 @@ class Settings(BaseSettings):
         2**30, ge=1, description="Most bytes of bodies and fetched images in the service at a time."
     )
     max_pixels_in_flight: int = Field(
-        512_000_000, ge=1, description="Most pixels being decoded at a time, four bytes each."
+        512_000_000, ge=1, description="Most pixels being decoded at a time: 4 to 22 bytes each."
     )
     body_timeout_s: float = Field(60, gt=0, description="Longest time that a body may take to arrive.")
     stop_timeout_s: int = Field(

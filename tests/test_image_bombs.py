@@ -1,8 +1,11 @@
 """Few bytes that ask for much work or memory: what is refused for it, and what is not mistaken for it."""
 
 import struct
+import subprocess
+import sys
 
 import pytest
+from PIL import Image
 
 from benchmarks.faults import scan_bomb
 from service.errors import UndecodableImage
@@ -35,6 +38,34 @@ def test_a_jpeg_in_a_tiff_is_no_way_around_it() -> None:
     assert pixels_of(tiff_of(scan_bomb(20), 2048)).shape == (64, 64, 3)
     with pytest.raises(UndecodableImage):
         pixels_of(tiff_of(scan_bomb(), 2048))
+
+
+MEMORY = """
+import resource, sys
+from service.images import decode
+from tests.pictures import encode, noise
+from tests.test_images import SQUARE
+
+def peak_kb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+decode(encode(noise(1)), SQUARE, 10**9)
+data, before_kb = sys.stdin.buffer.read(), peak_kb()
+decode(data, SQUARE, 10**9)
+print((peak_kb() - before_kb) * 1024)
+"""
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("RGBA", "PNG"), ("LA", "PNG"), ("F", "TIFF")])
+def test_converting_a_picture_takes_no_more_than_its_copy(mode: str, kind: str) -> None:
+    """The picture, 4 bytes a pixel, its copy in RGB, another 4, and some tiles; it was 20 to 25 bytes."""
+    data = encode(
+        Image.new(mode, (3000, 3000)), kind, **({"compression": "tiff_deflate"} if mode == "F" else {})
+    )
+    grown_bytes = subprocess.run(
+        [sys.executable, "-c", MEMORY], input=data, capture_output=True, check=True
+    ).stdout
+    assert int(grown_bytes) < 13 * 3000 * 3000
 
 
 @pytest.mark.parametrize(
