@@ -6,7 +6,7 @@ from benchmarks.efficiency import _Round, _share_without_client
 
 
 def test_without_the_client_what_lay_idle_still_counts() -> None:
-    """100 images on two cores: 2.0 core seconds served, 0.4 of them the client's and 0.2 idle; 1.2 in process."""
+    """100 images on two cores: 2.0 core seconds served, 0.4 the client's and 0.2 idle; 1.2 in process."""
     done = _Round(
         served=100,
         ceiling=100 / 0.6,

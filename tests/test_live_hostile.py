@@ -123,6 +123,14 @@ def test_what_is_not_http(service: ServiceProcess, request_: bytes) -> None:
     assert exchanged(service, request_).startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.parametrize("path", ["/docs", "/", "/v1/info", "/v1/nothing", "/metrics", "/embed"])
+def test_browsers_are_told_what_an_answer_is(http: httpx.Client, path: str) -> None:
+    answer = http.get(path)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    policy = answer.headers.get("content-security-policy", "")
+    assert ("frame-ancestors 'none'" in policy) == (path in ("/docs", "/"))
+
+
 CLIMBING = [
     "../../etc/passwd",
     "..%2f..%2fetc%2fpasswd",

@@ -21,6 +21,14 @@ from service.logs import access_log, request_id
 
 _ALWAYS = {"/livez", "/healthz", "/metrics"}  # answered even while the service is not serving
 _OPEN_PATHS = _ALWAYS | {"/readyz"}  # and these without a key
+# What a browser may take from where. Swagger's page is FastAPI's: a script of its own, the rest from a CDN.
+_PAGES = {"/", "/docs", "/redoc"}
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "img-src 'self' blob: data: https://fastapi.tiangolo.com; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
 _ITEMS = "/v1/items/"
 _DEADLINE = re.compile(r"[1-9][0-9]{0,6}")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")  # what may be echoed in a header
@@ -56,10 +64,13 @@ class Envelope:
         async def send_labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
+                answer["X-Content-Type-Options"] = "nosniff"
                 answer["X-Request-Id"] = given
                 answer["X-Model-Fingerprint"] = state["fingerprint"]
                 total_ms = (time.perf_counter() - arrived) * 1e3
                 answer["Server-Timing"] = server_timing({**state["stages_ms"], "total": total_ms})
+                if scope["path"] in _PAGES:
+                    answer["Content-Security-Policy"] = _POLICY
                 if self._core.stopping:
                     answer["Connection"] = "close"
                 if state["cache"]:
