@@ -43,7 +43,7 @@ class Golden:
         return self._failures >= _GIVEN_UP_AFTER
 
     async def check(self) -> None:
-        """Raises StartupError where there is no embedding, or one that is off."""
+        """Raises StartupError where there is no embedding, or one that is off; NotReady while stopping."""
         try:
             embedded = await self._embed(self._image)
         except NotReady:  # stopping: it says nothing of the model

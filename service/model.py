@@ -21,7 +21,9 @@ class Model:
         self, folder: Path, manifest: Manifest, settings: Settings, metrics: Metrics, pixels: Budget
     ) -> None:
         """Raises StartupError."""
-        encoder = Encoder(folder, manifest, settings.provider, settings.threads, settings.lanes)
+        encoder = Encoder(
+            folder, manifest, settings.provider, settings.threads, settings.lanes, settings.max_batch
+        )
         self.manifest = manifest
         self.pipeline = Pipeline(encoder, settings, metrics.of(manifest.name), pixels)
         self.golden = Golden(self.pipeline.embed_golden, folder, settings.golden_interval_s)
