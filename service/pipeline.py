@@ -68,7 +68,8 @@ class Pipeline:
         return replace(embedded, cache=how, stages_ms={} if how == "hit" else embedded.stages_ms)
 
     async def _embed_if_room(self, data: bytes, deadline: float | None) -> Embedded:
-        self.require_room(deadline)
+        # Who waits for the same image has a deadline of its own, and shares this one's errors.
+        self.require_room(deadline if self._cache is None else None)
         return await self._bounded(data, deadline)
 
     async def _bounded(self, data: bytes, deadline: float | None) -> Embedded:

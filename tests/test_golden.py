@@ -145,6 +145,21 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(core: Core) -> N
     pipeline.require_room(now() + 0.001)  # nobody is before it
 
 
+async def test_a_deadline_is_nobody_elses(tmp_path: Path) -> None:
+    made = Core(Settings(data_dir=tmp_path / "index", cache_items=9))
+    await made.start()
+    gate, pipeline = hang(made), made.model().pipeline
+    busy = asyncio.create_task(pipeline.embed(encode(noise(1))))
+    await until(lambda: pipeline._in_flight == 1)
+    pipeline.batcher.seconds_per_image = 100.0
+    soon = asyncio.get_running_loop().time() + 50
+    same = [asyncio.create_task(pipeline.embed(encode(noise(2)), deadline)) for deadline in (soon, None)]
+    await until(lambda: pipeline._in_flight == 2)
+    gate.set()
+    assert [one.cache for one in await asyncio.gather(busy, *same)] == ["miss", "miss", "coalesced"]
+    await asyncio.to_thread(made.close)
+
+
 @pytest.mark.parametrize("cache_items", [0, 9])
 async def test_a_fetched_image_keeps_its_place(tmp_path: Path, cache_items: int) -> None:
     made = Core(Settings(data_dir=tmp_path / "index", queue_limit=1, cache_items=cache_items))
