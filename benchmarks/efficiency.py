@@ -40,6 +40,7 @@ class Efficiency:
     served_images_per_s: float
     ceiling_images_per_s: float
     share: float
+    share_without_client: float  # the client's CPU time is left out, idle time and others' are not
     server_cpu_ms: float
     client_cpu_ms: float
     ceiling_cpu_ms: float
@@ -101,6 +102,7 @@ def print_efficiency(found: Efficiency, console: Console) -> None:
         f"by CPU, without the client's and what lay idle: {found.ceiling_cpu_ms:.2f} of "
         f"{found.server_cpu_ms:.2f} ms an image: share {found.ceiling_cpu_ms / found.server_cpu_ms:.3f}"
     )
+    console.print(f"the client's CPU left out, what lay idle kept in: share {found.share_without_client:.3f}")
     table = Table("CPU per served image", Column("ms", justify="right"))
     table.add_row("decode, preprocess and infer (the ceiling's whole)", f"{found.ceiling_cpu_ms:.2f}")
     overhead = found.server_cpu_ms - found.ceiling_cpu_ms
@@ -214,17 +216,24 @@ def _tree_cpu_s(process: psutil.Process) -> float:
     return _cpu_s(process) + sum(_cpu_s(child) for child in process.children(recursive=True))
 
 
+def _share_without_client(done: _Round, cores: int, images: int) -> float:
+    """Core seconds of the ceiling over those of the served round that the client had no part in."""
+    return (cores * images / done.ceiling) / (cores * images / done.served - done.client_cpu_s)
+
+
 def _summary(rounds: Sequence[_Round], images: int) -> Efficiency:
     stages = [one for done in rounds for one in done.stages_ms]
     served = statistics.median(done.served for done in rounds)
     server_cpu_ms = statistics.median(done.server_cpu_s for done in rounds) / images * 1e3
     client_cpu_ms = statistics.median(done.client_cpu_s for done in rounds) / images * 1e3
     idle_cpu_ms = statistics.median(done.idle_cpu_s for done in rounds) / images * 1e3
-    all_cpu_ms = len(psutil.Process().cpu_affinity()) / served * 1e3
+    cores = len(psutil.Process().cpu_affinity())
+    all_cpu_ms = cores / served * 1e3
     return Efficiency(
         served_images_per_s=served,
         ceiling_images_per_s=statistics.median(done.ceiling for done in rounds),
         share=statistics.median(done.served / done.ceiling for done in rounds),
+        share_without_client=statistics.median(_share_without_client(done, cores, images) for done in rounds),
         server_cpu_ms=server_cpu_ms,
         client_cpu_ms=client_cpu_ms,
         ceiling_cpu_ms=statistics.median(done.ceiling_cpu_s for done in rounds) / images * 1e3,

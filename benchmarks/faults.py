@@ -89,6 +89,20 @@ def bomb() -> bytes:
     return bytes(data)
 
 
+def scan_bomb(scans: int = 1000) -> bytes:
+    """A progressive JPEG of 2048 x 2048 pixels, its last scan again and again: each goes over all of them."""
+    stream = io.BytesIO()
+    Image.new("RGB", (2048, 2048), (3, 4, 5)).save(stream, "JPEG", progressive=True)
+    whole = stream.getvalue()[:-2]
+    last = whole[whole.rindex(b"\xff\xda") :]
+    return whole + last * (scans - whole.count(b"\xff\xda")) + b"\xff\xd9"
+
+
+def flood(name: str, value: object) -> bytes:
+    """JSON with what is asked for, and beside it 600 KB of empty lists: of each three bytes, 64 of memory."""
+    return f'{{"{name}": {json.dumps(value)}, "x": [{"[]," * 200_000}1]}}'.encode()
+
+
 def good(count: int) -> list[Row]:
     """Pictures of several formats and sizes, sent in each way that is allowed."""
     rows = []
@@ -123,6 +137,7 @@ def _bad_images() -> list[Row]:
         Row("truncated", jpeg[: len(jpeg) // 2], 400, slug),
         Row("a flipped byte", bytes(png), 400, slug),
         Row("bomb of pixels", bomb(), 413, "image-too-large"),
+        Row("bomb of scans", scan_bomb(), 400, slug, "image/jpeg"),
         Row("bomb in a form", form(("image", "x", bomb())), 413, "image-too-large", _FORM),
         Row("too many bytes", too_long, 413, "image-too-large"),
         Row("too many bytes, chunked", too_long, 413, "image-too-large", manner="chunked"),
@@ -175,6 +190,8 @@ def _bad_others() -> list[Row]:
         Row("a broken item", b"x", 400, "undecodable-image", path=where, method="PUT"),
         Row("a long payload", long_payload, content_type=_FORM, path=where, method="PUT"),
         Row("items that are no list", b'{"items": 1}', content_type=_JSON, path="/v1/items"),
+        Row("a flood of values", flood("items", [{"id": "x"}]), content_type=_JSON, path="/v1/items"),
+        Row("a flood beside an input", flood("input", "data:,"), content_type=_JSON, path="/v1/embeddings"),
         Row("an unknown item", b"", 404, "unknown-item", path="/v1/items/..%2F..%2Fx", method="GET"),
         Row("an empty batch", form(("other", "x", b"")), content_type=_FORM, path="/v1/embed/batch"),
         Row("an address for a data URI", address, content_type=_JSON, path="/v1/embeddings"),

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from numpy.typing import NDArray
 from service.errors import EncoderFailed, NotReady, ServiceError
 
 _log = logging.getLogger(__name__)
+Stage = Literal["decode", "infer"]
+Why = Literal["deadline", "gone"]
 
 _FADING = 0.1  # how much the latest batch moves the average
 
@@ -46,8 +49,7 @@ class Watch:
     """What the threads tell as they go."""
 
     batch: Callable[[int], None]  # images in an inference
-    not_decoded: Callable[[], None]  # an image was left out before it was decoded
-    not_inferred: Callable[[], None]  # an image was left out after that
+    dropped: Callable[[Stage, Why], None]  # an image was left out before this stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class _Image:
     alone: bool  # shares no batch
     future: asyncio.Future[Encoded]
     since: float  # it waits, for a thread or for a lane
+    deadline: float | None  # the client's, until that has gone
     pixels: NDArray[np.uint8] | None = None  # (H, W, 3), once decoded
     decode_ms: float = 0.0
     queue_ms: float = 0.0
@@ -111,18 +114,27 @@ class Batcher:
         with self._changed:
             return time.perf_counter() - min([self._last_done, *self._busy.values()])
 
-    async def submit(self, data: bytes, decode: Decode, alone: bool = False) -> Encoded:
+    async def submit(
+        self, data: bytes, decode: Decode, alone: bool = False, deadline: float | None = None
+    ) -> Encoded:
         """An encoded image to its embedding. Cancelling drops the image if it still waits.
 
+        `deadline` (of `time.monotonic`, as are event loops) only tells why it was cancelled.
         Raises what `decode` raises, EncoderFailed for this image alone, or NotReady once it is closed.
         """
         future: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
         with self._changed:
             if self._closing:
                 raise NotReady("the service is stopping")
-            self._undecoded.append(_Image(data, decode, alone, future, time.perf_counter()))
+            image = _Image(data, decode, alone, future, time.perf_counter(), deadline)
+            self._undecoded.append(image)
             self._changed.notify()
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if _why(image) == "gone":
+                image.deadline = None  # or it might pass before a thread comes by
+            raise
 
     def close(self) -> None:
         """Finish what waits, then stop the threads."""
@@ -177,7 +189,7 @@ class Batcher:
                 break
             image = self._decoded.popleft()
             if image.future.done():  # its client has gone, or its deadline has passed
-                self._watch.not_inferred()
+                self._watch.dropped("infer", _why(image))
             else:
                 batch.append(image)
         if batch:
@@ -190,7 +202,7 @@ class Batcher:
             if not image.future.done():
                 self._decoded_since_batch += 1
                 return image
-            self._watch.not_decoded()
+            self._watch.dropped("decode", _why(image))
         return None
 
     def _decode(self, image: _Image) -> None:
@@ -230,11 +242,17 @@ class Batcher:
         fading = _FADING if self.seconds_per_image else 1
         self.seconds_per_image += (latest - self.seconds_per_image) * fading
         return [
-            Encoded(row, image.decode_ms, image.queue_ms + (start - image.since) * 1e3, infer_s * 1e3)
+            # A copy: who keeps a row (a cache) must not keep the whole batch.
+            Encoded(row.copy(), image.decode_ms, image.queue_ms + (start - image.since) * 1e3, infer_s * 1e3)
             if np.isfinite(row).all()
             else EncoderFailed("the model gave an embedding that is not finite")
             for image, row in zip(batch, embeddings, strict=True)
         ]
+
+
+def _why(image: _Image) -> Why:
+    """An image was cancelled."""
+    return "gone" if image.deadline is None or time.monotonic() < image.deadline else "deadline"
 
 
 def _deliver(images: list[_Image], outcomes: list[Encoded | ServiceError]) -> None:

@@ -25,7 +25,7 @@ from service.http.heads import bound_heads
 from service.http.model import model_card
 from service.http.native import FilesOnly
 from service.http.search import hit_json, neighbourhood
-from service.http.timeout import replace_bentomls
+from service.http.timeout import Deadline, replace_bentomls
 from service.http.untraced import leave_out_tracing
 from service.index import Query
 from service.logs import configure
@@ -87,6 +87,7 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
 
     built: bentoml.Service[Any] = UniversalImageEmbedding
     built.add_asgi_middleware(Envelope, core=core)
+    built.add_asgi_middleware(Deadline)
     built.add_asgi_middleware(FilesOnly, max_bytes=settings.max_image_bytes)
     return built
 

@@ -13,6 +13,11 @@ class Budget:
         self._held = 0
         self._changed = threading.Condition()
 
+    def fits(self, amount: int) -> bool:
+        """Whether it could be taken now."""
+        with self._changed:
+            return self._fits(amount)
+
     def take(self, amount: int) -> bool:
         """Whether there was room for it."""
         with self._changed:

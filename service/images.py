@@ -2,7 +2,9 @@
 
 import contextlib
 import io
-from collections.abc import Callable
+import itertools
+import re
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # Pillow's own guard is a process-wide number; ours is an argument, checked before a pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
+# Each scan of a progressive JPEG goes over all pixels, and sixteen bytes make one. Real ones have about ten.
+_MAX_SCANS = 100
+_SCAN = 0xFFDA
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # in a scan's data 0xFF is stuffed or a restart
+
 _EXIF_ORIENTATION = 0x0112
 _ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -26,6 +33,7 @@ _ROTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TILE_PX = 1024
 _DRAFT_SPARE = 2  # that the filter has something to average: twice the side it scales to
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -88,7 +96,29 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageTooLarge(
             f"the image has {image.width} x {image.height} pixels", limit=max_pixels, got=pixels
         )
+    # Of a JPEG within a TIFF, libtiff counts the scans itself, to the same limit.
+    if image.format in ("JPEG", "MPO") and _too_many_scans(data):
+        raise UndecodableImage(f"the JPEG has more than {_MAX_SCANS} scans")
     return image
+
+
+def _too_many_scans(data: bytes) -> bool:
+    # At even and at odd places: a quarter of the time that `data.count` takes.
+    pairs = (np.frombuffer(data, ">u2", (len(data) - start) // 2, start) for start in (0, 1))
+    seen = sum(int(np.count_nonzero(pair == _SCAN)) for pair in pairs)
+    return seen > _MAX_SCANS and _scans(data) > _MAX_SCANS
+
+
+def _scans(data: bytes) -> int:
+    """How many scans the decoder would meet: those of previews, and of what follows the image, are others."""
+    scans, found = 0, _MARKER.search(data, 2)
+    while found and found[1] != b"\xd9":
+        at, kind = found.end(), found[1][0]
+        scans += kind == _SCAN & 0xFF
+        # Segments that may hold anything, other images among it.
+        skipped = int.from_bytes(data[at : at + 2], "big") if 0xE0 <= kind <= 0xEF or kind == 0xFE else 0
+        found = _MARKER.search(data, at + skipped)
+    return scans
 
 
 def _load(image: Image.Image) -> int | None:
@@ -107,16 +137,41 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
-        return _gray(np.asarray(image) >> 8)
+        return _by_tiles(image, lambda tile: _gray(np.asarray(tile) >> 8))
     if image.mode in ("I", "F"):  # 32 bits a pixel, of no fixed range: spread over what there is
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        span = float(values.max() - values.min())
-        return _gray((values - values.min()) * (255 / span) if span else values * 0)
+        extremes = [(part.min(), part.max()) for part in map(_numbers, _tiles(image))]
+        low, high = float(min(least for least, _ in extremes)), float(max(most for _, most in extremes))
+        scale = 255 / (high - low) if high > low else 0
+        return _by_tiles(image, lambda tile: _gray((_numbers(tile) - low) * scale))
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
+        return _by_tiles(image, _on_white)
     return image.convert("RGB")
+
+
+def _by_tiles(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The same as converting it whole, but what lies between is a tile and not a picture of four."""
+    made = Image.new("RGB", image.size)
+    for tile, box in zip(_tiles(image), _boxes(image), strict=True):
+        made.paste(convert(tile), box)
+    return made
+
+
+def _tiles(image: Image.Image) -> Iterator[Image.Image]:
+    return (image.crop(box) for box in _boxes(image))
+
+
+def _boxes(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    for top, left in itertools.product(range(0, image.height, _TILE_PX), range(0, image.width, _TILE_PX)):
+        yield left, top, min(left + _TILE_PX, image.width), min(top + _TILE_PX, image.height)
+
+
+def _on_white(tile: Image.Image) -> Image.Image:
+    layer = tile.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _numbers(tile: Image.Image) -> NDArray[np.float64]:
+    return np.nan_to_num(np.asarray(tile, dtype=np.float64))
 
 
 def _gray(values: NDArray[np.generic]) -> Image.Image:

@@ -21,7 +21,9 @@ class Model:
         self, folder: Path, manifest: Manifest, settings: Settings, metrics: Metrics, pixels: Budget
     ) -> None:
         """Raises StartupError."""
-        encoder = Encoder(folder, manifest, settings.provider, settings.threads, settings.lanes)
+        encoder = Encoder(
+            folder, manifest, settings.provider, settings.threads, settings.lanes, settings.max_batch
+        )
         self.manifest = manifest
         self.pipeline = Pipeline(encoder, settings, metrics.of(manifest.name), pixels)
         self.golden = Golden(self.pipeline.embed_golden, folder, settings.golden_interval_s)
@@ -49,8 +51,7 @@ class Model:
 
     @property
     def alive(self) -> bool:
-        """Its threads answer."""
+        """Its threads answer, and not always with a failure."""
         # The golden image comes by even where nobody else does.
-        return self.pipeline.batcher.alive and (
-            self.pipeline.batcher.silence_s < _HANGS_AFTER * self._interval_s
-        )
+        silent = self.pipeline.batcher.silence_s >= _HANGS_AFTER * self._interval_s
+        return self.pipeline.batcher.alive and not silent and not self.golden.given_up

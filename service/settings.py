@@ -73,7 +73,7 @@ class Settings(BaseSettings):
         2**30, ge=1, description="Most bytes of bodies and fetched images in the service at a time."
     )
     max_pixels_in_flight: int = Field(
-        512_000_000, ge=1, description="Most pixels being decoded at a time, four bytes each."
+        512_000_000, ge=1, description="Most pixels being decoded at a time: 4 to 22 bytes each."
     )
     body_timeout_s: float = Field(60, gt=0, description="Longest time that a body may take to arrive.")
     stop_timeout_s: int = Field(
@@ -93,7 +93,9 @@ class Settings(BaseSettings):
         30, gt=0, description="How often the golden image is sent through, for /readyz and /livez."
     )
     max_batch: int = Field(16, ge=1, le=1024, description="Most images in one inference.")
-    queue_limit: int = Field(512, ge=1, description="Most images in the service at a time.")
+    queue_limit: int = Field(
+        512, ge=1, description="Most images in the service at a time, and most calls of the index."
+    )
 
     @field_validator("index_quantization", mode="before")
     @classmethod

@@ -52,9 +52,7 @@ def batching(
     encode: Encode, max_batch: int = 4, threads: int = 1, lanes: int = 1
 ) -> Iterator[tuple[Batcher, list[int]]]:
     sizes: list[int] = []
-    batcher = Batcher(
-        encode, Capacity(threads, lanes, max_batch), Watch(sizes.append, lambda: None, lambda: None)
-    )
+    batcher = Batcher(encode, Capacity(threads, lanes, max_batch), Watch(sizes.append, lambda _, __: None))
     try:
         yield batcher, sizes
     finally:

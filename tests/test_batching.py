@@ -1,6 +1,7 @@
 """What the batcher puts together, and that each of a batch gets its own or its own error."""
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from service.batching import Batcher, Capacity, Encoded, Watch
 from service.errors import EncoderFailed, NotReady, ServiceError, UndecodableImage
-from tests.batcher import BAD, BROKEN, BUG, Gate, batching, embed, first_pixel, submit_behind, until
+from tests.batcher import BAD, BROKEN, BUG, Gate, batching, decode, embed, first_pixel, submit_behind, until
 
 
 async def test_a_lone_image_does_not_wait() -> None:
@@ -32,6 +33,16 @@ async def test_what_waits_goes_together_up_to_the_limit_in_order() -> None:
         results = await asyncio.gather(*tasks)
         assert [result.embedding.tolist() for result in results] == [[value] for value in range(1, 8)]
         assert sizes == [1, 4, 2]
+
+
+async def test_an_embedding_holds_nothing_of_its_batch() -> None:
+    gate = Gate()
+    with batching(gate) as (batcher, sizes):
+        tasks = await submit_behind(gate, batcher, [1, 2, 3])
+        gate.open.release(2)
+        results = await asyncio.gather(*tasks)
+        assert sizes == [1, 2]
+        assert [result.embedding.base for result in results] == [None] * 3
 
 
 async def test_one_bad_image_fails_alone() -> None:
@@ -59,6 +70,32 @@ async def test_an_image_whose_client_has_gone_is_left_out() -> None:
         gate.open.release()
         assert (await tasks[2]).embedding.tolist() == [3]
         assert sizes == [1, 1]
+
+
+async def test_what_is_left_out_is_told_with_its_reason() -> None:
+    gate = Gate()
+    dropped: list[tuple[str, str]] = []
+    batcher = Batcher(
+        gate, Capacity(1, 1, 4), Watch(lambda _: None, lambda stage, why: dropped.append((stage, why)))
+    )
+    first = asyncio.create_task(embed(batcher, 1))
+    await asyncio.to_thread(gate.entered.acquire)
+    ends = time.monotonic() + 0.1
+    late, early, unbound = (
+        asyncio.create_task(batcher.submit(b"\2", decode, deadline=deadline))
+        for deadline in (ends, ends, None)
+    )
+    await until(lambda: batcher.depth == 3)
+    early.cancel()
+    unbound.cancel()
+    await asyncio.wait([early, unbound])
+    await asyncio.sleep(ends - time.monotonic() + 0.01)
+    late.cancel()
+    gate.open.release()
+    await first
+    await until(lambda: batcher.depth == 0)
+    batcher.close()
+    assert dropped == [("decode", "deadline"), ("decode", "gone"), ("decode", "gone")]
 
 
 async def test_cancelling_inside_the_session_harms_nobody() -> None:
@@ -103,7 +140,7 @@ async def test_the_thread_outlives_a_bug_in_the_encoder() -> None:
 
 async def test_closing_finishes_what_waits_and_then_refuses() -> None:
     gate = Gate()
-    batcher = Batcher(gate, Capacity(1, 1, 4), Watch(lambda _: None, lambda: None, lambda: None))
+    batcher = Batcher(gate, Capacity(1, 1, 4), Watch(lambda _: None, lambda _, __: None))
     tasks = await submit_behind(gate, batcher, [1, 2])
     closing = asyncio.create_task(asyncio.to_thread(batcher.close))
     gate.open.release()

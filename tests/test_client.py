@@ -1,14 +1,16 @@
 """The client against the live service, and its patience against answers that a test decides."""
 
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
 from benchmarks.service_process import ServiceProcess
-from service.client import AsyncClient, Client, Problem
+from service.client import AsyncClient, Client, NewItem, Problem
 from tests.live import PNG, TRUNCATED, embedding_of
 from tests.pictures import encode, noise
 
@@ -48,6 +50,52 @@ def test_items_go_in_are_found_and_go_out(client: Client) -> None:
     assert client.search(data, k=1, domains=["clients"], exclude=[name]).hits == []
     assert client.delete(name)
     assert not client.delete(name)
+
+
+def test_many_items_go_in_at_once_each_with_its_own_result(client: Client) -> None:
+    pictures = [encode(noise(seed)) for seed in (81, 82)]
+    by_image = [
+        NewItem("many/0", pictures[0], "many", "a", {"n": 0}),
+        NewItem("many/1", TRUNCATED, "many", "a"),
+        NewItem("many/2", pictures[1], "many", "b"),
+    ]
+    fine, broken, other = client.put_many(by_image)
+    assert (fine, other) == (None, None)
+    assert broken is not None
+    assert broken.type == "undecodable-image"
+    item = client.get("many/0")
+    assert (item.id, item.domain, item.label, item.payload) == ("many/0", "many", "a", {"n": 0})
+    np.testing.assert_allclose(item.embedding, client.embed(pictures[0]), atol=2e-6)
+    by_embedding = [
+        NewItem("many/3", item.embedding, "many", "a"),
+        NewItem("many/4", item.embedding[1:], "many", "a"),
+    ]
+    assert [one and one.type for one in client.put_many(by_embedding)] == [None, "embedding-shape"]
+    assert client.domains()["many"] == 3
+    with pytest.raises(ValueError, match="mixture"):
+        client.put_many([*by_image, *by_embedding])
+
+
+def test_a_payload_goes_in_with_its_picture(client: Client) -> None:
+    data = encode(noise(83))
+    assert client.put("paid", data, "payloads", "x", {"price": 80, "tags": ["é"]})
+    assert client.get("paid").payload == {"price": 80, "tags": ["é"]}
+    with pytest.raises(Problem, match="404 unknown-item"):
+        client.get("unpaid")
+
+
+def test_the_pages_example_runs(
+    service: ServiceProcess,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (Path(__file__).parent.parent / "docs/client.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("shoe.jpg").write_bytes(encode(noise(84), "JPEG"))
+    exec(example.replace("http://127.0.0.1:3000", service.url), {})  # noqa: S102 (it is ours)
+    assert "'price': 80" in capsys.readouterr().out
 
 
 async def test_the_other_client_has_the_same_methods(async_client: AsyncClient, client: Client) -> None:

@@ -138,6 +138,13 @@ def test_a_deadline_that_cannot_be_met(http: httpx.Client) -> None:
     assert problem_of(response) == (504, "deadline-exceeded")
 
 
+def test_a_deadline_is_bentomls_routes_too(http: httpx.Client) -> None:
+    large = encode(Image.new("RGB", (7000, 7000), "red"))
+    late = http.post("/embed", files={"image": ("x.png", large)}, headers={"X-Deadline-Ms": "150"})
+    assert problem_of(late) == (504, "deadline-exceeded")
+    assert late.headers["x-request-id"]
+
+
 def test_nothing_reports_on_its_use(service: ServiceProcess) -> None:
     """ONNX Runtime queues its reports in a database that it keeps open."""
     processes = psutil.Process(service.pid).children(recursive=True)
@@ -161,6 +168,10 @@ def test_health_info_and_metrics(http: httpx.Client, manifest: Manifest) -> None
         f'uie_stage_duration_seconds_count{{model="{NAME}",stage="queue"}}',
         f'uie_stage_duration_seconds_count{{model="{NAME}",stage="infer"}}',
         f'uie_batch_images_count{{model="{NAME}"}}',
+        'uie_request_duration_seconds_count{route="/v1/embed"}',
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_open_fds",
         f'uie_queue_depth_images{{model="{NAME}"}} 0.0',
         f'uie_model_info{{fingerprint="{manifest.fingerprint}"',
     ):

@@ -7,6 +7,7 @@ import httpx
 import psutil
 import pytest
 
+from benchmarks.faults import flood
 from benchmarks.service_process import ServiceProcess
 from benchmarks.soak import rss_mb
 from service.http.heads import MAX_HEAD_BYTES
@@ -122,6 +123,14 @@ def test_what_is_not_http(service: ServiceProcess, request_: bytes) -> None:
     assert exchanged(service, request_).startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.parametrize("path", ["/docs", "/", "/v1/info", "/v1/nothing", "/metrics", "/embed"])
+def test_browsers_are_told_what_an_answer_is(http: httpx.Client, path: str) -> None:
+    answer = http.get(path)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    policy = answer.headers.get("content-security-policy", "")
+    assert ("frame-ancestors 'none'" in policy) == (path in ("/docs", "/"))
+
+
 CLIMBING = [
     "../../etc/passwd",
     "..%2f..%2fetc%2fpasswd",
@@ -137,6 +146,27 @@ def test_a_path_in_an_id_is_an_id(service: ServiceProcess, path: str) -> None:
     answer = exchanged(service, request.encode())
     assert answer.startswith(b"HTTP/1.1 404 ")
     assert b'"unknown-item"' in answer
+
+
+@pytest.mark.parametrize(
+    ("call", "body", "limit"),
+    [
+        (
+            "/v1/items",
+            flood("items", [{"id": "x"}]),
+            164_000,
+        ),  # a thousand with 64 numbers and something beside
+        ("/v1/search", flood("id", "x"), 10_000),
+        ("/v1/embeddings", flood("input", "data:,"), 10_000),
+    ],
+)
+def test_json_of_many_values_is_refused_unread(
+    http: httpx.Client, call: str, body: bytes, limit: int
+) -> None:
+    refused = http.post(call, content=body, headers={"Content-Type": "application/json"})
+    assert problem_of(refused) == (400, "invalid-request")
+    assert refused.json()["limit"] == limit
+    assert refused.json()["got"] > 400_000
 
 
 @pytest.mark.parametrize("call", ["/v1/search", "/v1/items", "/v1/embeddings"])

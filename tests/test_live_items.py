@@ -126,6 +126,32 @@ def test_bulk_results_are_per_item(http: httpx.Client) -> None:
     assert http.get("/v1/items/bulk-4").json()["payload"] == {"k": "v"}
 
 
+def test_numbers_that_are_not_finite_come_back_in_no_answer(http: httpx.Client) -> None:
+    entries = '{"items": [{"id": 1e999}, {"id": "x", "domain": "d", "label": "l", "embedding": [1e999]}]}'
+    answer = http.post("/v1/items", content=entries, headers={"Content-Type": "application/json"})
+    results = answer.json()["results"]
+    assert [(result["id"], result["error"]["type"]) for result in results] == [
+        (None, "embedding-shape"),
+        ("x", "embedding-shape"),
+    ]
+
+
+def test_a_thousand_items_with_their_embeddings_go_in_at_once(http: httpx.Client) -> None:
+    rows = np.random.default_rng(0).normal(size=(1000, 64))
+    entries = [
+        {
+            "id": f"thousand-{n}",
+            "domain": "thousand",
+            "label": "l",
+            "payload": {"n": n},
+            "embedding": list(row),
+        }
+        for n, row in enumerate(rows)
+    ]
+    results = http.post("/v1/items", json={"items": entries}).json()["results"]
+    assert results == [{"id": entry["id"]} for entry in entries]
+
+
 def test_bulk_by_embedding(http: httpx.Client) -> None:
     embedding = embedding_of(http.post("/v1/embed", content=encode(noise(9)), headers=PNG)).tolist()
     entries = [

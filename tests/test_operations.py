@@ -9,7 +9,7 @@ import yaml  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry
 
 from service import metrics
-from service.metrics import Metrics
+from service.metrics import Metrics, Processes
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,12 +20,12 @@ def test_the_page_lists_each_metric_with_its_labels(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(metrics, "CollectorRegistry", lambda: registry)
     Metrics()
     there = {}
-    for one in registry._collector_to_names:
-        [family] = one.collect()
-        name = family.name + ("_total" if family.type == "counter" else "")
-        there[name] = (family.type, set(vars(one)["_labelnames"]))
+    for one in [*registry._collector_to_names, Processes()]:
+        for family in one.collect():
+            name = family.name + ("_total" if family.type == "counter" else "")
+            there[name] = (family.type, set(vars(one).get("_labelnames", ())))
     rows = re.findall(
-        r"^\| `(uie_\w+)` \| (\w+)[^;|]*;?([^|]*)\|", (ROOT / "docs/metrics.md").read_text(), re.M
+        r"^\| `((?:uie|process)_\w+)` \| (\w+)[^;|]*;?([^|]*)\|", (ROOT / "docs/metrics.md").read_text(), re.M
     )
     page = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     assert page == there

@@ -11,7 +11,7 @@ import psutil
 
 from benchmarks.service_process import ServiceProcess, running_service
 from service.client import Client
-from tests.live import PNG, answer, begun, problem_of
+from tests.live import NAME, PNG, answer, begun, metric, problem_of
 from tests.pictures import encode, noise
 
 REQUESTS = 40
@@ -70,13 +70,28 @@ def test_a_worker_that_dies_comes_back_with_what_it_had_taken(tmp_path: Path) ->
         picture = encode(noise(1))
         assert client.put("a", picture, "d", "l")
         [worker] = [one for one in psutil.Process(service.pid).children(recursive=True) if is_worker(one)]
-        worker.kill()
-        worker.wait(20)
+        asyncio.run(killed_at_work(worker, service.url))
         # The supervisor holds the socket: who connects now waits for the next worker.
         with httpx.Client(base_url=service.url, timeout=60) as patient:
             assert patient.get("/livez").status_code == 200
+            assert metric(patient, f'uie_queue_depth_images{{model="{NAME}"}}') == 0
         [hit] = client.search(picture).hits
         assert hit.id == "a"
+
+
+async def killed_at_work(worker: psutil.Process, url: str) -> None:
+    """With images in flight."""
+    pictures = [encode(noise(seed, 300, 300)) for seed in range(REQUESTS)]
+    limits = httpx.Limits(max_connections=REQUESTS)
+    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
+        sent = [asyncio.create_task(client.post("/v1/embed", content=one, headers=PNG)) for one in pictures]
+        await asyncio.wait(sent, return_when=asyncio.FIRST_COMPLETED)
+        worker.kill()
+        worker.wait(20)
+        lost = [
+            one for one in await asyncio.gather(*sent, return_exceptions=True) if isinstance(one, Exception)
+        ]
+    assert lost
 
 
 def is_worker(process: psutil.Process) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import uvloop
 from starlette.types import Message, Receive, Scope, Send
 
-from service.http.timeout import Timeout
+from service.http.timeout import Deadline, Timeout
 
 HTTP = {"type": "http"}
 
@@ -42,6 +42,22 @@ async def test_what_is_not_done_in_time_gets_a_problem() -> None:
     start, body = await answered(0.05, slow)
     assert start["status"] == 504
     assert json.loads(body["body"])["type"] == "deadline-exceeded"
+
+
+async def test_the_clients_deadline_is_for_every_route() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.1)
+        await ok(scope, receive, send)
+
+    now = asyncio.get_running_loop().time()
+    for deadline in (now + 0.05, now + 60, None):
+        await Deadline(slow)({**HTTP, "state": {"deadline": deadline}}, nothing, send)
+    assert [message["status"] for message in sent if "status" in message] == [504, 200, 200]
 
 
 async def test_an_answer_that_has_begun_may_take_its_time() -> None:

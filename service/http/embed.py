@@ -52,20 +52,23 @@ async def embed_batch(request: Request, model: AskedModel) -> Response:
     core: Core = request.app.state.core
     async with form_of(request, core.settings.max_request_bytes) as fields, deadline(request):
         files = fields.getlist("images")
-        results = await embed_files(model, files, core.settings.max_image_bytes)
+        results = await embed_files(request, model, files)
     note(request, *results)
     return json_response({"results": [_result(one) for one in results], **model_card(model.manifest)})
 
 
 async def embed_files(
-    model: Model, files: Sequence[UploadFile | str], max_bytes: int
+    request: Request, model: Model, files: Sequence[UploadFile | str]
 ) -> list[Embedded | ServiceError]:
     """Each file's embedding, or what is wrong with that file. Raises InvalidRequest for none or too many."""
     if not 1 <= len(files) <= MAX_IMAGES:
         raise InvalidRequest("field `images` takes 1 to 1000 files", limit=MAX_IMAGES, got=len(files))
 
+    core: Core = request.app.state.core
+
     async def embed_file(file: UploadFile | str) -> Embedded:
-        return await model.pipeline.embed(await file_bytes(file, "images", max_bytes))
+        data = await file_bytes(file, "images", core.settings.max_image_bytes)
+        return await embed_given(request, model, data)
 
     return await embed_many(model, [partial(embed_file, file) for file in files])
 
@@ -76,12 +79,13 @@ async def embed_given(request: Request, model: Model, given: bytes | Link) -> Em
     Raises InvalidRequest and UnfetchableImage of a URL, and what the pipeline raises.
     """
     if isinstance(given, bytes):
-        return await model.pipeline.embed(given)
+        return await model.pipeline.embed(given, request.state.deadline)
     core: Core = request.app.state.core
     if core.fetcher is None:
         raise InvalidRequest("images are not fetched by URL here: the setting UIE_URL_HOSTS is empty")
     with request.state.room() as take:  # until the image is embedded, as a body's bytes have theirs
-        return await model.pipeline.embed_fetched(partial(core.fetcher.fetch, given.url, take))
+        fetch = partial(core.fetcher.fetch, given.url, take)
+        return await model.pipeline.embed_fetched(fetch, request.state.deadline)
 
 
 async def embed_many(

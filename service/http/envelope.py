@@ -21,6 +21,14 @@ from service.logs import access_log, request_id
 
 _ALWAYS = {"/livez", "/healthz", "/metrics"}  # answered even while the service is not serving
 _OPEN_PATHS = _ALWAYS | {"/readyz"}  # and these without a key
+# What a browser may take from where. Swagger's page is FastAPI's: a script of its own, the rest from a CDN.
+_PAGES = {"/", "/docs", "/redoc"}
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "img-src 'self' blob: data: https://fastapi.tiangolo.com; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
 _ITEMS = "/v1/items/"
 _DEADLINE = re.compile(r"[1-9][0-9]{0,6}")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")  # what may be echoed in a header
@@ -56,15 +64,18 @@ class Envelope:
         async def send_labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
+                answer["X-Content-Type-Options"] = "nosniff"
                 answer["X-Request-Id"] = given
                 answer["X-Model-Fingerprint"] = state["fingerprint"]
                 total_ms = (time.perf_counter() - arrived) * 1e3
                 answer["Server-Timing"] = server_timing({**state["stages_ms"], "total": total_ms})
+                if scope["path"] in _PAGES:
+                    answer["Content-Security-Policy"] = _POLICY
                 if self._core.stopping:
                     answer["Connection"] = "close"
                 if state["cache"]:
                     answer["X-Cache"] = state["cache"]
-                self._count(scope, message["status"])
+                self._count(scope, message["status"], total_ms)
                 if access_log.isEnabledFor(logging.INFO):
                     _log_access(scope, message["status"], {**state["stages_ms"], "total": total_ms})
             await send(message)
@@ -81,11 +92,11 @@ class Envelope:
     def _admit(self, path: str, headers: Headers) -> None:
         core = self._core
         if path == "/livez" and not core.alive:
-            raise NotReady("a thread of the service has died, or hangs")
+            raise NotReady("a thread of the service has died or hangs, or its model only fails")
         if path == "/readyz" and core.serving and not core.ready:
             raise NotReady("the golden image did not come out in time")
         if not core.serving and path not in _ALWAYS:
-            raise NotReady("the service is starting or stopping, or its golden image came out wrong")
+            raise NotReady("the service is starting or stopping, or its golden image did not come out right")
         keys = core.settings.api_keys
         if keys and path not in _OPEN_PATHS:
             scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -95,9 +106,9 @@ class Envelope:
             if scheme.lower() != "bearer" or not matches:
                 raise Unauthorized("send one of the service's keys as `Authorization: Bearer KEY`")
 
-    def _count(self, scope: Scope, status: int) -> None:
+    def _count(self, scope: Scope, status: int, total_ms: float) -> None:
         if self._core.serving or self._core.stopping:
-            self._core.metrics.requests.labels(_route(scope), status).inc()
+            self._core.metrics.count_request(_route(scope), status, total_ms / 1e3)
 
 
 def _route(scope: Scope) -> str:

@@ -13,6 +13,7 @@ from service.core import Core
 from service.errors import ServiceError
 from service.http.answers import DOMAINS, INFO, answers
 from service.http.embed import json_response
+from service.metrics import Processes
 
 router = APIRouter()
 
@@ -31,9 +32,10 @@ async def metrics(request: Request) -> Response:
     core: Core = request.app.state.core
     # An index that does not answer keeps its last size here: metrics are wanted most when something is down.
     with contextlib.suppress(ServiceError):
-        core.metrics.set_index_items(await core.index.domains())
+        await core.count_items()
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(Processes())
     return Response(await asyncio.to_thread(generate_latest, registry), media_type=CONTENT_TYPE_LATEST)
 
 

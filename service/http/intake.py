@@ -1,6 +1,7 @@
 """Bodies on their way in: bounded in bytes over all requests together, and in time.
 
-A body of a stated length has its room before its first byte is read; one without takes room as it comes.
+A body takes room as it comes. One of a stated length is refused before it is read where all of it would find
+no room; a length that is only stated holds little, or a few idle connections would keep everybody out.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from service.budget import Budget
 from service.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestTimeout, ServiceError
 
 Take = Callable[[int], None]
+_FIRST_BYTES = 2**20  # of a stated length: held before they are there
 
 
 class Intake:
@@ -23,6 +25,7 @@ class Intake:
         self, max_bytes: int, largest_bytes: int, timeout_s: float, refusal: Callable[[], Overloaded]
     ) -> None:
         """`max_bytes` of all bodies together, `largest_bytes` of the largest that any route takes."""
+        self._max_bytes = max_bytes
         self._budget = Budget(max_bytes)
         self._largest_bytes = largest_bytes
         self._timeout_s = timeout_s
@@ -65,10 +68,10 @@ class Intake:
         if deadline is not None:
             limits.append((deadline, DeadlineExceeded("the deadline passed while the body was read")))
         ends, late = min(limits, key=lambda limit: limit[0])
-        whole = False
+        whole, got, held = False, 0, self._held_first(length or 0)
 
         async def bounded() -> Message:
-            nonlocal whole
+            nonlocal whole, got, held
             if whole:  # the next thing to hear is that the client has gone
                 return await receive()
             try:
@@ -77,10 +80,18 @@ class Intake:
             except TimeoutError as error:
                 raise late from error
             whole = not message.get("more_body", False)
-            if length is None:
-                take(len(message.get("body", b"")))
+            got += len(message.get("body", b""))
+            if got > held:
+                take(got - held)
+                held = got
             return message
 
         with self.room() as take:
-            take(length or 0)
+            take(held)
             yield bounded
+
+    def _held_first(self, length: int) -> int:
+        if not self._budget.fits(length):
+            raise self._refusal()
+        # What is larger than all the room there is, and alone, would not fit beside its own first part.
+        return length if length > self._max_bytes else min(length, _FIRST_BYTES)

@@ -38,6 +38,7 @@ ItemPath = Annotated[str, AfterValidator(unquote), Path(min_length=1, max_length
 Label = Annotated[str, QueryParam(max_length=512)]
 
 _MAX_PAYLOAD_BYTES = 64 * 2**10
+_VALUES_BESIDE = 100  # of an item's entry, on average, beside its embedding
 _MAX_PAYLOAD_DEPTH = 32
 _ITEM = "/v1/items/{item_id}"
 
@@ -75,7 +76,7 @@ async def put_item(
     """Index one picture; the same call again changes nothing."""
     core: Core = request.app.state.core
     given, fields = await read_image_and_fields(request, model.pipeline)
-    payload = check_payload(parse_json(fields.get("payload", "{}")))
+    payload = check_payload(parse_json(fields.get("payload", "{}"), _MAX_PAYLOAD_BYTES))
     async with deadline(request):
         embedded = await embed_given(request, model, given)
         (created,) = await core.index.upsert([Item(item_id, domain, label, embedded.embedding, payload)])
@@ -88,7 +89,8 @@ async def post_items(request: Request, model: IndexedModel) -> Response:
     """Index many pictures, by image or by embedding; each has its own result."""
     core: Core = request.app.state.core
     if media_type(request.headers) == "application/json":
-        body = await read_json(request, MAX_JSON_BYTES)
+        most = MAX_IMAGES * (model.manifest.dim + _VALUES_BESIDE)
+        body = await read_json(request, MAX_JSON_BYTES, most)
         entries = _entries(body.get("items") if isinstance(body, dict) else None)
         results = [_described(entry, _given_embedding(entry, model.manifest.dim)) for entry in entries]
     else:
@@ -119,10 +121,10 @@ async def _from_images(request: Request, core: Core, model: Model) -> list[Item 
         described, files = fields.get("items"), fields.getlist("images")
         if not isinstance(described, str):
             raise InvalidRequest("multipart field `items` must be there, and be a JSON list")
-        entries = _entries(parse_json(described))
+        entries = _entries(parse_json(described, MAX_IMAGES * _VALUES_BESIDE))
         if len(entries) != len(files):
             raise InvalidRequest(f"{len(files)} images, but {len(entries)} items")
-        embedded = await embed_files(model, files, core.settings.max_image_bytes)
+        embedded = await embed_files(request, model, files)
     note(request, *embedded)
     return [
         _described(entry, one.embedding if isinstance(one, Embedded) else one)
@@ -138,7 +140,10 @@ def check_payload(value: Any) -> dict[str, Any]:
     """
     if not isinstance(value, dict):
         raise InvalidRequest("`payload` must be a JSON object")
-    size_bytes = len(json.dumps(value, ensure_ascii=False).encode())
+    try:
+        size_bytes = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+    except ValueError as error:
+        raise InvalidRequest("`payload` has a number that is not finite") from error
     if size_bytes > _MAX_PAYLOAD_BYTES:
         raise InvalidRequest("`payload` is too long", limit=_MAX_PAYLOAD_BYTES, got=size_bytes)
     level: list[Any] = [value]
@@ -173,7 +178,8 @@ def _described(entry: Any, embedding: NDArray[np.float32] | ServiceError) -> Ite
     made = embedding if isinstance(embedding, ServiceError) else _item(entry, embedding)
     if isinstance(made, Item):
         return made
-    return {"id": entry.get("id") if isinstance(entry, dict) else None, "error": made.problem()}
+    given = entry.get("id") if isinstance(entry, dict) else None
+    return {"id": given if isinstance(given, str) else None, "error": made.problem()}
 
 
 def _item(entry: Any, embedding: NDArray[np.float32]) -> Item | InvalidRequest:

@@ -14,13 +14,15 @@ from starlette.responses import Response
 from service.core import Core
 from service.errors import ImageTooLarge, InvalidRequest, ServiceError, UnsupportedMediaType
 from service.http.answers import OPENAI, answers
-from service.http.body import MAX_IMAGES, Link, media_type, read_body
+from service.http.body import MAX_IMAGES, Link, check_values, media_type, read_body
 from service.http.docs import body_of, json_body
 from service.http.embed import deadline, embed_given, embed_many, json_response, note
 from service.model import Model
 from service.pipeline import Embedded
 
 router = APIRouter()
+
+_MAX_VALUES = 10 * MAX_IMAGES  # an image by data URI is two
 
 
 class _Asked(BaseModel):
@@ -67,6 +69,7 @@ async def embeddings(request: Request) -> Response:
 def _parse(body: bytes, request: Request) -> _Asked:
     if media_type(request.headers) != "application/json":
         raise UnsupportedMediaType("send application/json")
+    check_values(body, _MAX_VALUES)
     try:
         return _Asked.model_validate_json(body)
     except ValidationError as error:
@@ -79,7 +82,7 @@ async def _embed(request: Request, model: Model, given: str) -> Embedded:
         return await embed_given(request, model, Link(given))
     core: Core = request.app.state.core
     # Decoded when it is the image's turn, so that one request holds few images twice.
-    return await model.pipeline.embed(_decoded(given, core.settings.max_image_bytes))
+    return await embed_given(request, model, _decoded(given, core.settings.max_image_bytes))
 
 
 def _decoded(uri: str, max_bytes: int) -> bytes:

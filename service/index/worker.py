@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from service.errors import FingerprintMismatch, IndexUnavailable, UnknownDomain, UnknownItem
+from service.errors import FingerprintMismatch, IndexUnavailable, Overloaded, UnknownDomain, UnknownItem
 from service.index.base import Hit, Item, Query, VectorIndex, search
 
 T = TypeVar("T")
@@ -14,10 +16,20 @@ _log = logging.getLogger(__name__)
 
 
 class IndexWorker:
-    """What the routes ask of an index. Every method may raise IndexUnavailable."""
+    """What the routes ask of an index. Every method may raise IndexUnavailable, or Overloaded."""
 
-    def __init__(self, open_index: Callable[[], VectorIndex], fingerprint: str) -> None:
-        """`fingerprint` is the served model's."""
+    def __init__(
+        self,
+        open_index: Callable[[], VectorIndex],
+        fingerprint: str,
+        max_calls: int = 512,
+        on_refusal: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`fingerprint` is the served model's; `max_calls` that wait, the one at work among them."""
+        self._max_calls = max_calls
+        self._on_refusal = on_refusal
+        self._calls = 0
+        self._call_s = 0.0  # the latest one's, its wait included
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="index")
         self._index = self._thread.submit(open_index).result()
         self._served = fingerprint
@@ -61,6 +73,12 @@ class IndexWorker:
         self._thread.shutdown()
 
     async def _call(self, function: Callable[..., T], *args: object) -> T:
+        if self._calls >= self._max_calls:
+            self._on_refusal()
+            retry_s = min(60, max(1, math.ceil(self._call_s)))
+            raise Overloaded("the index has no room", limit=self._max_calls, retry_after_s=retry_s)
+        self._calls += 1
+        start = time.perf_counter()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
         except (FingerprintMismatch, UnknownDomain):
@@ -68,6 +86,9 @@ class IndexWorker:
         except Exception as error:  # the engines' errors share no base
             _log.exception("the index failed")
             raise IndexUnavailable("the index did not answer") from error
+        finally:
+            self._calls -= 1
+            self._call_s = time.perf_counter() - start
 
     def _check_fingerprint(self) -> None:
         if self.fingerprint != self._served:
