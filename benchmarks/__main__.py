@@ -1,5 +1,7 @@
 """`python -m benchmarks`: data sets, accuracy and latency of the live service."""
 
+import signal
+
 import typer
 
 from benchmarks.commands import accuracy, comparing, data, measuring, points, rates, reporting, scoring
@@ -20,6 +22,8 @@ for verb in (
 
 def main() -> None:
     """Errors of ours are one sentence on stderr and exit status 1, 130 after Ctrl-C."""
+    for name in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was started is ended
+        signal.signal(name, signal.default_int_handler)
     try:
         app()
     except BenchmarkError as error:

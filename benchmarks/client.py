@@ -1,6 +1,7 @@
 """The service as the harness knows it: over HTTP, by the contract, and in no other way."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from yarl import URL
 from benchmarks.errors import TargetError
 
 _TIMEOUT_S = 300
+# A metric of Server-Timing that has a duration; a description may stand on either side of it.
+_STAGE = re.compile(r"([\w-]+)(?:;[^,;]*)*?;\s*dur=(\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,12 @@ async def connect(url: str, concurrency: int, key: str | None = None) -> AsyncIt
         yield Service(session, url)
 
 
+async def info_of(url: str, key: str | None) -> dict[str, Any]:
+    """What our service says of itself. Raises TargetError."""
+    async with connect(url, 1, key) as service:
+        return dict(await service.get("/v1/info"))
+
+
 def session_for(key: str | None, connections: int = 0) -> aiohttp.ClientSession:
     """`connections` at most, 0: as many as there are requests; `key` is the service's bearer key."""
     return aiohttp.ClientSession(
@@ -126,5 +135,4 @@ def _must(answer: Answer, what: str) -> Any:
 
 def _stages(server_timing: str) -> dict[str, float]:
     """`decode;dur=1.5, infer;dur=9` to milliseconds by stage."""
-    parts = (part.strip().split(";dur=") for part in server_timing.split(",") if ";dur=" in part)
-    return {stage: float(ms) for stage, ms in parts}
+    return {stage: float(ms) for stage, ms in _STAGE.findall(server_timing)}

@@ -1,7 +1,6 @@
 """Two runs over the same queries, query by query: which differences are real?"""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ from numpy.typing import NDArray
 from benchmarks.dataset import Dataset
 from benchmarks.errors import RunError
 from benchmarks.intervals import Percentile, percentile_of
-from benchmarks.latency import latency
+from benchmarks.latency import latencies_ms, latency
 from benchmarks.metrics import QueryScore
 from benchmarks.paired import Pair, compare_scores
 from benchmarks.query_scores import measured, query_scores
 from benchmarks.runs import Run
+from benchmarks.summary import why_invalid
 
 PERCENTILES = (50, 99)
 # Must be equal in two runs, or their queries are no pairs.
@@ -29,7 +29,7 @@ class Side:
     """One of the two runs, apart from its scores."""
 
     run: Run
-    valid: bool  # false where the run says of itself that it is not
+    valid: bool
     failed: int  # queries not answered with 200, those not asked included
     percentiles: dict[int, Percentile]
     images_per_s: float
@@ -84,10 +84,9 @@ def compare(a: Run, b: Run) -> Comparison:
     ids = {domain: list(ours) for domain, ours in before.items()}
     domains, mean = compare_scores(_rows(before, ids), _rows(after, ids))
     queries = {domain: len(one) for domain, one in ids.items()}
-    total = sum(queries.values())
-    return Comparison(
-        _side(a, total), _side(b, total), _differences(a.said(), b.said()), queries, domains, mean
-    )
+    every = {one for some in ids.values() for one in some}
+    before_side, after_side = (_side(data, run, every) for run in (a, b))
+    return Comparison(before_side, after_side, _differences(a.said(), b.said()), queries, domains, mean)
 
 
 def _rows(
@@ -117,28 +116,19 @@ def _data_of(a: Run, b: Run) -> Dataset:
     return Dataset(next((root for root in roots if root.is_dir()), roots[0]))
 
 
-def _side(run: Run, queries: int) -> Side:
+def _side(data: Dataset, run: Run, queries: Set[str]) -> Side:
     observations = run.observations()
     answered = [one for one in observations if one.status == 200]
     if not answered:
         raise RunError(f"{run.folder} holds no answered query")
-    latencies_ms = np.array([one.latency_ms for one in answered])
+    latencies = np.array(latencies_ms(run.said()["scenario"], answered))
     return Side(
         run,
-        valid=_is_valid(run),
-        failed=queries - len({one.query_id for one in answered}),
-        percentiles={percent: percentile_of(latencies_ms, percent) for percent in PERCENTILES},
+        valid=not why_invalid(data, run, observations),
+        failed=len(queries - {one.query_id for one in answered}),
+        percentiles={percent: percentile_of(latencies, percent) for percent in PERCENTILES},
         images_per_s=latency(observations).images_per_s,
     )
-
-
-def _is_valid(run: Run) -> bool:
-    file = run.folder / "summary.json"
-    try:
-        summary = json.loads(file.read_text()) if file.exists() else {}
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} cannot be read: {error}") from error
-    return bool(run.said().get("valid", True) and summary.get("valid", True))
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any], above: str = "") -> dict[str, tuple[Any, Any]]:

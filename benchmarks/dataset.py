@@ -88,10 +88,7 @@ class Dataset:
         file = self._file(domain, split)
         try:
             rows = json.loads(file.read_text())
-            records = [
-                Record(f"{domain}/{split}/{row:07d}", domain, entry["path"], _class_ids(entry["class_id"]))
-                for row, entry in enumerate(rows)
-            ]
+            records = [_record(domain, split, row, entry) for row, entry in enumerate(rows)]
         except FileNotFoundError as error:
             raise DataError(f"{file} does not exist") from error
         except (ValueError, TypeError, KeyError) as error:
@@ -151,6 +148,13 @@ class Dataset:
 
     def _file(self, domain: str, split: str) -> Path:
         return self._info / domain / f"{split}.json"
+
+
+def _record(domain: str, split: str, row: int, entry: dict[str, Any]) -> Record:
+    path = entry["path"]
+    if not isinstance(path, str):
+        raise TypeError(f"{path!r} is no path")
+    return Record(f"{domain}/{split}/{row:07d}", domain, path, _class_ids(entry["class_id"]))
 
 
 def _class_ids(value: int | list[int]) -> tuple[int, ...]:

@@ -30,8 +30,6 @@ def demo(data_folder: Path, runs: Path, port: int, concurrency: int, console: Co
 
     The index under `runs` is the demo's own. Returns the run's summary.
     """
-    for name in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal ends the service as Ctrl-C does
-        signal.signal(name, signal.default_int_handler)
     if not port_is_free(port):
         raise TargetError(f"port {port} cannot be had; choose another with PORT=...")
     build_octet(data_folder, console=console)

@@ -70,7 +70,7 @@ def p99_in_words(comparison: Comparison) -> str:
 def _unfit(side: Side) -> list[str]:
     why = []
     if not side.valid:
-        why.append(f"{side.run.folder} is invalid, as it says itself")
+        why.append(f"{side.run.folder} is invalid: `report` says why")
     if side.failed:
         why.append(f"{side.failed:,} queries of {side.run.folder} failed or were not asked")
     return why

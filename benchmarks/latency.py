@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,12 @@ def latency(observations: Sequence[Observation]) -> Latency:
         max(one.done_s for one in part) - min(one.scheduled_s for one in part) for part in segments.values()
     )
     return Latency(float(p50), float(p95), float(p99), len(answered) / busy_s)
+
+
+def latencies_ms(scenario: Mapping[str, Any], answered: Sequence[Observation]) -> list[float]:
+    """Of each request; of what was sent together, until all of it was answered."""
+    alone = max(scenario["group"], scenario["bulk"]) == 1
+    return [one.latency_ms for one in answered] if alone else together(answered)
 
 
 def together(observations: Sequence[Observation]) -> list[float]:

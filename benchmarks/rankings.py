@@ -19,7 +19,7 @@ Latest = Mapping[str, Observation]  # by query or picture, the last time it was 
 
 
 def rankings_of(data: Dataset, said: Mapping[str, Any], latest: Latest) -> dict[str, Rankings]:
-    """By scope, merged or separate: the one that was searched; both, where the harness searches."""
+    """By scope, merged or separate: the one asked for; then the other, where the harness searches."""
     queries = queries_of(data, said)
     if not any(one.embedding for one in latest.values()):
         records = [one for some in queries.values() for one in some]
@@ -34,10 +34,11 @@ def rankings_of(data: Dataset, said: Mapping[str, Any], latest: Latest) -> dict[
         query: hits for domain, some in asked.items() for query, hits in rank(some, indexed[domain]).items()
     }
     ids = [one.id for records in queries.values() for one in records]
-    return {
+    by_scope = {
         scope: {one: ranked.get(one) for one in ids}
         for scope, ranked in (("merged", merged), ("separate", separate))
     }
+    return dict(sorted(by_scope.items(), key=lambda item: item[0] != said["scope"]))
 
 
 def judge_of(data: Dataset, said: Mapping[str, Any]) -> Judge:

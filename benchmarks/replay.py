@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.client import connect
 from benchmarks.dataset import Dataset, Record, Split
-from benchmarks.errors import TargetError
+from benchmarks.errors import DataError, TargetError
 from benchmarks.load.asks import Ask, Picture, in_bulk
 from benchmarks.load.drive import Client, Load, drive
 from benchmarks.load.scenarios import Scenario
@@ -69,7 +69,7 @@ def replay(
     if asks:
         segment = 1 + max((one.segment for one in done), default=-1)
         load = Load(target, scenario, asks)
-        run.keep_busy(segment, drive(load, client, run.folder, segment, "replaying the queries", console))
+        drive(load, client, run.folder, segment, "replaying the queries", console)
     run.pack()
     return run
 
@@ -77,6 +77,8 @@ def replay(
 def asked_records(data: Dataset, protocol: Protocol, searches: bool) -> list[Record]:
     """What is sent: the queries, by domain; where the harness searches, the gallery's pictures too."""
     queries = {domain: data.queries(domain, protocol.split) for domain in data.domains}
+    if empty := [domain for domain, some in queries.items() if not some]:
+        raise DataError(f"{empty[0]} has no queries in {protocol.split}.json")
     if protocol.queries_per_domain is not None:
         queries = subset(queries, protocol.queries_per_domain, protocol.subset_seed)
     asked = {one.id: one for records in queries.values() for one in records}

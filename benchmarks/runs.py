@@ -26,7 +26,7 @@ class Observation:
 
     query_id: str
     domain: str
-    status: int  # of HTTP; 0: no answer
+    status: int  # of HTTP; 0: no answer, or none that can be used
     hit_ids: list[str]  # best first
     scheduled_s: float
     sent_s: float
@@ -101,8 +101,7 @@ class Run:
     def busy(self) -> list[float]:
         """Of all segments."""
         file = self.folder / _BUSY
-        lines = file.read_text().splitlines() if file.exists() else []
-        return [share for line in lines for share in json.loads(line)["busy"]]
+        return [share for line in whole_lines(file) for share in json.loads(line)["busy"]]
 
     def pack(self) -> None:
         """All observations into one compressed file. Raises RunError; nothing is lost."""
@@ -127,8 +126,14 @@ class Run:
             with zstandard.open(packed, "rt", encoding="utf-8") as stream:
                 yield from stream
         for part in sorted(self.folder.glob(_OPEN)):
-            with part.open() as stream:
-                yield from (line for line in stream if line.endswith("\n"))
+            yield from whole_lines(part)
+
+
+def whole_lines(file: Path) -> Iterator[str]:
+    """Of a file that may not be there; what a kill left of a last line is left out."""
+    if file.exists():
+        with file.open() as stream:
+            yield from (line for line in stream if line.endswith("\n"))
 
 
 def to_line(observation: Observation) -> str:

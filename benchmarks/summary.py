@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from benchmarks.dataset import Dataset, Record
 from benchmarks.errors import RunError
 from benchmarks.intervals import enough, interval_of, percentile_of, queries_asked, resample
-from benchmarks.latency import PERCENTILES, latency, stages_of, tail_of, together
+from benchmarks.latency import latencies_ms, latency, stages_of, tail_of
 from benchmarks.metrics import DEPTH, Judge, QueryScore
 from benchmarks.query_scores import MEASURES, measured, scores_of
 from benchmarks.rankings import Latest, Rankings, judge_of, rankings_of
 from benchmarks.replay import latest_of, queries_of
 from benchmarks.runs import Observation, Run
-from benchmarks.validity import invalid_because, send_lag_ms
+from benchmarks.validity import invalid_because, send_lag_ms, without_gallery
 
 _LISTED = 100  # queries that failed or came back short
 
@@ -27,6 +27,8 @@ def summarise(data: Dataset, run: Run) -> dict[str, Any]:
     said, observations = run.said(), run.observations()
     if said["kind"] != "replay":
         raise RunError(f"{run.folder} is a run of `{said['kind']}`: it has no accuracy")
+    if data.fingerprint != said["data_fingerprint"]:
+        raise RunError(f"{run.folder} is of another data set than {data.root} is now")
     queries, latest = queries_of(data, said), latest_of(observations)
     rankings, judge = rankings_of(data, said, latest), judge_of(data, said)
     by_scope = {scope: accuracy(judge, queries, ranked) for scope, ranked in rankings.items()}
@@ -35,8 +37,7 @@ def summarise(data: Dataset, run: Run) -> dict[str, Any]:
     for domain, row in main["domains"].items():
         row.update(asdict(latency([one for one in observations if one.domain == domain])))
     answered = [one for one in observations if one.status == 200]
-    open_loop = said["scenario"]["rate_per_s"] is not None
-    reasons = invalid_because(observations, open_loop, cache_expected=False, busy=run.busy())
+    reasons = why_invalid(data, run, observations)
     return {
         **main,
         "scope": first,
@@ -60,6 +61,16 @@ def summarise(data: Dataset, run: Run) -> dict[str, Any]:
         "invalid_because": reasons,
         "left_out": said["left_out"],
     }
+
+
+def why_invalid(data: Dataset, run: Run, observations: Sequence[Observation]) -> list[str]:
+    """Of a replay."""
+    said, reasons = run.said(), list[str]()
+    if any(one.embedding for one in observations):
+        gallery = [one.id for domain in said["domains"] for one in data.gallery(domain, said["split"])]
+        reasons = without_gallery(gallery, observations)
+    open_loop = said["scenario"]["rate_per_s"] is not None
+    return reasons + invalid_because(observations, open_loop, cache_expected=False, busy=run.busy())
 
 
 def accuracy(judge: Judge, queries: Mapping[str, Sequence[Record]], rankings: Rankings) -> dict[str, Any]:
@@ -98,9 +109,8 @@ def _percentiles(scenario: Mapping[str, Any], answered: Sequence[Observation]) -
     """With intervals; of what was sent together, until all of it was answered."""
     if not answered:
         return []
-    alone = max(scenario["group"], scenario["bulk"]) == 1
-    latencies = [one.latency_ms for one in answered] if alone else together(answered)
-    rows = [percentile_of(np.asarray(latencies), percent) for percent in PERCENTILES]
+    latencies = latencies_ms(scenario, answered)
+    rows = [percentile_of(np.asarray(latencies), percent) for percent in (50, 90, 95, 99)]
     return [
         {
             "percentile": row.percent,

@@ -29,6 +29,15 @@ def invalid_because(
     return found
 
 
+def without_gallery(gallery: Sequence[str], observations: Sequence[Observation]) -> list[str]:
+    """Where the harness searches, a picture without an embedding is found by nobody: R@1 would flatter."""
+    embedded = {one.query_id for one in observations if one.embedding}
+    missing = [one for one in gallery if one not in embedded]
+    if not missing:
+        return []
+    return [f"{len(missing)} pictures of the gallery have no embedding, the first is {missing[0]}"]
+
+
 def send_lag_ms(observations: Sequence[Observation], percent: float) -> float:
     """How late the client sent, at a percentile."""
     return float(np.percentile([one.send_lag_ms for one in observations], percent)) if observations else 0.0

@@ -56,7 +56,9 @@ def a_run(folder: Path) -> tuple[Run, Dataset, dict[str, Any]]:
             picture.parent.mkdir(parents=True, exist_ok=True)
             if "gone" not in path:
                 picture.write_bytes(encode(noise(seed)))
-    (data / "dataset.json").write_text(json.dumps({"domains": {"a": {"labels": [LABEL, "dog"]}}}))
+    (data / "dataset.json").write_text(
+        json.dumps({"fingerprint": "f" * 64, "domains": {"a": {"labels": [LABEL, "dog"]}}})
+    )
     run = Run(folder / "run")
     run.begin({**SAID, "data": str(data)})
     observe(

@@ -161,7 +161,7 @@ def test_what_a_target_cannot_do_is_said(asks: list[Ask], tmp_path: Path) -> Non
             sent(load, tmp_path / "run")
         elsewhere = Target("post", url, vector="x")
         load = Load(elsewhere, Scenario("SingleStream"), [Ask("embed", asks[0].pictures)])
-        with pytest.raises(TargetError, match="no vector at x"):
+        with pytest.raises(TargetError, match=r"no request of the warm-up went well.*no vector at x"):
             sent(load, tmp_path / "run", Client(warm_up=1))
 
 
@@ -188,8 +188,8 @@ def test_errors_are_observed_as_they_are(asks: list[Ask], tmp_path: Path) -> Non
         seen = sent(Load(Target("uie", url), Scenario("SingleStream"), asks[:3]), tmp_path / "run")
     assert [(one.status, one.hit_ids, one.error) for one in seen] == [
         (200, ["a/1"], None),
-        (429, [], "full"),
-        (500, [], "Server Error"),
+        (429, [], "status 429: full"),
+        (500, [], "status 500: Server Error"),
     ]
 
 

@@ -68,9 +68,20 @@ A = [f"a/test/000000{n}" for n in range(4)]
 Q, B0, B1 = "b/test/0000000", "b/index/0000000", "b/index/0000001"
 
 
+def said_of(data: Dataset) -> dict[str, object]:
+    return {**RUN, "data_fingerprint": data.fingerprint, "domains": ["a", "b"]}
+
+
 def test_a_summary_by_hand(small: Dataset, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    run.begin({**RUN, "domains": ["a", "b"], "left_out": {"c": "no such package"}})
+    run.begin(
+        {
+            **RUN,
+            "data_fingerprint": small.fingerprint,
+            "domains": ["a", "b"],
+            "left_out": {"c": "no such package"},
+        }
+    )
     observe(
         run,
         [
@@ -109,7 +120,7 @@ def test_a_summary_by_hand(small: Dataset, tmp_path: Path) -> None:
 
 def test_a_ranking_that_is_too_short_is_wrong_where_it_ends(small: Dataset, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    run.begin({**RUN, "domains": ["a", "b"]})
+    run.begin(said_of(small))
     observe(run, [seen(A[0], [], 0, 1), *(seen(one, ["x"], 0, 1) for one in (*A[1:], Q))])
     summary = summarise(small, run)
     assert summary["all"]["short"] == 1
@@ -118,7 +129,9 @@ def test_a_ranking_that_is_too_short_is_wrong_where_it_ends(small: Dataset, tmp_
 
 def test_by_position_the_first_hit_is_dropped_whichever_it_is(small: Dataset, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    run.begin({**RUN, "domains": ["a", "b"], "self_exclusion": "position"})
+    run.begin(
+        {**RUN, "data_fingerprint": small.fingerprint, "domains": ["a", "b"], "self_exclusion": "position"}
+    )
     others = [seen(A[0], [A[0], A[1]], 0, 1), seen(A[2], [A[0], A[3]], 0, 1), seen(A[3], [A[3], A[0]], 0, 1)]
     # A duplicate stood before the query itself, which then counts as found: the reference has it so.
     observe(run, [seen(A[1], [A[0], A[1]], 0, 1), *others, seen(Q, [B0, B1], 0, 1)])
@@ -129,7 +142,7 @@ def test_by_position_the_first_hit_is_dropped_whichever_it_is(small: Dataset, tm
 
 def test_embeddings_are_ranked_here_merged_and_separate(small: Dataset, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    run.begin({**RUN, "domains": ["a", "b"]})
+    run.begin(said_of(small))
     queries: dict[str, list[float]] = {
         A[0]: [1, 0],
         A[1]: [0.8, 0.6],
@@ -156,6 +169,25 @@ def test_embeddings_are_ranked_here_merged_and_separate(small: Dataset, tmp_path
     assert summary["separate"]["domains"]["a"]["R@1"] == 2 / 4
     assert summary["domains"]["b"]["R@1"] == 0  # A0 is nearer
     assert summary["separate"]["domains"]["b"]["R@1"] == 1
+
+
+def test_a_gallery_that_was_not_embedded_whole_makes_no_figures(small: Dataset, tmp_path: Path) -> None:
+    """What has no embedding is found by nobody, so R@1 would be higher."""
+    run = Run(tmp_path / "run")
+    run.begin(said_of(small))
+    embedding = base64.b64encode(np.asarray([1, 0], dtype="<f4").tobytes()).decode()
+    asked = [seen(one, [], 0, 1, kind="embed", embedding=embedding) for one in (*A, Q, B0)]
+    observe(run, [*asked, seen(B1, [], 0, 1, status=503, kind="embed")])
+    summary = summarise(small, run)
+    assert summary["invalid_because"] == [f"1 pictures of the gallery have no embedding, the first is {B1}"]
+    assert not summary["valid"]
+
+
+def test_a_data_set_that_was_built_anew_is_not_this_runs(small: Dataset, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.begin({**RUN, "data_fingerprint": "another", "domains": ["a", "b"]})
+    with pytest.raises(RunError, match="another data set"):
+        summarise(small, run)
 
 
 def test_where_p99_comes_from() -> None:

@@ -1,5 +1,6 @@
 """The search for the highest rate, on services that are a line of arithmetic; mixes, journals, validity."""
 
+import asyncio
 import dataclasses
 from collections import Counter
 from pathlib import Path
@@ -150,6 +151,7 @@ def test_what_a_trial_indexed_is_gone_after_it(tmp_path: Path) -> None:
 
     async def handler(request: web.Request) -> web.Response:
         name = request.path.removeprefix("/v1/items/")
+        await asyncio.sleep(0.01)
         if request.method == "PUT":
             there.add(name)
         else:
@@ -192,6 +194,7 @@ def test_why_a_run_must_not_be_believed() -> None:
 
 def test_an_invalid_trial_is_no_figure(tmp_path: Path) -> None:
     async def handler(_: web.Request) -> web.Response:
+        await asyncio.sleep(0.01)
         return web.json_response({"hits": []}, headers={"X-Cache": "hit"})
 
     (tmp_path / "x").write_bytes(b"x")

@@ -55,10 +55,10 @@ def of_ours(url: str, picture: Path, out: Path) -> float:
 
 
 def test_throughput_is_what_wrk_measures(wrk: Path, tmp_path: Path) -> None:
-    """A server that takes 150 ms: both should see 16 / 150 ms, and a busy machine hides neither."""
+    """A server that takes 50 ms: both should see 16 / 50 ms, and a busy machine hides neither."""
     (tmp_path / "x").write_bytes(b"x" * 1000)
     shares = []
-    with null_server(delay_ms=150) as url:
+    with null_server(delay_ms=50) as url:
         for turn in range(3):
             theirs = of_wrk(wrk, url)
             shares.append(of_ours(url, tmp_path / "x", tmp_path / str(turn)) / theirs)

@@ -53,9 +53,14 @@ def replay(
     subset_seed: Annotated[int, typer.Option(help="Of the subset.")] = 0,
     processes: PROCESSES = 1,
     key: KEY = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Only go on with a run that is there; without it, either.")
+    ] = False,
     as_json: JSON = False,
 ) -> None:
     """Send every query once, and keep what came back: accuracy and latency of one and the same run."""
+    if resume and not (out / "run.json").exists():
+        raise RunError(f"there is no run in {out} to go on with")
     if (scenario == "Server") != (rate is not None):
         raise typer.BadParameter("a rate goes with the scenario Server, and Server needs one")
     protocol = Protocol(split, scope, self_exclusion, exact, ef, k, queries_per_domain, subset_seed)
@@ -63,7 +68,7 @@ def replay(
         Dataset(data),
         target_row(target, url, model, body, vector),
         protocol,
-        scenario_row(scenario, concurrency, rate, seed),
+        scenario_row(scenario, concurrency, rate, seed, in_bulk=target == "uie"),
         out,
         Client(processes, key=key),
         Console(),

@@ -1,5 +1,6 @@
 """Commands that find out how much a service takes."""
 
+import asyncio
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from benchmarks.client import info_of
 from benchmarks.commands.options import DATA, JSON, KEY, LOCAL, PROCESSES, URL, print_json
 from benchmarks.dataset import Dataset
 from benchmarks.errors import RunError, TargetError
@@ -20,9 +22,10 @@ from benchmarks.load.null_server import null_server
 from benchmarks.load.saturate import GOOD, knee
 from benchmarks.load.saturate import saturate as find_rate
 from benchmarks.load.scenarios import Scenario
-from benchmarks.load.tables import print_load, print_trials
+from benchmarks.load.tables import plot_trials, print_load, print_trials
 from benchmarks.load.trial import Bench, Journal, Trial, at_rate, figures, observe, trial
 from benchmarks.machine import provenance
+from benchmarks.report import write_summary
 from benchmarks.runs import Run
 from benchmarks.targets import Target
 
@@ -69,9 +72,15 @@ class _Asked:
         )
 
     def said(self) -> dict[str, object]:
-        """For `run.json`: all but the key."""
+        """For `run.json`: all but the key, and what the service says of itself. Raises TargetError."""
         rest = {name: getattr(self, name) for name in self.__slots__ if name != "key"}
-        return {**rest, "data": str(self.data.resolve())}
+        return {
+            **rest,
+            "data": str(self.data.resolve()),
+            "data_fingerprint": Dataset(self.data).fingerprint,
+            "service": asyncio.run(info_of(self.url, self.key)),
+            **provenance(),
+        }
 
 
 def load(
@@ -94,10 +103,11 @@ def load(
     asked = _Asked(data, url, mix, sizes, cache, seconds, slo_ms, seed, processes, key)
     bench, run = asked.bench(out), Run(out)
     scenario = at_rate(rate, seed) if rate else Scenario("ClosedLoop", streams=concurrency)
-    if run.begin({"kind": "load", "scenario": asdict(scenario), **asked.said(), **provenance()}):
-        raise RunError(f"{out} has a load already: name another --out")
+    if run.begin({"kind": "load", "scenario": asdict(scenario), **asked.said()}):
+        raise RunError(f"{out} has a load already, and one is not resumed: name another --out")
     busy = observe(bench, scenario, out, Console())
     found = figures(bench, scenario, run.observations(), busy)
+    write_summary(out, asdict(found))
     run.pack()
     print_load(found, run.observations(), Console())
     if as_json:
@@ -129,6 +139,7 @@ def saturate(
     if not first:
         raise TargetError("the service answered nothing")
     found = find_rate(lambda rate: attempt(at_rate(rate, seed)), first, repeats)
+    write_summary(out, {**asdict(found), "slo_ms": slo_ms})
     print_trials([*found.trials, *found.confirmed], None, console)
     console.print(
         f"{found.rate_per_s:.1f} requests/s: at least {GOOD:.0%} answered with 200 within {slo_ms:g} ms, "
@@ -158,8 +169,11 @@ def concurrency(
     attempt = _attempts(asked, out, console)
     trials = [attempt(Scenario("ClosedLoop", streams=streams)) for streams in SWEEP]
     print_trials(trials, knee(trials), console)
+    plot_trials(trials, knee(trials), out / "concurrency.png")
+    said = {"trials": [asdict(one) for one in trials], "knee": knee(trials).streams}
+    write_summary(out, said)
     if as_json:
-        print_json({"trials": [asdict(one) for one in trials], "knee": knee(trials).streams})
+        print_json(said)
 
 
 def selftest(
@@ -187,6 +201,6 @@ def selftest(
 
 def _attempts(asked: _Asked, out: Path, console: Console) -> Callable[[Scenario], Trial]:
     run, bench = Run(out), asked.bench(out)
-    run.begin({"kind": "trials", **asked.said(), **provenance()})
+    run.begin({"kind": "trials", **asked.said()})
     journal = Journal(out / "trials.jsonl")
     return partial(journal.trial, attempt=partial(trial, bench, console=console))

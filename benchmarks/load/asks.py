@@ -42,12 +42,12 @@ class Request:
     body: dict[str, Any]  # aiohttp's: data, json, headers
 
 
-def read(ask: Ask) -> list[bytes]:
-    """The pictures' bytes. Raises OSError."""
+def read(ask: Ask, nonce: bytes = b"") -> list[bytes]:
+    """The pictures' bytes; `nonce` goes with a salt, and is another one in each process. Raises OSError."""
     if ask.kind == "delete":
         return []
     # What stands after a picture's end is nothing to its decoder.
-    salt = b"" if ask.salt is None else ask.salt.to_bytes(8, "big")
+    salt = b"" if ask.salt is None else nonce + ask.salt.to_bytes(8, "big", signed=True)
     return [picture.file.read_bytes() + salt for picture in ask.pictures]
 
 

@@ -8,9 +8,11 @@ seen (no coordinated omission).
 import asyncio
 import base64
 import itertools
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TextIO
 
 import numpy as np
@@ -27,6 +29,7 @@ from benchmarks.targets import Target, vector_of
 _Act = Callable[[Ask, list[bytes], float], Awaitable[bool]]
 
 _GONE_AFTER_S = 10  # without any answer, while requests fail
+_GONE_AFTER = 5  # of them, one after another: one that is dropped is not the service's end
 _PAUSE_S = 0.5  # of a stream whose request had no answer: a worker that died comes back
 
 
@@ -74,11 +77,13 @@ class _Client:
         self._stream = stream
         self._clock = clock
         self._start = self._last_answer = time.monotonic()
+        self._unanswered = 0  # since then
+        self._nonce = os.urandom(8)
 
     async def run(self, warm_up: int) -> None:
         share = self._share
         async with session_for(share.key) as self._session:
-            await self._warm_up(share.asks[:warm_up])
+            await self._warm_up(_as_warm_up(share.asks, warm_up))
             self._start = self._last_answer = self._clock.begin()
             await asyncio.sleep(self._start - time.monotonic())
             if share.times_s is None:
@@ -96,7 +101,7 @@ class _Client:
     async def _closed(self, asks: Iterator[Ask], streams: int, act: _Act) -> None:
         async def stream() -> None:
             while group := list(itertools.islice(asks, self._share.scenario.group)):
-                data = [_read(ask) for ask in group]
+                data = [_read(ask, self._nonce) for ask in group]
                 at = time.monotonic()
                 ok = await asyncio.gather(*(act(ask, one, at) for ask, one in zip(group, data, strict=True)))
                 if not all(ok):
@@ -108,7 +113,7 @@ class _Client:
         acts: set[asyncio.Task[bool]] = set()
         try:
             for ask, at_s in zip(self._asks(), times_s, strict=False):
-                data = _read(ask)  # before its time has come
+                data = _read(ask, self._nonce)  # before its time has come
                 await asyncio.sleep(self._start + at_s - time.monotonic())
                 acts.add(asyncio.create_task(self._observe(ask, data, self._start + at_s)))
                 for done in [one for one in acts if one.done()]:
@@ -118,53 +123,61 @@ class _Client:
             await asyncio.gather(*acts)
 
     async def _warm_up(self, asks: Sequence[Ask]) -> None:
-        answers: list[Answer] = []
+        results: list[_Result] = []
 
         async def act(ask: Ask, data: list[bytes], _: float) -> bool:
-            answers.append(await self._ask(ask, data))
-            self._results(ask, answers[-1])
+            results.extend(self._results(ask, await self._ask(ask, data)))
             return True
 
         await self._closed(iter(asks), max(1, self._share.streams), act)
-        if answers and not any(answer.status == 200 for answer in answers):
-            last = answers[-1]
-            raise TargetError(f"the service answers {last.status or 'nothing'}: {last.detail}")
+        # What is left of a run that is resumed may be just what fails.
+        if results and not self._share.segment and not any(one.status == 200 for one in results):
+            raise TargetError(f"no request of the warm-up went well, the last: {results[-1].error}")
 
     async def _observe(self, ask: Ask, data: list[bytes], at: float) -> bool:
         """Whether there was an answer, of any status."""
         sent = time.monotonic()
         answer = await self._ask(ask, data)
         done = time.monotonic()
-        if answer.status:
-            self._last_answer = done
-        elif done - self._last_answer > _GONE_AFTER_S:
-            raise TargetError(f"the service is gone, nothing came for {_GONE_AFTER_S} s: {answer.detail}")
         for line in self._lines(ask, answer, at, sent, done):
             self._stream.write(line)
         self._clock.count(len(ask.pictures))
-        return bool(answer.status)
+        if answer.status:
+            self._last_answer, self._unanswered = done, 0
+            return True
+        self._unanswered += 1
+        if self._unanswered >= _GONE_AFTER and done - self._last_answer > _GONE_AFTER_S:
+            raise TargetError(f"the service is gone, nothing came for {_GONE_AFTER_S} s: {answer.detail}")
+        return False
 
     async def _ask(self, ask: Ask, data: list[bytes]) -> Answer:
         request = request_of(self._share.target, ask, data)
         return await send(self._session, request.method, request.url, **request.body)
 
     def _results(self, ask: Ask, answer: Answer) -> list[_Result]:
-        """One a picture. Raises TargetError where an answer of 200 is not what was asked for."""
+        """One a picture; an answer of 200 that is not what was asked for is none."""
+        failed = partial(_Result, answer.status, error=f"status {answer.status}: {answer.detail}")
         if answer.status != 200:
-            return [_Result(answer.status, error=answer.detail)] * len(ask.pictures)
-        target, body = self._share.target, answer.body
+            return [failed()] * len(ask.pictures)
         try:
-            match ask.kind:
-                case "search":
-                    return [_Result(200, [hit["id"] for hit in body["hits"]])]
-                case "embed":
-                    return [_Result(200, embedding=_base64(vector_of(target, body)))]
-                case "bulk":
-                    return [_of_bulk(target, one) for one in body["results"]]
-                case "index" | "delete":
-                    return [_Result(200)]
-        except (KeyError, TypeError) as error:
-            raise TargetError(f"the answer is not that of a {ask.kind}: {error!r}") from error
+            results = self._read_results(ask, answer.body)
+        except (TargetError, KeyError, TypeError, ValueError) as error:
+            why = str(error) if isinstance(error, TargetError) else repr(error)
+            return [_Result(0, error=f"the answer is not that of a {ask.kind}: {why}")] * len(ask.pictures)
+        return results
+
+    def _read_results(self, ask: Ask, body: Any) -> list[_Result]:
+        target = self._share.target
+        match ask.kind:
+            case "search":
+                return [_Result(200, [str(hit["id"]) for hit in body["hits"]])]
+            case "embed":
+                return [_Result(200, embedding=_base64(vector_of(target, body)))]
+            case "bulk":
+                pairs = zip(ask.pictures, body["results"], strict=True)
+                return [_of_bulk(target, one) for _, one in pairs]
+            case "index" | "delete":
+                return [_Result(200)]
 
     def _lines(self, ask: Ask, answer: Answer, at: float, sent: float, done: float) -> Iterator[str]:
         for picture, result in zip(ask.pictures, self._results(ask, answer), strict=True):
@@ -197,9 +210,15 @@ async def _all_or_the_first_error(streams: Sequence[Awaitable[None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _read(ask: Ask) -> list[bytes]:
+def _as_warm_up(asks: Sequence[Ask], count: int) -> list[Ask]:
+    """Of the first ones those that change nothing, with bytes that will not come again."""
+    some = (ask for ask in asks[:count] if ask.kind not in ("index", "delete"))
+    return [replace(ask, salt=-number - 1) for number, ask in enumerate(some)]
+
+
+def _read(ask: Ask, nonce: bytes) -> list[bytes]:
     try:
-        return read(ask)
+        return read(ask, nonce)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 

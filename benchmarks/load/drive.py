@@ -19,6 +19,7 @@ from benchmarks.load.asks import Ask
 from benchmarks.load.client import Clock, Share, run_share
 from benchmarks.load.scenarios import Scenario
 from benchmarks.progress import progress_bar
+from benchmarks.runs import Run
 from benchmarks.targets import Target
 
 _LEAD_S = 0.2  # from the last warm-up to the start
@@ -49,7 +50,7 @@ class Load:
 def drive(load: Load, client: Client, folder: Path, segment: int, what: str, console: Console) -> list[float]:
     """Send it all; observations are in `folder` as `observations-<segment>-<process>.jsonl`.
 
-    Returns the share of a core that each client process used.
+    Returns, and keeps in `folder`, the share of a core that each client process used.
 
     Raises TargetError where the service is gone, DataError, RunError where lines cannot be written, and
     Interrupted; what was observed is there all the same.
@@ -68,6 +69,7 @@ def drive(load: Load, client: Client, folder: Path, segment: int, what: str, con
         raise Interrupted("stopped; what was observed is kept, and the same command goes on") from stop
     finally:
         crew.end()
+        Run(folder).keep_busy(segment, list(crew.busy))
     crew.raise_error()
     return list(crew.busy)
 
@@ -81,7 +83,9 @@ def _total(load: Load, done: int, elapsed_s: float) -> float:
 
 class _Crew:
     def __init__(self, load: Load, client: Client, folder: Path, segment: int) -> None:
-        processes = max(1, min(client.processes, len(load.asks)))
+        most = load.scenario.streams or len(load.asks)  # a process without a stream would send nothing
+        processes = max(1, min(client.processes, most, len(load.asks)))
+        warm_up = -(-client.warm_up // (processes * load.scenario.bulk))
         # Not forked: threads and event loops of this process are none of theirs.
         context = multiprocessing.get_context("spawn")
         self._stopped = context.Event()
@@ -96,7 +100,7 @@ class _Crew:
                 target=_work,
                 args=(
                     _share(load, client, number, processes, segment),
-                    -(-client.warm_up // processes),
+                    warm_up,
                     folder / f"observations-{segment:03d}-{number:02d}.jsonl",
                     number,
                     shared,
@@ -159,7 +163,7 @@ def _work(share: Share, warm_up: int, file: Path, number: int, shared: tuple[Any
     with contextlib.suppress(PermissionError):
         os.nice(_NICE)
 
-    cpu_s = 0.0
+    cpu_s, parent = 0.0, os.getppid()
 
     def begin() -> float:
         nonlocal cpu_s
@@ -169,13 +173,16 @@ def _work(share: Share, warm_up: int, file: Path, number: int, shared: tuple[Any
         cpu_s = time.process_time()
         return float(began.value)
 
+    def is_over() -> bool:
+        return bool(stopped.is_set()) or os.getppid() != parent  # it was killed: nobody waits for us
+
     def count(pictures: int) -> None:
         counts[number] += pictures
 
     try:
         # A line at a time: what was observed is there, whatever happens next.
         with file.open("a", buffering=1) as stream:
-            run_share(share, warm_up, stream, Clock(begin, stopped.is_set, count))
+            run_share(share, warm_up, stream, Clock(begin, is_over, count))
         busy[number] = (time.process_time() - cpu_s) / max(time.monotonic() - began.value, 1e-9)
     except BrokenBarrierError:
         pass  # another one has failed before the start, and says why

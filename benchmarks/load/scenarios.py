@@ -37,13 +37,19 @@ class Scenario:
         return np.asarray(np.cumsum(gaps))
 
 
-def scenario_row(name: ScenarioName, concurrency: int, rate_per_s: float | None, seed: int) -> Scenario:
-    """The row of that name; `concurrency` is ClosedLoop's, rate and seed are Server's."""
+def scenario_row(
+    name: ScenarioName, concurrency: int, rate_per_s: float | None, seed: int, in_bulk: bool = True
+) -> Scenario:
+    """The row of that name; `concurrency` is ClosedLoop's, rate and seed are Server's.
+
+    Offline of a target that takes no pictures in bulk is as many at a time as `concurrency` says.
+    """
+    offline = {"streams": 2, "bulk": 64} if in_bulk else {"streams": concurrency}
     rows = {
         "SingleStream": Scenario("SingleStream"),
         "MultiStream": Scenario("MultiStream", group=8),
         "Server": Scenario("Server", streams=0, rate_per_s=rate_per_s, seed=seed),
-        "Offline": Scenario("Offline", streams=2, bulk=64),
+        "Offline": Scenario("Offline", **offline),
         "ClosedLoop": Scenario("ClosedLoop", streams=concurrency),
     }
     return rows[name]

@@ -1,10 +1,12 @@
 """Loads on the terminal."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
 
+from benchmarks.errors import RunError
 from benchmarks.latency import latency, stages_of, tail_of
 from benchmarks.load.trial import Trial
 from benchmarks.runs import Observation
@@ -45,3 +47,27 @@ def print_load(found: Trial, observations: Sequence[Observation], console: Conso
         f"{found.requests:,} requests, {found.good_share:.1%} good, {found.shed} shed, "
         f"{found.failed} failed; {found.images_per_s:.1f} answered/s"
     )
+
+
+def plot_trials(trials: Sequence[Trial], knee: Trial, file: Path) -> None:
+    """Throughput against latency, a point a concurrency, as a PNG. Raises RunError."""
+    from matplotlib.figure import Figure  # imported late: it takes a second
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axis = figure.subplots()
+    rates = [one.images_per_s for one in trials]
+    for name, style in (("p50_ms", "o-"), ("p99_ms", "s:")):
+        axis.plot(rates, [getattr(one, name) for one in trials], style, label=name)
+    for one in trials:
+        where = (one.images_per_s, one.p50_ms)
+        text = f"{one.streams}, the knee" if one is knee else str(one.streams)
+        axis.annotate(text, where, textcoords="offset points", xytext=(6, -10), fontsize=8)
+    axis.set_xlabel("answered/s")
+    axis.set_ylabel("ms")
+    axis.set_yscale("log")
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    try:
+        figure.savefig(file, dpi=120)
+    except OSError as error:
+        raise RunError(f"{file} cannot be written: {error.strerror}") from error
