@@ -82,6 +82,7 @@ INFO = _object(
     precision=_STRING,
     index=_INDEX,
     limits={"type": "object", "additionalProperties": _COUNT},
+    settings={"type": "object", "additionalProperties": _COUNT},
 )
 
 

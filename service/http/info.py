@@ -69,5 +69,6 @@ async def info(request: Request) -> Response:
                     "queue_limit",
                 }
             ),
+            "settings": settings.model_dump(include={"threads", "lanes", "workers", "cache_items"}),
         }
     )
