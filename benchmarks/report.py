@@ -42,6 +42,8 @@ def print_table(summary: Mapping[str, Any], console: Console) -> None:
     console.print(f"mean, {summary['scope']} gallery, 95 %: {', '.join(spans)}", highlight=False)
     if summary["percentiles"]:
         console.print(summary["percentiles"][-1]["said"], highlight=False)
+    if summary["open_loop"]:
+        console.print(f"the client sent {whole['send_lag_p99_ms']:.1f} ms late at p99", highlight=False)
     console.print(
         f"failed queries: {whole['failed']}; short: {whole['short']}; "
         f"queries without a match: {whole['without_match']}"

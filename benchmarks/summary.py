@@ -57,6 +57,7 @@ def summarise(data: Dataset, run: Run) -> dict[str, Any]:
         "tail_stages_ms": stages_of(tail_of(answered)),
         "confusion": _confusion(queries, ranked),
         "unanswered": _unanswered(queries, ranked, latest, judge),
+        "open_loop": said["scenario"]["rate_per_s"] is not None,
         "valid": not reasons,
         "invalid_because": reasons,
         "left_out": said["left_out"],

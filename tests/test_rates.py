@@ -35,6 +35,7 @@ def test_mixed_traffic_leaves_the_gallery_as_it_was(
     run = Run(tmp_path / "run")
     assert {one.kind for one in run.observations()} <= {"search", "embed", "index", "delete"}
     assert (run.folder / PACKED).exists()
+    assert (run.folder / "latency.hlog").read_text().startswith("#[")
     assert json.loads((run.folder / "summary.json").read_text()) == found
     assert run.said()["service"]["model"]["name"] == "efficientnet-lite0-octet"
     after = http.get("/v1/domains").json()

@@ -26,6 +26,7 @@ from benchmarks.load.tables import plot_trials, print_load, print_trials
 from benchmarks.load.trial import Bench, Journal, Trial, at_rate, figures, observe, trial
 from benchmarks.machine import provenance
 from benchmarks.report import write_summary
+from benchmarks.reporting import write_hdr_log
 from benchmarks.runs import Run
 from benchmarks.targets import Target
 
@@ -106,10 +107,12 @@ def load(
     if run.begin({"kind": "load", "scenario": asdict(scenario), **asked.said()}):
         raise RunError(f"{out} has a load already, and one is not resumed: name another --out")
     busy = observe(bench, scenario, out, Console())
-    found = figures(bench, scenario, run.observations(), busy)
+    observations = run.observations()
+    found = figures(bench, scenario, observations, busy)
     write_summary(out, asdict(found))
     run.pack()
-    print_load(found, run.observations(), Console())
+    write_hdr_log(run, observations)
+    print_load(found, observations, Console())
     if as_json:
         print_json(asdict(found))
     if found.invalid_because:

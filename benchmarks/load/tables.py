@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
 from benchmarks.errors import RunError
+from benchmarks.intervals import percentile_of
 from benchmarks.latency import latency, stages_of, tail_of
 from benchmarks.load.trial import Trial
 from benchmarks.runs import Observation
+from benchmarks.validity import send_lag_ms
 
 
 def print_trials(trials: Sequence[Trial], knee: Trial | None, console: Console) -> None:
@@ -43,6 +46,9 @@ def print_load(found: Trial, observations: Sequence[Observation], console: Conso
     for stage, ms in whole.items():
         table.add_row(stage, f"{ms:.2f}", f"{tail.get(stage, 0.0):.2f}")
     console.print(table)
+    if answered:
+        console.print(str(percentile_of(np.array([one.latency_ms for one in answered]), 99)), highlight=False)
+    console.print(f"sent {send_lag_ms(observations, 99):.1f} ms late at p99", highlight=False)
     console.print(
         f"{found.requests:,} requests, {found.good_share:.1%} good, {found.shed} shed, "
         f"{found.failed} failed; {found.images_per_s:.1f} answered/s"
