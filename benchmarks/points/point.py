@@ -194,10 +194,10 @@ def variables(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_whole(run: Run) -> bool:
-    """Whether it was measured to its end."""
+    """Whether it was measured to its end, and all was answered."""
     try:
-        return (run.folder / PACKED).exists() and bool(summary_of(run))
-    except (OSError, ValueError):  # none, or one that was cut short: the run has all that it takes
+        return (run.folder / PACKED).exists() and summary_of(run)["all"]["failed"] == 0
+    except (FileNotFoundError, ValueError):  # no summary, or one that was cut short
         return False
 
 
