@@ -19,7 +19,7 @@ def claim(file: Path, asked: Mapping[str, Any], made: Path) -> None:
         return
     try:
         said = dict(json.loads(file.read_text()))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise RunError(f"what {made.parent} was made of is not known ({error}): use another --out") from error
     differs = [
         f"{key} is {said.get(key)} there and {wanted.get(key)} now"

@@ -173,8 +173,8 @@ def _serving(point: Point, place: Workplace, port: int | None) -> Iterator[Servi
             yield service
         return
     quantization = point.settings.get("index_quantization", "none")
-    model = _model(point).replace("/", "-")
-    index = place.folder / "index" / f"{model}-{quantization}{'-hnsw' if point.graph else ''}"
+    content = f"{_model(point).replace('/', '-')}-{place.data.fingerprint[:8]}"
+    index = place.folder / "index" / f"{content}-{quantization}{'-hnsw' if point.graph else ''}"
     settings = {**point.settings, "data_dir": str(index)}
     if (point.graph or quantization != "none") and not (index / _BUILT).exists():
         with running_service(log, None, SERVICE, **settings) as service:
