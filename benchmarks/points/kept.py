@@ -1,5 +1,6 @@
 """Files beside the runs: tables, and what a run is of, so that nothing is taken for what it is not."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,5 +56,6 @@ def write_whole(file: Path, text: str) -> None:
         unfinished.write_text(text)
         unfinished.replace(file)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
         raise RunError(f"{file} cannot be written: {error.strerror}; the runs are kept") from error
