@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,16 +29,23 @@ class ServiceProcess:
     log: Path
 
 
-@contextmanager
 def running_service(
     log: Path, port: int | None = None, module: Sequence[str] = SERVICE, **settings: str
-) -> Iterator[ServiceProcess]:
+) -> AbstractContextManager[ServiceProcess]:
     """`python -m MODULE...`, ready, with `settings` as UIE_* variables; stopped at the end.
 
     Raises TargetError where it does not become ready; the log says why.
     """
+    return running_module(log, port, module, _variables(settings))
+
+
+@contextmanager
+def running_module(
+    log: Path, port: int | None, module: Sequence[str], variables: Mapping[str, str]
+) -> Iterator[ServiceProcess]:
+    """The same with any environment variables."""
     port = port or free_port()
-    environment = {**os.environ, "BENTOML_DO_NOT_TRACK": "true", **_variables(settings)}
+    environment = {**os.environ, "BENTOML_DO_NOT_TRACK": "true", **variables}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as stream:
         process = subprocess.Popen(

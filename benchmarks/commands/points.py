@@ -8,13 +8,16 @@ from rich.console import Console
 
 from benchmarks.commands.options import DATA, JSON, PROCESSES, print_json
 from benchmarks.dataset import Dataset
-from benchmarks.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError, RunError
 from benchmarks.load.drive import Client
+from benchmarks.points.kept import write_whole
 from benchmarks.points.ladder import ladder as climb
-from benchmarks.points.ladder import print_ladder, to_markdown
+from benchmarks.points.ladder import print_ladder
 from benchmarks.points.ladder import to_json as ladder_json
-from benchmarks.points.point import Workplace
+from benchmarks.points.ladder import to_markdown as ladder_markdown
+from benchmarks.points.point import Workplace, refuse_invalid, summary_of, write_rows
 from benchmarks.points.strategies import Systems, print_systems, replay_systems
+from benchmarks.points.strategies import to_markdown as strategies_markdown
 from benchmarks.points.sweep import axes_of, plot_sweep, print_sweep
 from benchmarks.points.sweep import sweep as measure_grid
 from benchmarks.points.sweep import to_json as sweep_json
@@ -39,9 +42,11 @@ def ladder(
     console = Console()
     rungs = climb(source, provider, _workplace(data, out, queries_per_domain, processes, console))
     print_ladder(rungs, console)
-    (out / "ladder.md").write_text(to_markdown(rungs))
+    write_whole(out / "ladder.md", ladder_markdown(rungs))
+    write_rows((rung.run for rung in rungs), out / "points.csv")
     if as_json:
         print_json({"steps": ladder_json(rungs)})
+    refuse_invalid(rung.run for rung in rungs)
 
 
 def sweep(
@@ -60,8 +65,10 @@ def sweep(
     places = measure_grid(axes_of(axis), _workplace(data, out, queries_per_domain, processes, console))
     print_sweep(places, console)
     plot_sweep(places, out / "sweep.png")
+    write_rows((one.run for one in places), out / "points.csv")
     if as_json:
         print_json(sweep_json(places))
+    refuse_invalid(one.run for one in places)
 
 
 def strategies(
@@ -86,12 +93,18 @@ def strategies(
         raise BenchmarkError("name a model or a specialist at least")
     found = replay_systems(systems, _workplace(data, out, queries_per_domain, processes, console))
     print_systems(found, console)
+    write_whole(out / "strategies.md", strategies_markdown(found))
+    write_rows(found.values(), out / "points.csv")
     if as_json:
-        print_json({name: summary["mean"] for name, summary in found.items()})
+        print_json({name: summary_of(run)["mean"] for name, run in found.items()})
+    refuse_invalid(found.values())
 
 
 def _workplace(
     data: Path, out: Path, queries_per_domain: int | None, processes: int, console: Console
 ) -> Workplace:
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{out} cannot be made: {error.strerror}") from error
     return Workplace(Dataset(data), out, queries_per_domain, Client(processes), console)

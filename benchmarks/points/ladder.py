@@ -1,6 +1,7 @@
 """From torch to the fastest setting, a step at a time: what each one costs in R@1, and what it gives."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,24 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.compare import Comparison, compare
-from benchmarks.points.point import Point, Workplace, measure, python_m, summary_of, variables
+from benchmarks.machine import commit
+from benchmarks.paired import Pair
+from benchmarks.points.kept import claim, model_of
+from benchmarks.points.point import (
+    Point,
+    Workplace,
+    invalid_of,
+    measure,
+    print_invalid,
+    python_m,
+    summary_of,
+    variables,
+)
+from benchmarks.query_scores import MEASURES
 from benchmarks.runs import Run
 
-_EFS = (256, 64, 32)
+_EFS = (256, 64, 32)  # a search of k = 10 fetches 18 candidates, and a smaller ef acts as 18
+_THREADS = "OMP_NUM_THREADS"
 
 
 @dataclass(frozen=True)
@@ -48,66 +63,113 @@ def steps(source: str, provider: str, models: dict[str, Path]) -> list[Point]:
         replace(rough, name=f"{number}-hnsw-ef-{ef}", graph=True, ef=ef)
         for number, ef in enumerate(_EFS, start=6)
     ]
-    return [Point("1-torch-fp32", naive=source), served, smaller, scaled, rough, *graphs]
+    # One, unless it was said: torch's threads spin, and on a busy machine many are the slower by ten times.
+    threads = {_THREADS: os.environ.get(_THREADS, "1")}
+    torch = Point("1-torch-fp32", naive=source, environment=threads)
+    return [torch, served, smaller, scaled, rough, *graphs]
 
 
 def print_ladder(rungs: Sequence[Rung], console: Console) -> None:
-    """A line a step."""
-    table = Table("step", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in _COLUMNS[1:]:
-        table.add_column(name, justify="right", no_wrap=True)
+    """A line a step, then each measure by domain; names are whole on a terminal of 80 columns."""
+    invalid = invalid_of(rung.run for rung in rungs)
+    table = _table(_COLUMNS)
     for rung in rungs:
-        table.add_row(*_cells(rung))
+        table.add_row(*_cells(rung, invalid))
     console.print(table)
+    console.print(_how_torch_ran(rungs), highlight=False)
+    print_invalid(invalid, console)
+    for measure_ in MEASURES:
+        by_domain = _table([measure_, *_domains(rungs[0])])
+        for rung in rungs:
+            rows = _domains(rung).values()
+            by_domain.add_row(rung.point.name, *(f"{100 * row[measure_]:.1f}" for row in rows))
+        console.print(by_domain)
 
 
 def to_markdown(rungs: Sequence[Rung]) -> str:
     """The same as a page: the steps, then R@1 and mMP@5 of each domain."""
-    domains = list(summary_of(rungs[0].run)["domains"])
-    steps_table = [_COLUMNS, ["---", *["---:"] * (len(_COLUMNS) - 1)], *(_cells(rung) for rung in rungs)]
-    by_domain = [["R@1 / mMP@5", *domains], ["---", *["---:"] * len(domains)]]
+    invalid = invalid_of(rung.run for rung in rungs)
+    domains = list(_domains(rungs[0]))
+    steps_table = [_COLUMNS, _rule(_COLUMNS), *(_cells(rung, invalid) for rung in rungs)]
+    by_domain = [["R@1 / mMP@5", *domains], _rule(["", *domains])]
     for rung in rungs:
-        rows = summary_of(rung.run)["domains"]
-        cells = [f"{100 * rows[one]['R@1']:.1f} / {100 * rows[one]['mMP@5']:.1f}" for one in domains]
+        cells = [f"{100 * row['R@1']:.1f} / {100 * row['mMP@5']:.1f}" for row in _domains(rung).values()]
         by_domain.append([rung.point.name, *cells])
-    tables = ("\n".join(f"| {' | '.join(row)} |" for row in table) for table in (steps_table, by_domain))
-    return "\n\n".join(tables) + "\n"
+    first, second = (
+        "\n".join(f"| {' | '.join(row)} |" for row in table) for table in (steps_table, by_domain)
+    )
+    notes = [_how_torch_ran(rungs), *(f"invalid: {name}: {why}" for name, why in invalid.items())]
+    return "\n\n".join([first, *notes, second]) + "\n"
 
 
 def to_json(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
-    """A step each: its run, its figures, the difference in mean R@1 to the step before."""
+    """A step each: its run, its figures, the differences of the means to the step before."""
+    invalid = invalid_of(rung.run for rung in rungs)
     return [
         {
             "step": rung.point.name,
             "run": str(rung.run.folder),
             **{key: summary_of(rung.run)[key] for key in ("mean", "all")},
-            "difference": rung.since.mean["R@1"].to_json() if rung.since else None,
+            "domains": {
+                domain: {name: row[name] for name in MEASURES} for domain, row in _domains(rung).items()
+            },
+            "difference": {name: pair.to_json() for name, pair in rung.since.mean.items()}
+            if rung.since
+            else None,
+            "invalid_because": invalid.get(rung.point.name),
         }
         for rung in rungs
     ]
 
 
-_COLUMNS = ["step", "R@1", "since the step before", "mMP@5", "p50 ms", "p99 ms", "images/s", "times"]
+_CHANGE = "change"
+_COLUMNS = ["step", "R@1", _CHANGE, "mMP@5", _CHANGE, "p50", "p99", "img/s", "x"]
 
 
-def _cells(rung: Rung) -> list[str]:
+def _table(columns: Sequence[str]) -> Table:
+    """Tight; where it is too wide only changes are wrapped."""
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
+    for name in columns:
+        left = name == columns[0]
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != _CHANGE)
+    return table
+
+
+def _rule(columns: Sequence[str]) -> list[str]:
+    return ["---", *["---:"] * (len(columns) - 1)]
+
+
+def _domains(rung: Rung) -> dict[str, Any]:
+    return dict(summary_of(rung.run)["domains"])
+
+
+def _cells(rung: Rung, invalid: Mapping[str, str]) -> list[str]:
+    """Measures and changes in points, p50 and p99 in ms; the last: how many times the images/s before."""
     summary = summary_of(rung.run)
     mean, whole = summary["mean"], summary["all"]
-    change, times = "", ""
-    if rung.since:
-        pair = rung.since.mean["R@1"]
-        low, high = 100 * pair.difference.low, 100 * pair.difference.high
-        change = f"{100 * pair.change:+.1f} [{low:+.1f}, {high:+.1f}]{'' if pair.real else ' n.s.'}"
-        times = f"{rung.since.b.images_per_s / rung.since.a.images_per_s:.2f}"
-    measures = [f"{100 * mean['R@1']:.1f}", change, f"{100 * mean['mMP@5']:.1f}"]
+    measures = []
+    for name in MEASURES:
+        measures += [f"{100 * mean[name]:.1f}", _change(rung.since.mean[name]) if rung.since else ""]
+    times = f"{rung.since.b.images_per_s / rung.since.a.images_per_s:.2f}" if rung.since else ""
     return [
-        rung.point.name,
+        rung.point.name + ("!" if rung.point.name in invalid else ""),
         *measures,
         f"{whole['p50_ms']:.0f}",
         f"{whole['p99_ms']:.0f}",
         f"{whole['images_per_s']:.1f}",
         times,
     ]
+
+
+def _change(pair: Pair) -> str:
+    low, high = 100 * pair.difference.low, 100 * pair.difference.high
+    return f"{100 * pair.change:+.1f}{'' if pair.real else ' n.s.'} [{low:+.1f},{high:+.1f}]"
+
+
+def _how_torch_ran(rungs: Sequence[Rung]) -> str:
+    torch = rungs[0].point
+    said = ", ".join(f"{name}={value}" for name, value in torch.environment.items())
+    return f"{torch.name} ran with {said}; change: since the step before, in points, with its 95% interval"
 
 
 def _models(provider: str) -> list[tuple[str, tuple[str, ...]]]:
@@ -119,6 +181,8 @@ def _models(provider: str) -> list[tuple[str, tuple[str, ...]]]:
 
 def _exported(source: str, name: str, *options: str, place: Workplace) -> Path:
     out = place.folder / "models" / name
+    asked = {"source": model_of(source), "options": options, "data_fingerprint": place.data.fingerprint}
+    claim(out.with_name(f"{name}.json"), {**asked, "commit": commit()}, out / "manifest.json")
     if not (out / "manifest.json").exists():
         place.console.print(f"exporting {name} ...")
         data = ("--data", str(place.data.root))

@@ -5,11 +5,9 @@ domain (arXiv 2309.01858): an upper bound that no deployment can have, since nob
 is no service of its own, but put together of what the specialists answered.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -17,12 +15,21 @@ from rich.table import Table
 
 from benchmarks.errors import RunError
 from benchmarks.load.scenarios import scenario_row
-from benchmarks.points.point import Workplace, is_whole, summary_of
+from benchmarks.points.kept import manifest_of
+from benchmarks.points.point import (
+    Workplace,
+    asked_of,
+    begin,
+    finish,
+    invalid_of,
+    is_whole,
+    port_of,
+    print_invalid,
+    summary_of,
+)
 from benchmarks.replay import Protocol, replay
-from benchmarks.report import write_summary
 from benchmarks.runs import Run, to_line
 from benchmarks.service_process import SERVICE, running_service
-from benchmarks.summary import summarise
 from benchmarks.targets import Target
 
 ORACLE = "specialist+oracle"
@@ -37,80 +44,112 @@ class Systems:
 
     @property
     def folders(self) -> list[Path]:
-        """All, each once."""
-        return list(dict.fromkeys([*self.universal, *self.specialists.values()]))
+        """All, each once, whole paths."""
+        folders = [*self.universal, *self.specialists.values()]
+        return list(dict.fromkeys(folder.resolve() for folder in folders))
 
 
-def replay_systems(systems: Systems, place: Workplace) -> dict[str, dict[str, Any]]:
-    """Summaries by the systems' names; what is measured already is not measured again.
+def replay_systems(systems: Systems, place: Workplace) -> dict[str, Run]:
+    """Whole runs by the systems' names; what is measured already is not measured again.
 
     Every picture is embedded by every model through one service, in bulk, and ranked exactly.
+
+    Raises RunError where two models have one name, and what `measure` raises.
     """
-    runs = {name: Run(place.folder / name) for name in map(_name, systems.folders)}
-    if not all(is_whole(run) for run in runs.values()):
+    manifests = [manifest_of(folder) for folder in systems.folders]
+    runs = {said["name"]: Run(place.folder / said["name"]) for said in manifests}
+    if len(runs) < len(manifests):
+        raise RunError(f"two models have one name: {', '.join(said['name'] for said in manifests)}")
+    for said in manifests:
+        begin(runs[said["name"]], {"model": said["fingerprint"], **asked_of(place)})
+    missing = {name: run for name, run in runs.items() if not is_whole(run)}
+    if missing:
         settings = {
-            "model": ",".join(str(folder.resolve()) for folder in systems.folders),
-            "data_dir": str(place.folder / "index"),
+            "model": ",".join(str(folder) for folder in systems.folders),
+            "data_dir": str(place.folder / "index" / manifests[0]["fingerprint"]),
         }
-        with running_service(place.folder / "service.log", None, SERVICE, **settings) as service:
-            for name, run in runs.items():
+        log, port = place.folder / "service.log", port_of(missing.values())
+        with running_service(log, port, SERVICE, **settings) as service:
+            for name, run in missing.items():
                 _replay(Target("uie", service.url, name), run, place)
     if systems.specialists:
-        specialists = {domain: runs[_name(folder)] for domain, folder in systems.specialists.items()}
-        runs[ORACLE] = _oracle(specialists, place)
-    return {name: summary_of(run) for name, run in runs.items()}
+        runs[ORACLE] = _oracle(systems.specialists, runs, place)
+    return runs
 
 
-def print_systems(summaries: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+_REST = ("mean R@1", "95 %", "mMP@5", "images/s")
+
+
+def print_systems(runs: Mapping[str, Run], console: Console) -> None:
     """R@1 of each domain and the mean, then the mean of mMP@5; the merged gallery."""
-    domains = list(next(iter(summaries.values()))["domains"])
     table = Table("system", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in (*domains, "mean R@1", "95 %", "mMP@5", "images/s"):
+    for name in (*_domains(runs), *_REST):
         table.add_column(name, justify="right")
-    for name, summary in summaries.items():
+    for row in _rows(runs):
+        table.add_row(*row)
+    console.print(table)
+    print_invalid(invalid_of(runs.values()), console)
+
+
+def to_markdown(runs: Mapping[str, Run]) -> str:
+    """The same as a page."""
+    head = ["system", *_domains(runs), *_REST]
+    rows = [head, ["---", *["---:"] * (len(head) - 1)], *_rows(runs)]
+    invalid = [f"\ninvalid: {name}: {why}" for name, why in invalid_of(runs.values()).items()]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), *invalid]) + "\n"
+
+
+def _domains(runs: Mapping[str, Run]) -> list[str]:
+    return list(summary_of(next(iter(runs.values())))["domains"])
+
+
+def _rows(runs: Mapping[str, Run]) -> list[list[str]]:
+    invalid = invalid_of(runs.values())
+    rows = []
+    for name, run in runs.items():
+        summary = summary_of(run)
         mean = summary["mean"]
         low, high = mean["R@1_interval"]
-        table.add_row(
-            name,
-            *(f"{100 * summary['domains'][domain]['R@1']:.1f}" for domain in domains),
-            f"{100 * mean['R@1']:.1f}",
-            f"[{100 * low:.1f}, {100 * high:.1f}]",
-            f"{100 * mean['mMP@5']:.1f}",
-            "" if name == ORACLE else f"{summary['all']['images_per_s']:.0f}",
+        rows.append(
+            [
+                name + ("!" if run.folder.name in invalid else ""),
+                *(f"{100 * summary['domains'][domain]['R@1']:.1f}" for domain in _domains(runs)),
+                f"{100 * mean['R@1']:.1f}",
+                f"[{100 * low:.1f}, {100 * high:.1f}]",
+                f"{100 * mean['mMP@5']:.1f}",
+                "" if name == ORACLE else f"{summary['all']['images_per_s']:.0f}",
+            ]
         )
-    console.print(table)
+    return rows
 
 
 def _replay(target: Target, run: Run, place: Workplace) -> None:
-    if is_whole(run):
-        return
     protocol = Protocol(queries_per_domain=place.queries_per_domain)
     offline = scenario_row("Offline", 1, None, 0)
     replay(place.data, target, protocol, offline, run.folder, place.client, place.console)
-    write_summary(run.folder, summarise(place.data, run))
+    finish(run, place)
 
 
-def _oracle(specialists: Mapping[str, Run], place: Workplace) -> Run:
+def _oracle(specialists: Mapping[str, Path], runs: Mapping[str, Run], place: Workplace) -> Run:
     missing = sorted(set(place.data.domains) - specialists.keys())
     if missing:
         raise RunError(f"the oracle needs a specialist of each domain; there is none of {', '.join(missing)}")
+    manifests = {domain: manifest_of(folder) for domain, folder in specialists.items()}
     run = Run(place.folder / ORACLE)
+    fingerprints = {domain: said["fingerprint"] for domain, said in manifests.items()}
+    begin(run, {"specialists": fingerprints, **asked_of(place)})
     if is_whole(run):
         return run
-    said = next(iter(specialists.values())).said()
-    made_of = {domain: one.said()["target"]["model"] for domain, one in specialists.items()}
+    of_domain = {domain: runs[said["name"]] for domain, said in manifests.items()}
+    said = of_domain[min(of_domain)].said()
+    made_of = {domain: one["name"] for domain, one in manifests.items()}
     run.begin({**said, "target": {**said["target"], "model": ORACLE}, "made_of": made_of})
-    with (run.folder / "observations-000-00.jsonl").open("w") as stream:
-        for domain, one in specialists.items():
-            stream.writelines(to_line(seen) for seen in one.observations() if seen.domain == domain)
-    run.pack()
-    write_summary(run.folder, summarise(place.data, run))
-    return run
-
-
-def _name(folder: Path) -> str:
-    """As the model's card says it, which is what the service calls it."""
     try:
-        return str(json.loads((folder / "manifest.json").read_text())["name"])
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{folder} is not a model folder: {error}") from error
+        with (run.folder / "observations-000-00.jsonl").open("w") as stream:
+            for domain, one in of_domain.items():
+                stream.writelines(to_line(seen) for seen in one.observations() if seen.domain == domain)
+    except OSError as error:
+        raise RunError(f"{run.folder} cannot be written: {error.strerror}") from error
+    run.pack()
+    finish(run, place)
+    return run

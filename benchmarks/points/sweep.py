@@ -1,6 +1,7 @@
 """A grid of settings, and those points of it that no other one beats: the Pareto front."""
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from benchmarks.errors import BenchmarkError
-from benchmarks.points.point import Point, Workplace, measure, summary_of
+from benchmarks.errors import BenchmarkError, RunError
+from benchmarks.points.point import Point, Workplace, invalid_of, measure, print_invalid, summary_of
 from benchmarks.runs import Run
 
 _ASKED = ("concurrency", "ef", "exact")  # of the requests; every other axis is one of the service's settings
@@ -52,7 +53,14 @@ def point_at(at: Mapping[str, str]) -> Point:
 
 
 def sweep(axes: Mapping[str, Sequence[str]], place: Workplace) -> list[Place]:
-    """Every point of the grid; those that are measured already are not again."""
+    """Every point of the grid; those that are measured already are not again.
+
+    Raises BenchmarkError where values have one name or are none, and what `measure` raises.
+    """
+    for axis, values in axes.items():
+        twice = [name for name, count in Counter(Path(value).name for value in values).items() if count > 1]
+        if twice:
+            raise BenchmarkError(f"two values of {axis} have one name, {twice[0]}: a point is named by it")
     grid = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     found = []
     for at, point in [(at, point_at(at)) for at in grid]:  # all are read before the first is measured
@@ -77,19 +85,22 @@ def front(places: Sequence[Place], cost: str) -> list[Place]:
 
 
 def print_sweep(places: Sequence[Place], console: Console) -> None:
-    """A line a point; a star where it is on a front."""
-    right = ("R@1", "p99 ms", "on its front", "images/s", "on its front")
+    """A line a point; a star where it is on a front, and why a point is invalid."""
+    invalid = invalid_of(one.run for one in places)
+    right = ("R@1", "p99 ms", "on its front", "images/s", "on its front", "")
     table = Table(*places[0].at, *(Column(name, justify="right") for name in right))
     by_latency, by_rate = (front(places, cost) for cost in ("p99_ms", "images_per_s"))
     for one in sorted(places, key=lambda one: -one.r_at_1):
         stars = ["*" if one in best else "" for best in (by_latency, by_rate)]
         figures = (f"{100 * one.r_at_1:.1f}", f"{one.p99_ms:.0f}", f"{one.images_per_s:.1f}")
-        table.add_row(*one.at.values(), figures[0], figures[1], stars[0], figures[2], stars[1])
+        mark = "invalid" if one.run.folder.name in invalid else ""
+        table.add_row(*one.at.values(), figures[0], figures[1], stars[0], figures[2], stars[1], mark)
     console.print(table)
+    print_invalid(invalid, console)
 
 
 def plot_sweep(places: Sequence[Place], file: Path) -> None:
-    """Both fronts, side by side, as a PNG."""
+    """Both fronts, side by side, as a PNG. Raises RunError."""
     from matplotlib.figure import Figure  # imported late: it takes a second
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
@@ -111,7 +122,10 @@ def plot_sweep(places: Sequence[Place], file: Path) -> None:
         axis.set_xlabel(name)
         axis.set_ylabel("mean R@1, %")
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=120)
+    try:
+        figure.savefig(file, dpi=120)
+    except OSError as error:
+        raise RunError(f"{file} cannot be written: {error.strerror}; the runs are kept") from error
 
 
 def to_json(places: Sequence[Place]) -> dict[str, Any]:
@@ -119,8 +133,15 @@ def to_json(places: Sequence[Place]) -> dict[str, Any]:
     names = {
         cost: [one.run.folder.name for one in front(places, cost)] for cost in ("p99_ms", "images_per_s")
     }
+    invalid = invalid_of(one.run for one in places)
     points = [
-        {"at": one.at, "R@1": one.r_at_1, "p99_ms": one.p99_ms, "images_per_s": one.images_per_s}
+        {
+            "at": one.at,
+            "R@1": one.r_at_1,
+            "p99_ms": one.p99_ms,
+            "images_per_s": one.images_per_s,
+            "invalid_because": invalid.get(one.run.folder.name),
+        }
         for one in places
     ]
     return {"points": points, "front": names}
