@@ -63,7 +63,7 @@ def steps(source: str, provider: str, models: dict[str, Path]) -> list[Point]:
         replace(rough, name=f"{number}-hnsw-ef-{ef}", graph=True, ef=ef)
         for number, ef in enumerate(_EFS, start=6)
     ]
-    # One, unless it was said: torch's threads spin, and on a busy machine many are the slower by ten times.
+    # One, unless it was said: a thread a core spins, and was five times slower on two cores that were busy.
     threads = {_THREADS: os.environ.get(_THREADS, "1")}
     torch = Point("1-torch-fp32", naive=source, environment=threads)
     return [torch, served, smaller, scaled, rough, *graphs]
