@@ -28,6 +28,7 @@ from service.manifest import Manifest
 from service.settings import Quantization, Settings, load_settings
 from tests.live import hits_of
 from tests.pictures import unit
+from tests.signals import heeding_ctrl_c
 
 ROOT = Path(__file__).parent.parent
 DIM = 64
@@ -202,7 +203,8 @@ def test_binary_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ctrl_c_ends_it_and_leaves_the_index_whole(folder: Path) -> None:
     build_graph(folder, DIM, "none", 10**6)
-    process = command(folder.parent, "--from-items", str(FROM_ITEMS))
+    with heeding_ctrl_c():
+        process = command(folder.parent, "--from-items", str(FROM_ITEMS))
     while json.loads((folder / "index.json").read_text())["quantization"] == "none":  # it is at work
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)

@@ -22,6 +22,7 @@ from benchmarks.runs import PACKED, Run
 from benchmarks.service_process import ServiceProcess, running_service
 from model_export.export import export_model
 from tests.conftest import ROOT
+from tests.signals import heeding_ctrl_c
 from tests.stub import stub
 from tests.tiny import tiny_data, tiny_trained
 
@@ -167,7 +168,10 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_repeats_nothing(data: Dataset, tmp
 
         with stub(slow) as slow_url:
             first = [word if word != url else slow_url for word in command]
-            process = subprocess.Popen(first, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+            with heeding_ctrl_c():
+                process = subprocess.Popen(
+                    first, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+                )
             part = out / "observations-000-00.jsonl"
             while not part.exists() or part.read_text().count("\n") < 3:
                 assert process.poll() is None
@@ -183,9 +187,9 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_repeats_nothing(data: Dataset, tmp
         run = json.loads((out / "run.json").read_text())
         run["url"] = run["target"]["url"] = url  # the slow one is gone
         (out / "run.json").write_text(json.dumps(run))
-        before = sum(sent.values())
+        sent_before = sum(sent.values())
         assert subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
-    asked_again = sum(sent.values()) - before
+    asked_again = sum(sent.values()) - sent_before
     assert asked_again == 38 - len(kept) + min(32, 38 - len(kept))  # the rest, and a warm-up of the rest
     everything = [one.query_id for one in Run(out).observations()]
     assert len(everything) == len(set(everything)) == 38

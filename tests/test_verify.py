@@ -120,7 +120,9 @@ def test_int8_kernels_do_what_the_quantised_graph_says(real: Path, octet: Datase
     )
     (wanted,) = simulated.run(None, {"pixels": photos})
     got = Encoder(real / "int8", card, "cpu", 1).encode(photos)
-    assert (got * wanted).sum(axis=1).min() > 0.997
+    # Without VNNI products are added up in 16 bits, which saturate: .9933 was seen on a Zen 3 (decision 10).
+    has_vnni = "vnni" in Path("/proc/cpuinfo").read_text()
+    assert (got * wanted).sum(axis=1).min() > (0.997 if has_vnni else 0.99)
     (whole,) = ort.InferenceSession(real / "fp32" / "model.onnx", providers=["CPUExecutionProvider"]).run(
         None, {"pixels": photos}
     )
