@@ -4,7 +4,6 @@ Both run and have the whole machine for their turn; the ratio is the median of t
 """
 
 import asyncio
-import base64
 import statistics
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from rich.table import Column, Table
 from benchmarks.client import Service, connect
 from benchmarks.dataset import Dataset
 from benchmarks.errors import TargetError
+from benchmarks.targets import data_uri
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def compare(
     data: Dataset, ours: Server, peer: Server, rounds: int, images: int, concurrency: int, console: Console
 ) -> Comparison:
     """`images` test pictures a turn. Raises TargetError where a request fails."""
-    uris = [_data_uri(picture) for picture in data.pictures_in_turn(images)]
+    uris = [data_uri(picture) for picture in data.pictures_in_turn(images)]
     for server in (ours, peer):  # warm both up
         asyncio.run(_turn(server, uris[: 2 * concurrency], concurrency))
     found = Comparison([], [])
@@ -102,8 +102,3 @@ async def _turn(server: Server, uris: Sequence[str], concurrency: int) -> Turn:
         took_s = time.perf_counter() - start
     cuts = statistics.quantiles(latencies_ms, n=20)
     return Turn(len(uris) / took_s, statistics.median(latencies_ms), cuts[18])
-
-
-def _data_uri(picture: bytes) -> str:
-    kind = "png" if picture.startswith(b"\x89PNG") else "webp" if picture[8:12] == b"WEBP" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

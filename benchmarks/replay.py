@@ -19,12 +19,12 @@ from benchmarks.load.asks import Ask, Picture, in_bulk
 from benchmarks.load.drive import Client, Load, drive
 from benchmarks.load.scenarios import Scenario
 from benchmarks.machine import provenance
+from benchmarks.offline import SelfExclusion
 from benchmarks.runs import Observation, Run
 from benchmarks.subset import subset
 from benchmarks.targets import Target
 
 Scope = Literal["merged", "separate"]
-SelfExclusion = Literal["id", "position"]
 
 
 @dataclass(frozen=True, slots=True)

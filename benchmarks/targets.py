@@ -54,7 +54,7 @@ def json_body(target: Target, picture: bytes) -> Any:
             json.loads(target.body),
             {
                 "{base64}": encoded,
-                "{data_uri}": f"data:{media_type(picture)};base64,{encoded}",
+                "{data_uri}": data_uri(picture),
                 "{model}": target.model,
             },
         )
@@ -62,11 +62,10 @@ def json_body(target: Target, picture: bytes) -> Any:
         raise TargetError(f"the body's template is no JSON: {error}") from error
 
 
-def media_type(picture: bytes) -> str:
-    """By the first bytes."""
-    if picture.startswith(b"\x89PNG"):
-        return "image/png"
-    return "image/webp" if picture[8:12] == b"WEBP" else "image/jpeg"
+def data_uri(picture: bytes) -> str:
+    """Of the type that its first bytes say."""
+    kind = "png" if picture.startswith(b"\x89PNG") else "webp" if picture[8:12] == b"WEBP" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def vector_of(target: Target, answer: Any) -> NDArray[np.float32]:

@@ -12,7 +12,8 @@ from benchmarks.demo import demo as run_demo
 from benchmarks.errors import RunError
 from benchmarks.load.drive import Client
 from benchmarks.load.scenarios import ScenarioName, scenario_row
-from benchmarks.replay import Protocol, Scope, SelfExclusion
+from benchmarks.offline import SelfExclusion
+from benchmarks.replay import Protocol, Scope
 from benchmarks.replay import replay as run_replay
 from benchmarks.report import print_table, write_summary
 from benchmarks.runs import Run
