@@ -3,6 +3,8 @@
 .DELETE_ON_ERROR:
 
 export BENTOML_DO_NOT_TRACK := true
+# Where PYTHONDONTWRITEBYTECODE is set, as in many containers, each start would compile torch anew.
+export UV_COMPILE_BYTECODE := 1
 PORT ?= 3000
 FUZZ_SECONDS ?= 300
 
