@@ -10,7 +10,7 @@ from benchmarks.commands.options import JSON, print_json
 from benchmarks.dataset import Dataset
 from benchmarks.errors import RunError
 from benchmarks.report import print_table, write_summary
-from benchmarks.reporting import markdown, write_hdr_log, write_html, write_mteb, write_points
+from benchmarks.reporting import markdown, throughput_of, write_hdr_log, write_html, write_mteb, write_points
 from benchmarks.runs import Run
 from benchmarks.summary import summarise
 
@@ -18,6 +18,9 @@ from benchmarks.summary import summarise
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     html: Annotated[Path | None, typer.Option(help="The page; RUN/report.html if not said.")] = None,
+    concurrency: Annotated[
+        Path | None, typer.Option(help="A folder of `concurrency`: adds throughput against latency.")
+    ] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Markdown instead of the table.")] = False,
     as_json: JSON = False,
 ) -> None:
@@ -25,16 +28,17 @@ def report(
     measured, console = Run(run), Console()
     data = Dataset(Path(measured.said()["data"]))
     summary = summarise(data, measured)
+    throughput = throughput_of(concurrency, measured.said()) if concurrency else None
     write_summary(measured.folder, summary)
     try:
-        page = write_html(measured, data, summary, html)
+        page = write_html(measured, data, summary, html, throughput)
         write_mteb(measured, summary)
         write_points(measured, summary)
         write_hdr_log(measured, measured.observations())
     except OSError as error:
         raise RunError(f"the report of {run} cannot be written: {error}") from error
     if as_markdown:
-        typer.echo(markdown(measured, summary), nl=False)
+        typer.echo(markdown(measured, summary, throughput), nl=False)
     else:
         print_table(summary, console)
         console.print(f"the whole report: {page}", soft_wrap=True, highlight=False)

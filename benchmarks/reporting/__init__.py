@@ -5,5 +5,6 @@ from benchmarks.reporting.html import write_html
 from benchmarks.reporting.markdown import markdown
 from benchmarks.reporting.mteb import write_mteb
 from benchmarks.reporting.points import write_points
+from benchmarks.reporting.throughput import throughput_of
 
-__all__ = ["markdown", "write_hdr_log", "write_html", "write_mteb", "write_points"]
+__all__ = ["markdown", "throughput_of", "write_hdr_log", "write_html", "write_mteb", "write_points"]

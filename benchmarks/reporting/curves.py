@@ -1,7 +1,7 @@
 """Latencies as curves. Positions are per cent of the plot: x from its left, y from its top."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,6 +115,20 @@ def timeline(observations: Sequence[Observation]) -> Timeline | None:
     )
 
 
+def measured_plot(
+    x: Sequence[float], y_ms: Mapping[str, Sequence[float]]
+) -> tuple[Plot, dict[str, list[tuple[float, float]]]]:
+    """Lines through measured points, in their order; and where each point lies."""
+    right = max(*x, 1e-9) / 0.94  # room for a word beside the last point
+    y_ticks, top = _y_axis(max(value for values in y_ms.values() for value in values))
+    places = {
+        name: [(100 * along / right, 100 - 100 * value / top) for along, value in zip(x, values, strict=True)]
+        for name, values in y_ms.items()
+    }
+    lines = {name: " ".join(f"{a:.2f},{b:.2f}" for a, b in points) for name, points in places.items()}
+    return Plot(_x_axis(right), y_ticks, lines), places
+
+
 def _decades(percentile: float) -> float:
     return math.log10(100 / (100 - percentile))
 
@@ -137,9 +151,9 @@ def _y_axis(highest: float) -> tuple[list[Tick], float]:
     return [Tick(100 - 100 * value / top, ms(value) if value else "0") for value in values], top
 
 
-def _x_axis(total_s: float) -> list[Tick]:
-    values = _round_values(6, (1, 2, 5, 10), total_s)
-    return [Tick(100 * value / total_s, f"{value:g}") for value in values if value <= total_s]
+def _x_axis(total: float) -> list[Tick]:
+    values = _round_values(6, (1, 2, 5, 10), total)
+    return [Tick(100 * value / total, f"{value:g}") for value in values if value <= total]
 
 
 def _round_values(most: int, steps: Sequence[float], highest: float) -> list[float]:

@@ -13,6 +13,7 @@ from benchmarks.reporting import facts
 from benchmarks.reporting.curves import percentile_plot, timeline
 from benchmarks.reporting.failures import RULE, worst_failures
 from benchmarks.reporting.pictures import thumbnail
+from benchmarks.reporting.throughput import Throughput
 from benchmarks.runs import Run
 
 _TEMPLATES = Path(__file__).parent  # not the working folder's
@@ -20,7 +21,13 @@ _PER_DOMAIN = 4  # failures shown: with eight domains the page stays below 2 MB
 _LISTED = 24  # queries to a reason
 
 
-def write_html(run: Run, data: Dataset, summary: Mapping[str, Any], file: Path | None = None) -> Path:
+def write_html(
+    run: Run,
+    data: Dataset,
+    summary: Mapping[str, Any],
+    file: Path | None = None,
+    throughput: Throughput | None = None,
+) -> Path:
     """Write `file`, else the run's `report.html`; a picture that is missing is a placeholder.
 
     Raises RunError, DataError.
@@ -34,6 +41,7 @@ def write_html(run: Run, data: Dataset, summary: Mapping[str, Any], file: Path |
         summary=summary,
         doubts=facts.doubts(summary),
         latency=percentile_plot(observations),
+        throughput=throughput,
         time=timeline(observations),
         stages=_stages(summary),
         columns=_columns(summary),

@@ -15,12 +15,13 @@ from benchmarks.reporting.facts import (
     repeat,
     title,
 )
+from benchmarks.reporting.throughput import Throughput
 from benchmarks.runs import Run
 
 _COUNTED = ("failed", "short", "not_asked", "without_match", "from_cache")
 
 
-def markdown(run: Run, summary: Mapping[str, Any]) -> str:
+def markdown(run: Run, summary: Mapping[str, Any], throughput: Throughput | None = None) -> str:
     """All figures of the report, without its pictures and curves. Raises RunError."""
     said = run.said()
     parts = [f"## {_safe(title(said))}", _safe(lede(said, summary)), _verdict(summary)]
@@ -29,6 +30,8 @@ def markdown(run: Run, summary: Mapping[str, Any]) -> str:
         left_out = summary["left_out"].items()
         parts.append("\n".join(f"- left out: {domain} ({_safe(why)})" for domain, why in left_out))
     parts += ["### Latency", _percentiles(summary), "### Where the time went, mean ms", _stages(summary)]
+    if throughput:
+        parts += ["### Throughput against latency", _throughput(throughput)]
     parts += ["### First hits by domain", _confusion(summary)]
     parts += ["### What was measured", _table(("", ""), list(facts(said).items()))]
     parts += ["### To repeat it", "\n".join(["```", *repeat(said), "```"])]
@@ -83,6 +86,18 @@ def _stages(summary: Mapping[str, Any]) -> str:
     tail = summary["tail_stages_ms"]
     rows = [[name, ms(mean), ms(tail.get(name, 0.0))] for name, mean in summary["stages_ms"].items()]
     return _table(("stage", "all requests", "at or over p99"), rows)
+
+
+def _throughput(found: Throughput) -> str:
+    rows = [
+        [
+            f"{one.streams}{', the knee' if one.streams == found.knee else ''}",
+            *(ms(value) for value in (one.images_per_s, one.p50_ms, one.p99_ms)),
+            f"{one.good_share:.1%}",
+        ]
+        for one in found.trials
+    ]
+    return f"{_table(('at a time', 'answered/s', 'p50 ms', 'p99 ms', 'good'), rows)}\n\n{found.traffic}."
 
 
 def _confusion(summary: Mapping[str, Any]) -> str:
