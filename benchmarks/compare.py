@@ -18,7 +18,7 @@ from benchmarks.query_scores import measured, query_scores
 from benchmarks.runs import Run
 from benchmarks.summary import why_invalid
 
-PERCENTILES = (50, 99)
+COMPARED = (50, 99)
 # Must be equal in two runs, or their queries are no pairs.
 _PAIRED = ("kind", "data_fingerprint", "domains", "split", "scope", "self_exclusion")
 _TOLD_ELSEWHERE = ("service.models",)  # its first is `service.model`
@@ -59,7 +59,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
-        ratios: dict[str, float] = {f"p{percent}": self.ratio(percent) for percent in PERCENTILES}
+        ratios: dict[str, float] = {f"p{percent}": self.ratio(percent) for percent in COMPARED}
         return {
             "a": self.a.to_json(),
             "b": self.b.to_json(),
@@ -126,7 +126,7 @@ def _side(data: Dataset, run: Run, queries: Set[str]) -> Side:
         run,
         valid=not why_invalid(data, run, observations),
         failed=len(queries - {one.query_id for one in answered}),
-        percentiles={percent: percentile_of(latencies, percent) for percent in PERCENTILES},
+        percentiles={percent: percentile_of(latencies, percent) for percent in COMPARED},
         images_per_s=latency(observations).images_per_s,
     )
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.compare import PERCENTILES, Comparison
+from benchmarks.compare import COMPARED, Comparison
 from benchmarks.paired import Pair
 from benchmarks.query_scores import MEASURES
 
@@ -26,10 +26,10 @@ def print_comparison(found: Comparison, console: Console) -> None:
     for measure in MEASURES:
         _print_measure(found, measure, console)
     for name, side in (("A", found.a), ("B", found.b)):
-        for percent in PERCENTILES:
+        for percent in COMPARED:
             console.print(f"{name}: {side.percentiles[percent]}", soft_wrap=True, highlight=False)
         console.print(f"{name}: {side.images_per_s:.1f} images/s", highlight=False)
-    ratios = [f"p{percent} {found.ratio(percent):.2f}" for percent in PERCENTILES]
+    ratios = [f"p{percent} {found.ratio(percent):.2f}" for percent in COMPARED]
     ratios.append(f"images/s {found.b.images_per_s / found.a.images_per_s:.2f}")
     console.print(f"B / A: {', '.join(ratios)}", highlight=False)
 

@@ -9,18 +9,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.errors import RunError
 from benchmarks.latency import PERCENTILES
 from benchmarks.query_scores import MEASURES
+from benchmarks.runs import write_whole
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """`summary.json`. Raises RunError."""
-    file = folder / "summary.json"
-    try:
-        file.write_text(json.dumps(summary, indent=1) + "\n")
-    except OSError as error:
-        raise RunError(f"{file} cannot be written: {error.strerror}; the run is kept") from error
+    write_whole(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
 
 
 def print_table(summary: Mapping[str, Any], console: Console) -> None:

@@ -4,6 +4,7 @@ While it runs, each client process appends to a file of its own, `observations-*
 they are one, `observations.jsonl.zst`.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -65,11 +66,7 @@ class Run:
             if changed:
                 raise RunError(f"{self.folder} is another run: {', '.join(changed)} differ")
             return self.observations()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(said, indent=1) + "\n")
-        except OSError as error:
-            raise RunError(f"{self.folder} cannot be written: {error.strerror}") from error
+        write_whole(file, json.dumps(said, indent=1) + "\n")
         return []
 
     def said(self) -> dict[str, Any]:
@@ -139,3 +136,16 @@ def whole_lines(file: Path) -> Iterator[str]:
 def to_line(observation: Observation) -> str:
     """One line of JSON."""
     return json.dumps(asdict(observation)) + "\n"
+
+
+def write_whole(file: Path, text: str) -> None:
+    """It has its name once all is in it. Raises RunError."""
+    unfinished = file.with_name(f"{file.name}.new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text)
+        unfinished.replace(file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise RunError(f"{file} cannot be written: {error.strerror}; what was measured is kept") from error

@@ -18,7 +18,7 @@ from rich.console import Console
 from benchmarks.commands import points as commands
 from benchmarks.errors import BenchmarkError, RunError
 from benchmarks.load.drive import Client
-from benchmarks.points.kept import claim, model_of, write_whole
+from benchmarks.points.kept import claim, model_of
 from benchmarks.points.ladder import ladder, print_ladder, steps, to_json, to_markdown
 from benchmarks.points.point import (
     Point,
@@ -36,7 +36,7 @@ from benchmarks.points.strategies import ORACLE, Systems, replay_systems
 from benchmarks.points.strategies import to_markdown as systems_markdown
 from benchmarks.points.sweep import Place, axes_of, front, plot_sweep, point_at, sweep
 from benchmarks.rankings import embedding_of
-from benchmarks.runs import PACKED, Observation, Run, to_line
+from benchmarks.runs import PACKED, Observation, Run, to_line, write_whole
 from model_export.export import export_model
 from service.manifest import load_manifest
 from tests.tiny import tiny_data, tiny_trained
@@ -181,6 +181,8 @@ def test_the_front_is_what_no_other_point_beats() -> None:
     places = [Place({"at": name}, Run(Path(name)), *three) for name, three in figures.items()]
     assert [one.at["at"] for one in front(places, "p99_ms")] == ["best", "fast"]
     assert [one.at["at"] for one in front(places, "images_per_s")] == ["best", "fast"]
+    lagged = replace(places[1], r_at_1=0.9, invalid_because="the client lagged")
+    assert [one.at["at"] for one in front([*places, lagged], "p99_ms")] == ["best", "fast"]
 
 
 def test_values_of_one_name_are_refused(place: Workplace) -> None:

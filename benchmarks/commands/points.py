@@ -10,17 +10,18 @@ from benchmarks.commands.options import DATA, JSON, PROCESSES, print_json
 from benchmarks.dataset import Dataset
 from benchmarks.errors import BenchmarkError, RunError
 from benchmarks.load.drive import Client
-from benchmarks.points.kept import write_whole
 from benchmarks.points.ladder import ladder as climb
 from benchmarks.points.ladder import print_ladder
 from benchmarks.points.ladder import to_json as ladder_json
 from benchmarks.points.ladder import to_markdown as ladder_markdown
-from benchmarks.points.point import Workplace, refuse_invalid, summary_of, write_rows
+from benchmarks.points.point import Workplace, refuse_invalid, write_rows
 from benchmarks.points.strategies import Systems, print_systems, replay_systems
+from benchmarks.points.strategies import to_json as strategies_json
 from benchmarks.points.strategies import to_markdown as strategies_markdown
 from benchmarks.points.sweep import axes_of, plot_sweep, print_sweep
 from benchmarks.points.sweep import sweep as measure_grid
 from benchmarks.points.sweep import to_json as sweep_json
+from benchmarks.runs import write_whole
 
 SHIPPED = "model_export/zoo/efficientnet-lite0-octet"
 OUT = Annotated[Path, typer.Option(help="Folder of the runs; what is measured there is not again.")]
@@ -96,7 +97,7 @@ def strategies(
     write_whole(out / "strategies.md", strategies_markdown(found))
     write_rows(found.values(), out / "points.csv")
     if as_json:
-        print_json({name: summary_of(run)["mean"] for name, run in found.items()})
+        print_json(strategies_json(found))
     refuse_invalid(found.values())
 
 

@@ -1,12 +1,12 @@
-"""Files beside the runs: tables, and what a run is of, so that nothing is taken for what it is not."""
+"""A file beside each run says what it is of, so that nothing is taken for what it is not."""
 
-import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import RunError
+from benchmarks.runs import write_whole
 
 
 def claim(file: Path, asked: Mapping[str, Any], made: Path) -> None:
@@ -46,16 +46,3 @@ def manifest_of(folder: Path) -> dict[str, str]:
         return {key: str(said[key]) for key in ("name", "fingerprint")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder} is not a model folder: {error}") from error
-
-
-def write_whole(file: Path, text: str) -> None:
-    """It has its name once all is in it. Raises RunError."""
-    unfinished = file.with_name(f"{file.name}.new")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text)
-        unfinished.replace(file)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        raise RunError(f"{file} cannot be written: {error.strerror}; the runs are kept") from error

@@ -8,6 +8,7 @@ is no service of its own, but put together of what the specialists answered.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -56,6 +57,9 @@ def replay_systems(systems: Systems, place: Workplace) -> dict[str, Run]:
 
     Raises RunError where two models have one name, and what `measure` raises.
     """
+    lacking = sorted(set(place.data.domains) - systems.specialists.keys())
+    if systems.specialists and lacking:
+        raise RunError(f"the oracle needs a specialist of each domain; there is none of {', '.join(lacking)}")
     manifests = [manifest_of(folder) for folder in systems.folders]
     runs = {said["name"]: Run(place.folder / said["name"]) for said in manifests}
     if len(runs) < len(manifests):
@@ -99,6 +103,15 @@ def to_markdown(runs: Mapping[str, Run]) -> str:
     return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), *invalid]) + "\n"
 
 
+def to_json(runs: Mapping[str, Run]) -> dict[str, Any]:
+    """The means, and why a system's must not be believed."""
+    invalid = invalid_of(runs.values())
+    return {
+        name: {**summary_of(run)["mean"], "invalid_because": invalid.get(run.folder.name)}
+        for name, run in runs.items()
+    }
+
+
 def _domains(runs: Mapping[str, Run]) -> list[str]:
     return list(summary_of(next(iter(runs.values())))["domains"])
 
@@ -131,9 +144,6 @@ def _replay(target: Target, run: Run, place: Workplace) -> None:
 
 
 def _oracle(specialists: Mapping[str, Path], runs: Mapping[str, Run], place: Workplace) -> Run:
-    missing = sorted(set(place.data.domains) - specialists.keys())
-    if missing:
-        raise RunError(f"the oracle needs a specialist of each domain; there is none of {', '.join(missing)}")
     manifests = {domain: manifest_of(folder) for domain, folder in specialists.items()}
     run = Run(place.folder / ORACLE)
     fingerprints = {domain: said["fingerprint"] for domain, said in manifests.items()}

@@ -26,6 +26,7 @@ class Place:
     r_at_1: float
     p99_ms: float
     images_per_s: float
+    invalid_because: str | None = None
 
 
 def axes_of(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -67,18 +68,20 @@ def sweep(axes: Mapping[str, Sequence[str]], place: Workplace) -> list[Place]:
         run = measure(point, place)
         summary = summary_of(run)
         whole = summary["all"]
-        found.append(Place(at, run, summary["mean"]["R@1"], whole["p99_ms"], whole["images_per_s"]))
+        why = invalid_of([run]).get(point.name)
+        found.append(Place(at, run, summary["mean"]["R@1"], whole["p99_ms"], whole["images_per_s"], why))
     return found
 
 
 def front(places: Sequence[Place], cost: str) -> list[Place]:
-    """Those that no other one beats in R@1 without a worse `cost`, best R@1 first.
+    """Those that no other one beats in R@1 without a worse `cost`, best R@1 first; no invalid ones.
 
     `cost` is p99_ms, of which less is better, or images_per_s, of which more is.
     """
     sign = 1 if cost == "p99_ms" else -1
     best: list[Place] = []
-    for one in sorted(places, key=lambda one: (-one.r_at_1, sign * getattr(one, cost))):
+    valid = [one for one in places if not one.invalid_because]
+    for one in sorted(valid, key=lambda one: (-one.r_at_1, sign * getattr(one, cost))):
         if not best or sign * getattr(one, cost) < sign * getattr(best[-1], cost):
             best.append(one)
     return best
@@ -86,17 +89,18 @@ def front(places: Sequence[Place], cost: str) -> list[Place]:
 
 def print_sweep(places: Sequence[Place], console: Console) -> None:
     """A line a point; a star where it is on a front, and why a point is invalid."""
-    invalid = invalid_of(one.run for one in places)
     right = ("R@1", "p99 ms", "on its front", "images/s", "on its front", "")
     table = Table(*places[0].at, *(Column(name, justify="right") for name in right))
     by_latency, by_rate = (front(places, cost) for cost in ("p99_ms", "images_per_s"))
     for one in sorted(places, key=lambda one: -one.r_at_1):
         stars = ["*" if one in best else "" for best in (by_latency, by_rate)]
         figures = (f"{100 * one.r_at_1:.1f}", f"{one.p99_ms:.0f}", f"{one.images_per_s:.1f}")
-        mark = "invalid" if one.run.folder.name in invalid else ""
+        mark = "invalid" if one.invalid_because else ""
         table.add_row(*one.at.values(), figures[0], figures[1], stars[0], figures[2], stars[1], mark)
     console.print(table)
-    print_invalid(invalid, console)
+    print_invalid(
+        {one.run.folder.name: one.invalid_because for one in places if one.invalid_because}, console
+    )
 
 
 def plot_sweep(places: Sequence[Place], file: Path) -> None:
@@ -133,14 +137,13 @@ def to_json(places: Sequence[Place]) -> dict[str, Any]:
     names = {
         cost: [one.run.folder.name for one in front(places, cost)] for cost in ("p99_ms", "images_per_s")
     }
-    invalid = invalid_of(one.run for one in places)
     points = [
         {
             "at": one.at,
             "R@1": one.r_at_1,
             "p99_ms": one.p99_ms,
             "images_per_s": one.images_per_s,
-            "invalid_because": invalid.get(one.run.folder.name),
+            "invalid_because": one.invalid_because,
         }
         for one in places
     ]
