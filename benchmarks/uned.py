@@ -24,7 +24,10 @@ class Source:
         return {"train": self.train, "val": self.val, "test": self.test, **self.apart}
 
 
-INFO_FILES = "the info files come from UnED's authors: see their code, nikosips/Universal-Image-Embeddings"
+INFO_FILES = (
+    "the info files are UnED's own: info_files.zip of https://cmp.felk.cvut.cz/univ_emb, unpacked in data; "
+    "that page links every domain's pictures as well"
+)
 
 DOMAINS: Mapping[str, Source] = {
     "cars": Source(
