@@ -40,14 +40,21 @@ from benchmarks.runs import PACKED, Observation, Run, to_line, write_whole
 from model_export.export import export_model
 from service.manifest import load_manifest
 from tests.tiny import tiny_data, tiny_trained
+from tests.training.conftest import SHAPES, draw
 
 QUIET = Console(quiet=True)
+COLOURS = ((200, 30, 30), (40, 60, 210))
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """A data set of 56 pictures, and where the runs go."""
     data = tiny_data(tmp_path_factory.mktemp("data"))
+    for domain, shift in (("animals", 0), ("plants", 1)):  # noise instead would leave nothing to find
+        for split in data.splits(domain):
+            for seed, record in enumerate(data.records(domain, split)):
+                shape, colour = SHAPES[(record.class_ids[0] + shift) % 3], COLOURS[record.class_ids[0] % 2]
+                draw(seed, shape, colour).save(data.image(record))
     return Workplace(data, tmp_path_factory.mktemp("points"), None, Client(warm_up=2), QUIET)
 
 
@@ -84,7 +91,7 @@ def test_the_ladder_is_climbed_once_on_live_services(place: Workplace, zoo_model
     assert rungs[0].since is None
     summaries = [summary_of(rung.run) for rung in rungs]
     # The same network in torch and in ONNX: the same neighbours, whoever searched.
-    assert summaries[0]["mean"]["R@1"] == summaries[1]["mean"]["R@1"]
+    assert 0 < summaries[0]["mean"]["R@1"] == summaries[1]["mean"]["R@1"]
     infos = [rung.run.said()["service"] for rung in rungs]
     assert infos[0] == {}
     assert [info["model"]["precision"] for info in infos[1:]] == ["fp32", *["int8"] * 6]
