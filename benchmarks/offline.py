@@ -37,6 +37,14 @@ class Vectors:
 
 
 @dataclass(frozen=True)
+class Ranked:
+    """Gallery ids by query, best first, in both settings; nothing of a query that was not there."""
+
+    merged: dict[str, list[str]]
+    separate: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
 class Described:
     """Descriptors and classes, row for row: queries or the gallery of one domain."""
 
@@ -63,20 +71,26 @@ def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
     return units
 
 
-def rank(queries: Vectors, gallery: Vectors) -> dict[str, list[str]]:
-    """The first DEPTH gallery ids of every query, best first, the query itself left out.
+def rank(
+    queries: Mapping[str, Vectors], gallery: Mapping[str, Vectors], self_exclusion: SelfExclusion = "id"
+) -> Ranked:
+    """The first DEPTH hits of every query, by domain, in both settings.
 
     A row of zeros stands for an image that was not there: as a query it has no ranking, so it counts as
     failed, and in the gallery nothing finds it.
     """
-    asked = Asked(unit(queries.rows), _own_rows(queries, gallery))
-    there: NDArray[np.bool_] = np.any(asked.rows, axis=1)
-    found = nearest({"": asked}, {"": unit(gallery.rows)}, DEPTH)[""].merged
-    return {
-        query.id: [gallery.records[row].id for row in hits if row >= 0]
-        for query, hits, known in zip(queries.records, found, there, strict=True)
-        if known
-    }
+    asked = {domain: unit(one.rows) for domain, one in queries.items()}
+    own = {domain: _own_rows(one, gallery[domain]) for domain, one in queries.items()}
+    known = {domain: unit(one.rows) for domain, one in gallery.items()}
+    found = _search(asked, known, own, self_exclusion)
+    ids = [record.id for one in gallery.values() for record in one.records]
+    ranked = Ranked({}, {})
+    for domain, one in queries.items():
+        for row in np.flatnonzero(asked[domain].any(axis=1)):
+            query = one.records[row].id
+            ranked.merged[query] = [ids[hit] for hit in found[domain].merged[row] if hit >= 0]
+            ranked.separate[query] = [ids[hit] for hit in found[domain].separate[row] if hit >= 0]
+    return ranked
 
 
 def score_vectors(queries: Mapping[str, Vectors], gallery: Mapping[str, Vectors]) -> dict[str, DomainScore]:
@@ -102,24 +116,35 @@ def score(
     `own` is, (Q,) by domain, the row of its domain's gallery that a query itself is, or -1. `advance` is
     told how many queries are done.
     """
-    by_position = self_exclusion == "position"
-    found = nearest(
-        {
-            domain: Asked(one.rows, np.full_like(own[domain], -1) if by_position else own[domain])
-            for domain, one in queries.items()
-        },
-        {domain: one.rows for domain, one in gallery.items()},
-        DEPTH + by_position,
-        advance,
-    )
+    asked = {domain: one.rows for domain, one in queries.items()}
+    known = {domain: one.rows for domain, one in gallery.items()}
+    found = _search(asked, known, own, self_exclusion, advance)
     scores, first = Scores({}, {}), 0
-    for domain, known in gallery.items():
+    for domain, known_of in gallery.items():
         if domain in queries:
-            hits = _without_first(found[domain], own[domain] >= 0) if by_position else found[domain]
-            merged, separate = _judged(queries[domain], known, own[domain], hits, first)
+            merged, separate = _judged(queries[domain], known_of, own[domain], found[domain], first)
             scores.merged[domain], scores.separate[domain] = merged, separate
-        first += len(known.rows)
+        first += len(known_of.rows)
     return scores
+
+
+def _search(
+    queries: Mapping[str, NDArray[np.float32]],
+    gallery: Mapping[str, NDArray[np.float32]],
+    own: Mapping[str, NDArray[np.int64]],
+    self_exclusion: SelfExclusion,
+    advance: Callable[[int], object] = lambda _: None,
+) -> dict[str, Neighbours]:
+    """DEPTH hits a query, itself left out."""
+    by_position = self_exclusion == "position"
+    asked = {
+        domain: Asked(rows, np.full_like(own[domain], -1) if by_position else own[domain])
+        for domain, rows in queries.items()
+    }
+    found = nearest(asked, gallery, DEPTH + by_position, advance)
+    if by_position:
+        found = {domain: _without_first(hits, own[domain] >= 0) for domain, hits in found.items()}
+    return found
 
 
 def _judged(

@@ -29,14 +29,11 @@ def rankings_of(data: Dataset, said: Mapping[str, Any], latest: Latest) -> dict[
     indexed = {
         domain: _vectors(data.gallery(domain, said["split"]), latest, dim) for domain in said["domains"]
     }
-    merged = rank(_joined(asked), _joined(indexed))
-    separate = {
-        query: hits for domain, some in asked.items() for query, hits in rank(some, indexed[domain]).items()
-    }
+    ranked = rank(asked, indexed, said["self_exclusion"])
     ids = [one.id for records in queries.values() for one in records]
     by_scope = {
-        scope: {one: ranked.get(one) for one in ids}
-        for scope, ranked in (("merged", merged), ("separate", separate))
+        scope: {one: hits.get(one) for one in ids}
+        for scope, hits in (("merged", ranked.merged), ("separate", ranked.separate))
     }
     return dict(sorted(by_scope.items(), key=lambda item: item[0] != said["scope"]))
 
@@ -75,10 +72,3 @@ def _dim(latest: Latest) -> int:
     if len(dims) > 1:
         raise RunError(f"the service gave embeddings of {', '.join(map(str, sorted(dims)))} dimensions")
     return dims.pop()
-
-
-def _joined(vectors: Mapping[str, Vectors]) -> Vectors:
-    return Vectors(
-        [record for one in vectors.values() for record in one.records],
-        np.concatenate([one.rows for one in vectors.values()]),
-    )

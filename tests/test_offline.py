@@ -22,7 +22,7 @@ def records(domain: str, split: str, labels: list[int]) -> list[Record]:
 def test_ties_keep_the_gallerys_order_and_the_query_is_left_out() -> None:
     rows = np.array([[1, 0], [2, 0], [0, 1], [3, 0]], dtype=np.float32)  # three of the same direction
     gallery = Vectors(records("a", "test", [0, 1, 0, 0]), rows)
-    ranked = rank(gallery, gallery)
+    ranked = rank({"a": gallery}, {"a": gallery}).merged
     ids = [record.id for record in gallery.records]
     assert ranked[ids[0]] == [ids[1], ids[3], ids[2]]
     assert ranked[ids[1]] == [ids[0], ids[3], ids[2]]
@@ -36,7 +36,7 @@ def test_a_row_of_zeros_is_an_image_that_was_not_there() -> None:
     """Without the rule its scores would all tie at 0, above every negative one."""
     rows = np.array([[0, 0], [1, 0], [-1, 0.1], [-1, 0]], dtype=np.float32)
     gallery = Vectors(records("a", "test", [0, 0, 0, 1]), rows)
-    ranked = rank(gallery, gallery)
+    ranked = rank({"a": gallery}, {"a": gallery}).merged
     ids = [record.id for record in gallery.records]
     assert ids[0] not in ranked
     assert ranked[ids[1]] == [ids[2], ids[3]]
@@ -50,6 +50,17 @@ def test_domains_share_one_gallery_and_a_match_needs_the_domain() -> None:
     scores = score_vectors({"a": one}, {"a": one, "b": other})
     assert scores["a"].r_at_1 == 0  # b's item with the same class number is nearer, and is no match
     assert score_vectors({"a": one}, {"a": one})["a"].r_at_1 == 1
+    ranked = rank({"a": one}, {"b": other, "a": one})
+    assert ranked.merged["a/test/0000000"] == ["b/test/0000000", "a/test/0000001"]
+    assert ranked.separate["a/test/0000000"] == ["a/test/0000001"]
+
+
+def test_by_position_the_first_hit_is_dropped_whichever_it_is() -> None:
+    """Of two equal rows the first stands first for both, so the second finds itself."""
+    gallery = Vectors(records("a", "test", [0, 0, 1]), np.array([[1, 0], [1, 0], [0, 1]], dtype=np.float32))
+    ranked = rank({"a": gallery}, {"a": gallery}, "position").merged
+    first, second, other = (record.id for record in gallery.records)
+    assert ranked == {first: [second, other], second: [second, other], other: [first, second]}
 
 
 def in_order(
@@ -72,7 +83,7 @@ def test_against_the_obvious_way(seed: int, size: int, dim: int) -> None:
     rows = rng.integers(-2, 3, size=(size, dim)).astype(np.float32)  # duplicates, ties and zeros abound
     gallery = Vectors(records("a", "test", list(rng.integers(0, 4, size))), rows)
     wanted = in_order(unit(rows), unit(rows), np.arange(size), 5)
-    assert rank(gallery, gallery) == {
+    assert rank({"a": gallery}, {"a": gallery}).merged == {
         query.id: [gallery.records[row].id for row in hits]
         for query, hits, row in zip(gallery.records, wanted, rows, strict=True)
         if row.any()
