@@ -14,9 +14,10 @@ from benchmarks.intervals import Percentile, percentile_of
 from benchmarks.latency import latencies_ms, latency
 from benchmarks.metrics import QueryScore
 from benchmarks.paired import Pair, compare_scores
-from benchmarks.query_scores import measured, query_scores
+from benchmarks.query_scores import measured, scores_of
+from benchmarks.rankings import Replayed, replayed
 from benchmarks.runs import Run
-from benchmarks.summary import why_invalid
+from benchmarks.summary import retried, why_invalid
 
 COMPARED = (50, 99)
 # Must be equal in two runs, or their queries are no pairs.
@@ -31,12 +32,14 @@ class Side:
     run: Run
     valid: bool
     failed: int  # queries not answered with 200, those not asked included
+    retried: int  # failed at first, answered when the run was resumed
     percentiles: dict[int, Percentile]
     images_per_s: float
 
     def to_json(self) -> dict[str, Any]:
         """Latencies by `p50_ms` and `p99_ms`."""
         said = {"run": str(self.run.folder), "valid": self.valid, "failed": self.failed}
+        said["retried"] = self.retried
         for percent, one in self.percentiles.items():
             said |= {f"p{percent}_ms": one.value_ms, f"p{percent}_interval_ms": one.interval.to_json()}
         return {**said, "images_per_s": self.images_per_s}
@@ -77,7 +80,8 @@ def compare(a: Run, b: Run) -> Comparison:
     """Raises RunError where the runs' queries are no pairs, or nothing was answered; DataError."""
     _must_pair(a, b)
     data = _data_of(a, b)
-    before, after = (query_scores(run, data) for run in (a, b))
+    both = [replayed(run, data) for run in (a, b)]
+    before, after = (scores_of(one.judge, one.queries, one.rankings) for one in both)
     for domain, ours in before.items():
         if not ours or ours.keys() != after[domain].keys():
             raise RunError(f"{a.folder} and {b.folder} cannot be paired: other queries of {domain}, or none")
@@ -85,7 +89,7 @@ def compare(a: Run, b: Run) -> Comparison:
     domains, mean = compare_scores(_rows(before, ids), _rows(after, ids))
     queries = {domain: len(one) for domain, one in ids.items()}
     every = {one for some in ids.values() for one in some}
-    before_side, after_side = (_side(data, run, every) for run in (a, b))
+    before_side, after_side = (_side(one, every) for one in both)
     return Comparison(before_side, after_side, _differences(a.said(), b.said()), queries, domains, mean)
 
 
@@ -116,18 +120,18 @@ def _data_of(a: Run, b: Run) -> Dataset:
     return Dataset(next((root for root in roots if root.is_dir()), roots[0]))
 
 
-def _side(data: Dataset, run: Run, queries: Set[str]) -> Side:
-    observations = run.observations()
-    answered = [one for one in observations if one.status == 200]
+def _side(seen: Replayed, queries: Set[str]) -> Side:
+    answered = [one for one in seen.observations if one.status == 200]
     if not answered:
-        raise RunError(f"{run.folder} holds no answered query")
-    latencies = np.array(latencies_ms(run.said()["scenario"], answered))
+        raise RunError(f"{seen.run.folder} holds no answered query")
+    latencies = np.array(latencies_ms(seen.said["scenario"], answered))
     return Side(
-        run,
-        valid=not why_invalid(data, run, observations),
+        seen.run,
+        valid=not why_invalid(seen),
         failed=len(queries - {one.query_id for one in answered}),
+        retried=retried(seen),
         percentiles={percent: percentile_of(latencies, percent) for percent in COMPARED},
-        images_per_s=latency(observations).images_per_s,
+        images_per_s=latency(seen.observations).images_per_s,
     )
 
 

@@ -73,4 +73,6 @@ def _unfit(side: Side) -> list[str]:
         why.append(f"{side.run.folder} is invalid: `report` says why")
     if side.failed:
         why.append(f"{side.failed:,} queries of {side.run.folder} failed or were not asked")
+    if side.retried:
+        why.append(f"{side.retried:,} requests of {side.run.folder} were answered only when asked again")
     return why

@@ -1,39 +1,21 @@
 """A run's score of every query, for what looks at single queries: intervals, paired tests, failures."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.dataset import Dataset, Record
-from benchmarks.errors import RunError
+from benchmarks.dataset import Record
 from benchmarks.metrics import Judge, QueryScore
-from benchmarks.rankings import Rankings, judge_of, rankings_of
-from benchmarks.replay import latest_of, queries_of
-from benchmarks.runs import Run
+from benchmarks.rankings import Rankings
 
 MEASURES = ("R@1", "mMP@5")  # the columns of `measured`
 
 Scores = dict[str, dict[str, QueryScore]]  # by domain and query
 
 
-def query_scores(run: Run, data: Dataset | None = None) -> Scores:
-    """A query that failed or was not asked scores 0. Over the merged gallery, where the run has both.
-
-    `data` is the run's data set, where it lies elsewhere than `run.json` says. Raises RunError where it is
-    another one, DataError where it is not there.
-    """
-    said = run.said()
-    data = data or Dataset(Path(said["data"]))
-    if data.fingerprint != said["data_fingerprint"]:
-        raise RunError(f"{run.folder} is of another data set than {data.root} is now")
-    rankings = rankings_of(data, said, latest_of(run.observations()))
-    return scores_of(judge_of(data, said), queries_of(data, said), next(iter(rankings.values())))
-
-
 def scores_of(judge: Judge, queries: Mapping[str, Sequence[Record]], rankings: Rankings) -> Scores:
-    """In the queries' order."""
+    """In the queries' order; a query that failed or was not asked scores 0."""
     return {
         domain: {one.id: judge.score(one, rankings.get(one.id)) for one in records}
         for domain, records in queries.items()

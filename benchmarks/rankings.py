@@ -1,7 +1,9 @@
-"""A run's observations to rankings: the service's own hits, or an exact search over its embeddings."""
+"""A replay as it was observed, and its rankings: the service's hits, or an exact search over embeddings."""
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,16 +13,61 @@ from benchmarks.dataset import Dataset, Record
 from benchmarks.errors import RunError
 from benchmarks.metrics import Judge
 from benchmarks.offline import Vectors, rank
-from benchmarks.replay import queries_of
-from benchmarks.runs import Observation
+from benchmarks.replay import latest_of, queries_of
+from benchmarks.runs import Observation, Run
 
 Rankings = dict[str, list[str] | None]  # hit ids by query, best first; None: the query failed
 Latest = Mapping[str, Observation]  # by query or picture, the last time it was asked
 
 
-def rankings_of(data: Dataset, said: Mapping[str, Any], latest: Latest) -> dict[str, Rankings]:
+@dataclass(frozen=True)
+class Replayed:
+    """A run read and ranked once, for all that is said of it."""
+
+    run: Run
+    data: Dataset
+    said: dict[str, Any]  # run.json
+    observations: list[Observation]
+    latest: Latest
+    queries: dict[str, list[Record]]  # by domain
+    by_scope: dict[str, Rankings]  # the scope asked for comes first
+    judge: Judge
+
+    @property
+    def rankings(self) -> Rankings:
+        """Of the scope that was asked for."""
+        return next(iter(self.by_scope.values()))
+
+
+def replayed(run: Run, data: Dataset | None = None) -> Replayed:
+    """`data` is the run's data set, where it lies elsewhere than `run.json` says.
+
+    Raises RunError where it is another one or the run is no replay, DataError where it is not there.
+    """
+    said, observations = run.said(), run.observations()
+    if said["kind"] != "replay":
+        raise RunError(f"{run.folder} is a run of `{said['kind']}`: it has no accuracy")
+    data = data or Dataset(Path(said["data"]))
+    if data.fingerprint != said["data_fingerprint"]:
+        raise RunError(f"{run.folder} is of another data set than {data.root} is now")
+    queries, latest = queries_of(data, said), latest_of(observations)
+    gallery = (one for domain in said["domains"] for one in data.gallery(domain, said["split"]))
+    return Replayed(
+        run=run,
+        data=data,
+        said=said,
+        observations=observations,
+        latest=latest,
+        queries=queries,
+        by_scope=_rankings(data, said, queries, latest),
+        judge=Judge(gallery, by_position=said["self_exclusion"] == "position"),
+    )
+
+
+def _rankings(
+    data: Dataset, said: Mapping[str, Any], queries: Mapping[str, list[Record]], latest: Latest
+) -> dict[str, Rankings]:
     """By scope, merged or separate: the one asked for; then the other, where the harness searches."""
-    queries = queries_of(data, said)
     if not any(one.embedding for one in latest.values()):
         records = [one for some in queries.values() for one in some]
         return {said["scope"]: {one.id: _hits(data, said, one, latest) for one in records}}
@@ -36,12 +83,6 @@ def rankings_of(data: Dataset, said: Mapping[str, Any], latest: Latest) -> dict[
         for scope, hits in (("merged", ranked.merged), ("separate", ranked.separate))
     }
     return dict(sorted(by_scope.items(), key=lambda item: item[0] != said["scope"]))
-
-
-def judge_of(data: Dataset, said: Mapping[str, Any]) -> Judge:
-    """Of the run's gallery and its way of leaving out the query itself."""
-    gallery = (one for domain in said["domains"] for one in data.gallery(domain, said["split"]))
-    return Judge(gallery, by_position=said["self_exclusion"] == "position")
 
 
 def _hits(data: Dataset, said: Mapping[str, Any], query: Record, latest: Latest) -> list[str] | None:

@@ -44,14 +44,14 @@ def print_table(summary: Mapping[str, Any], console: Console) -> None:
         f"failed queries: {whole['failed']}; short: {whole['short']}; "
         f"queries without a match: {whole['without_match']}"
     )
-    if whole["not_asked"]:
-        console.print(f"{whole['not_asked']} of the failed were not asked yet: replay again to go on")
+    if whole["retried"]:
+        console.print(f"answered only when asked again: {whole['retried']}")
     for one in summary["unanswered"][:5]:
         console.print(f"{one['query']}: {one['why']}", markup=False, highlight=False)
     for reason in summary["invalid_because"]:
-        console.print(f"invalid: {reason}")
+        console.print(f"invalid: {reason}", markup=False, highlight=False)
     for domain, why in summary["left_out"].items():
-        console.print(f"left out: {domain} ({why})")
+        console.print(f"left out: {domain} ({why})", markup=False, highlight=False)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

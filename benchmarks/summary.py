@@ -9,13 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.dataset import Dataset, Record
-from benchmarks.errors import RunError
 from benchmarks.intervals import enough, interval_of, percentile_of, queries_asked, resample
-from benchmarks.latency import latencies_ms, latency, stages_of, tail_of
+from benchmarks.latency import PERCENTILES, latencies_ms, latency, stages_of, tail_of
 from benchmarks.metrics import DEPTH, Judge, QueryScore
 from benchmarks.query_scores import MEASURES, measured, scores_of
-from benchmarks.rankings import Latest, Rankings, judge_of, rankings_of
-from benchmarks.replay import latest_of, queries_of
+from benchmarks.rankings import Rankings, Replayed, replayed
 from benchmarks.runs import Observation, Run
 from benchmarks.validity import invalid_because, send_lag_ms, without_gallery
 
@@ -23,40 +21,47 @@ _LISTED = 100  # queries that failed or came back short
 
 
 def summarise(data: Dataset, run: Run) -> dict[str, Any]:
-    """Scores and latencies per domain and over all, as `summary.json` holds them. Raises RunError."""
-    said, observations = run.said(), run.observations()
-    if said["kind"] != "replay":
-        raise RunError(f"{run.folder} is a run of `{said['kind']}`: it has no accuracy")
-    if data.fingerprint != said["data_fingerprint"]:
-        raise RunError(f"{run.folder} is of another data set than {data.root} is now")
-    queries, latest = queries_of(data, said), latest_of(observations)
-    rankings, judge = rankings_of(data, said, latest), judge_of(data, said)
-    by_scope = {scope: accuracy(judge, queries, ranked) for scope, ranked in rankings.items()}
-    first = next(iter(by_scope))  # merged, where both are known
-    main, ranked = by_scope[first], rankings[first]
+    """Scores and latencies per domain and over all: `summary.json`. Raises what `replayed` does."""
+    return summary_of_replay(replayed(run, data))
+
+
+def summary_of_replay(seen: Replayed) -> dict[str, Any]:
+    """The same of a run that was read already."""
+    said, observations, latest = seen.said, seen.observations, seen.latest
+    by_scope = {scope: accuracy(seen.judge, seen.queries, ranked) for scope, ranked in seen.by_scope.items()}
+    main = next(iter(by_scope.values()))
     for domain, row in main["domains"].items():
         row.update(asdict(latency([one for one in observations if one.domain == domain])))
     answered = [one for one in observations if one.status == 200]
-    reasons = why_invalid(data, run, observations)
+    percentiles = _percentiles(said["scenario"], answered)
+    not_asked = sum(one.id not in latest for records in seen.queries.values() for one in records)
+    reasons = _not_whole(not_asked, seen.queries) + why_invalid(seen)
     return {
         **main,
-        "scope": first,
+        "scope": said["scope"],
         "separate": by_scope["separate"] if len(by_scope) > 1 else None,
         "all": {
             **{
                 name: sum(row[name] for row in main["domains"].values())
                 for name in ("queries", "gallery", "failed", "short", "without_match")
             },
-            "not_asked": sum(one.id not in latest for records in queries.values() for one in records),
+            "not_asked": not_asked,
+            "retried": retried(seen),
             "from_cache": sum(one.cache not in ("", "miss") for one in answered),
             **asdict(latency(observations)),
+            # Of what was sent together, until all of it was answered; a domain's row is of single requests.
+            **{
+                f"p{row['percentile']}_ms": row["ms"]
+                for row in percentiles
+                if row["percentile"] in PERCENTILES
+            },
             "send_lag_p99_ms": send_lag_ms(observations, 99),
         },
-        "percentiles": _percentiles(said["scenario"], answered),
+        "percentiles": percentiles,
         "stages_ms": stages_of(answered),
         "tail_stages_ms": stages_of(tail_of(answered)),
-        "confusion": _confusion(queries, ranked),
-        "unanswered": _unanswered(queries, ranked, latest, judge),
+        "confusion": _confusion(seen.queries, seen.rankings),
+        "unanswered": _unanswered(seen),
         "open_loop": said["scenario"]["rate_per_s"] is not None,
         "valid": not reasons,
         "invalid_because": reasons,
@@ -64,14 +69,29 @@ def summarise(data: Dataset, run: Run) -> dict[str, Any]:
     }
 
 
-def why_invalid(data: Dataset, run: Run, observations: Sequence[Observation]) -> list[str]:
-    """Of a replay."""
-    said, reasons = run.said(), list[str]()
-    if any(one.embedding for one in observations):
-        gallery = [one.id for domain in said["domains"] for one in data.gallery(domain, said["split"])]
-        reasons = without_gallery(gallery, observations)
+def why_invalid(seen: Replayed) -> list[str]:
+    """Of what was observed; whether all was asked is another question."""
+    said, reasons = seen.said, list[str]()
+    if any(one.embedding for one in seen.observations):
+        gallery = [one.id for domain in said["domains"] for one in seen.data.gallery(domain, said["split"])]
+        reasons = without_gallery(gallery, seen.observations)
     open_loop = said["scenario"]["rate_per_s"] is not None
-    return reasons + invalid_because(observations, open_loop, cache_expected=False, busy=run.busy())
+    return reasons + invalid_because(seen.observations, open_loop, cache_expected=False, busy=seen.run.busy())
+
+
+def _not_whole(not_asked: int, queries: Mapping[str, Sequence[Record]]) -> list[str]:
+    if not not_asked:
+        return []
+    total = sum(map(len, queries.values()))
+    return [
+        f"the run is not whole: {not_asked:,} of {total:,} queries were not asked yet; replay again to go on"
+    ]
+
+
+def retried(seen: Replayed) -> int:
+    """How many failed, and were answered when the run was resumed: no query counts as wrong for that."""
+    failed = {one.query_id for one in seen.observations if one.status != 200}
+    return sum(seen.latest[one].status == 200 for one in failed)
 
 
 def accuracy(judge: Judge, queries: Mapping[str, Sequence[Record]], rankings: Rankings) -> dict[str, Any]:
@@ -136,16 +156,14 @@ def _confusion(queries: Mapping[str, Sequence[Record]], rankings: Rankings) -> d
     }
 
 
-def _unanswered(
-    queries: Mapping[str, Sequence[Record]], rankings: Rankings, latest: Latest, judge: Judge
-) -> list[dict[str, str]]:
+def _unanswered(run: Replayed) -> list[dict[str, str]]:
     """The first queries that failed or came back short, and why."""
     found = []
-    for query in (one for records in queries.values() for one in records):
-        hits, seen = rankings.get(query.id), latest.get(query.id)
+    for query in (one for records in run.queries.values() for one in records):
+        hits, seen = run.rankings.get(query.id), run.latest.get(query.id)
         if hits is None:
             why = (seen.error or f"status {seen.status}") if seen else "not asked"
-        elif _is_short(hits, judge.score(query, hits)):
+        elif _is_short(hits, run.judge.score(query, hits)):
             why = f"{len(hits)} hits only"
         else:
             continue

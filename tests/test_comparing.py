@@ -13,7 +13,8 @@ from benchmarks.compare import compare
 from benchmarks.dataset import Dataset
 from benchmarks.errors import BenchmarkError, DataError, GateFailed, RunError
 from benchmarks.gate import Limits, judge
-from benchmarks.query_scores import query_scores
+from benchmarks.query_scores import scores_of
+from benchmarks.rankings import replayed
 from benchmarks.runs import Observation, Run
 from tests.observed import RUN, observe, seen
 
@@ -75,7 +76,8 @@ def ask(*arguments: object) -> Result:
 
 
 def test_query_scores_by_hand(data: Dataset) -> None:
-    scores = query_scores(make_run(data, "run", wrong={"a": 3}, failed=[query("a", 7)]))
+    run = replayed(make_run(data, "run", wrong={"a": 3}, failed=[query("a", 7)]))
+    scores = scores_of(run.judge, run.queries, run.rankings)
     assert {name: len(of_domain) for name, of_domain in scores.items()} == SIZES
     wrong = [name for name, score in scores["a"].items() if score.r_at_1 == 0]
     assert wrong == [query("a", row) for row in (0, 1, 2, 7)]
@@ -87,7 +89,7 @@ def test_scores_of_a_data_set_that_changed_are_refused(data: Dataset) -> None:
     run = make_run(data, "run")
     (data.root / "data" / "info_files" / "b" / "test.json").write_text("[]")
     with pytest.raises(RunError, match="another data set"):
-        query_scores(run)
+        replayed(run)
 
 
 def test_compare_says_what_differs_and_what_is_real(data: Dataset) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.dataset import Dataset
-from benchmarks.rankings import Rankings
+from benchmarks.rankings import Rankings, replayed
 from benchmarks.reporting import markdown, write_html
 from benchmarks.reporting.curves import Tick, percentile_plot, timeline
 from benchmarks.reporting.failures import worst_failures
@@ -61,7 +61,7 @@ def reported(tmp_path: Path) -> Reported:
 
 def page_of(reported: Reported) -> Page:
     run, data, summary = reported
-    return Page(write_html(run, data, summary))
+    return Page(write_html(replayed(run, data), summary))
 
 
 def test_the_page_needs_nothing_else(reported: Reported) -> None:

@@ -7,12 +7,12 @@ import typer
 from rich.console import Console
 
 from benchmarks.commands.options import JSON, print_json
-from benchmarks.dataset import Dataset
 from benchmarks.errors import RunError
+from benchmarks.rankings import replayed
 from benchmarks.report import print_table, write_summary
 from benchmarks.reporting import markdown, throughput_of, write_hdr_log, write_html, write_mteb, write_points
 from benchmarks.runs import Run
-from benchmarks.summary import summarise
+from benchmarks.summary import summary_of_replay
 
 
 def report(
@@ -26,15 +26,15 @@ def report(
 ) -> None:
     """Accuracy and latency of a run: a table here, a page that opens offline, files for other tools."""
     measured, console = Run(run), Console()
-    data = Dataset(Path(measured.said()["data"]))
-    summary = summarise(data, measured)
-    throughput = throughput_of(concurrency, measured.said()) if concurrency else None
+    seen = replayed(measured)
+    summary = summary_of_replay(seen)
+    throughput = throughput_of(concurrency, seen.said) if concurrency else None
     write_summary(measured.folder, summary)
     try:
-        page = write_html(measured, data, summary, html, throughput)
+        page = write_html(seen, summary, html, throughput)
         write_mteb(measured, summary)
         write_points(measured, summary)
-        write_hdr_log(measured, measured.observations())
+        write_hdr_log(measured, seen.observations)
     except OSError as error:
         raise RunError(f"the report of {run} cannot be written: {error}") from error
     if as_markdown:

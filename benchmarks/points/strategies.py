@@ -6,7 +6,7 @@ is no service of its own, but put together of what the specialists answered.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +156,13 @@ def _oracle(specialists: Mapping[str, Path], runs: Mapping[str, Run], place: Wor
     run.begin({**said, "target": {**said["target"], "model": ORACLE}, "made_of": made_of})
     try:
         with (run.folder / "observations-000-00.jsonl").open("w") as stream:
-            for domain, one in of_domain.items():
-                stream.writelines(to_line(seen) for seen in one.observations() if seen.domain == domain)
+            for number, (domain, one) in enumerate(of_domain.items()):
+                stream.writelines(
+                    # Clocks of their own, so segments of their own: times add up, and do not overlap.
+                    to_line(replace(seen, segment=seen.segment * len(of_domain) + number))
+                    for seen in one.observations()
+                    if seen.domain == domain
+                )
     except OSError as error:
         raise RunError(f"{run.folder} cannot be written: {error.strerror}") from error
     run.pack()

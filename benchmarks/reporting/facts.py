@@ -74,11 +74,7 @@ def scenario(said: JSON) -> str:
 
 def doubts(summary: JSON) -> list[str]:
     """Why the run does not count, in sentences; empty where it does."""
-    found = list(summary["invalid_because"])
-    if not_asked := summary["all"]["not_asked"]:
-        asked = f"{not_asked:,} of {count(summary['all']['queries'], 'query', 'queries')}"
-        found.insert(0, f"the run is not whole: {asked} were not asked yet; replay again to go on")
-    return [f"{one[:1].upper()}{one[1:]}." for one in found]
+    return [f"{one[:1].upper()}{one[1:]}." for one in summary["invalid_because"]]
 
 
 def facts(said: JSON) -> dict[str, str]:

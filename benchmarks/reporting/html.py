@@ -7,14 +7,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.dataset import Dataset, Record
-from benchmarks.rankings import rankings_of
-from benchmarks.replay import latest_of
+from benchmarks.rankings import Replayed
 from benchmarks.reporting import facts
 from benchmarks.reporting.curves import percentile_plot, timeline
 from benchmarks.reporting.failures import RULE, worst_failures
 from benchmarks.reporting.pictures import thumbnail
 from benchmarks.reporting.throughput import Throughput
-from benchmarks.runs import Run
+from benchmarks.runs import write_whole
 
 _TEMPLATES = Path(__file__).parent  # not the working folder's
 _PER_DOMAIN = 4  # failures shown: with eight domains the page stays below 2 MB
@@ -22,8 +21,7 @@ _LISTED = 24  # queries to a reason
 
 
 def write_html(
-    run: Run,
-    data: Dataset,
+    seen: Replayed,
     summary: Mapping[str, Any],
     file: Path | None = None,
     throughput: Throughput | None = None,
@@ -32,9 +30,8 @@ def write_html(
 
     Raises RunError, DataError.
     """
-    said, observations = run.said(), run.observations()
-    rankings = rankings_of(data, said, latest_of(observations))[summary["scope"]]
-    file = file or run.folder / "report.html"
+    data, said, observations = seen.data, seen.said, seen.observations
+    file = file or seen.run.folder / "report.html"
     page = _environment(data).get_template("template.html.j2")
     rendered = page.render(
         said=said,
@@ -45,12 +42,12 @@ def write_html(
         time=timeline(observations),
         stages=_stages(summary),
         columns=_columns(summary),
-        failures=worst_failures(data, said, rankings, _PER_DOMAIN),
+        failures=worst_failures(data, said, seen.rankings, _PER_DOMAIN),
         rule=RULE,
         unanswered=_by_reason(summary),
         listed=_LISTED,
     )
-    file.write_text(rendered, encoding="utf-8")
+    write_whole(file, rendered)
     return file
 
 

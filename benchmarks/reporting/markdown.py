@@ -18,7 +18,7 @@ from benchmarks.reporting.facts import (
 from benchmarks.reporting.throughput import Throughput
 from benchmarks.runs import Run
 
-_COUNTED = ("failed", "short", "not_asked", "without_match", "from_cache")
+_COUNTED = ("failed", "short", "not_asked", "retried", "without_match", "from_cache")
 
 
 def markdown(run: Run, summary: Mapping[str, Any], throughput: Throughput | None = None) -> str:
@@ -28,7 +28,7 @@ def markdown(run: Run, summary: Mapping[str, Any], throughput: Throughput | None
     parts += ["### Accuracy and latency, per domain", _domains(summary)]
     if summary["left_out"]:
         left_out = summary["left_out"].items()
-        parts.append("\n".join(f"- left out: {domain} ({_safe(why)})" for domain, why in left_out))
+        parts.append("\n".join(f"- left out: {_safe(domain)} ({_safe(why)})" for domain, why in left_out))
     parts += ["### Latency", _percentiles(summary), "### Where the time went, mean ms", _stages(summary)]
     if throughput:
         parts += ["### Throughput against latency", _throughput(throughput)]

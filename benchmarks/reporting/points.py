@@ -1,12 +1,14 @@
 """Operating points: one CSV row a run, so that many can be laid beside each other."""
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.errors import RunError
 from benchmarks.reporting.facts import model_name
-from benchmarks.runs import Run
+from benchmarks.runs import Run, write_whole
 
 
 def point(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,6 +33,7 @@ def point(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
         "mMP@5": summary["mean"]["mMP@5"],
         **{f"R@1 {domain}": row["R@1"] for domain, row in summary["domains"].items()},
         **{name: whole[name] for name in ("p50_ms", "p95_ms", "p99_ms", "images_per_s")},
+        **{name: whole[name] for name in ("failed", "retried")},
         "valid": summary["valid"],
     }
 
@@ -45,10 +48,16 @@ def write_points(run: Run, summary: Mapping[str, Any], file: Path | None = None)
     rows: list[dict[str, Any]] = []
     if file.exists():
         with file.open(newline="") as stream:
-            rows = [one for one in csv.DictReader(stream) if one["run"] != row["run"]]
+            reader = csv.DictReader(stream)
+            if "run" not in (reader.fieldnames or ()):
+                raise RunError(f"{file} is no table of operating points: it has no column `run`")
+            rows = [one for one in reader if one["run"] != row["run"]]
     rows.append(row)
-    with file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(dict.fromkeys(name for one in rows for name in one)))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, list(dict.fromkeys(name for one in rows for name in one)), lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(file, text.getvalue())
     return file
