@@ -63,7 +63,7 @@ def steps(source: str, provider: str, models: dict[str, Path]) -> list[Point]:
         replace(rough, name=f"{number}-hnsw-ef-{ef}", graph=True, ef=ef)
         for number, ef in enumerate(_EFS, start=6)
     ]
-    # One, unless it was said: a thread a core spins, and was five times slower on two cores that were busy.
+    # One, unless it was said: a thread a core spins, and was several times slower on two busy cores.
     threads = {_THREADS: os.environ.get(_THREADS, "1")}
     torch = Point("1-torch-fp32", naive=source, environment=threads)
     return [torch, served, smaller, scaled, rough, *graphs]
@@ -87,19 +87,26 @@ def print_ladder(rungs: Sequence[Rung], console: Console) -> None:
 
 
 def to_markdown(rungs: Sequence[Rung]) -> str:
-    """The same as a page: the steps, then R@1 and mMP@5 of each domain."""
+    """The same as a page: the steps, latencies with intervals, then each domain's measures and changes."""
     invalid = invalid_of(rung.run for rung in rungs)
     domains = list(_domains(rungs[0]))
     steps_table = [_COLUMNS, _rule(_COLUMNS), *(_cells(rung, invalid) for rung in rungs)]
     by_domain = [["R@1 / mMP@5", *domains], _rule(["", *domains])]
+    changes = [["change of R@1", *domains], _rule(["", *domains])]
+    times = [["ms", "p50", "p99"], _rule(["", "", ""])]
     for rung in rungs:
         cells = [f"{100 * row['R@1']:.1f} / {100 * row['mMP@5']:.1f}" for row in _domains(rung).values()]
         by_domain.append([rung.point.name, *cells])
-    first, second = (
-        "\n".join(f"| {' | '.join(row)} |" for row in table) for table in (steps_table, by_domain)
+        if rung.since:
+            changes.append([rung.point.name, *(_change(one["R@1"]) for one in rung.since.domains.values())])
+        rows = {one["percentile"]: one for one in summary_of(rung.run)["percentiles"]}
+        times.append([rung.point.name, *(_with_interval(rows[percent]) for percent in (50, 99))])
+    first, *others = (
+        "\n".join(f"| {' | '.join(row)} |" for row in table)
+        for table in (steps_table, times, by_domain, changes)
     )
     notes = [_how_torch_ran(rungs), *(f"invalid: {name}: {why}" for name, why in invalid.items())]
-    return "\n\n".join([first, *notes, second]) + "\n"
+    return "\n\n".join([first, *notes, *others]) + "\n"
 
 
 def to_json(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
@@ -113,13 +120,17 @@ def to_json(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
             "domains": {
                 domain: {name: row[name] for name in MEASURES} for domain, row in _domains(rung).items()
             },
-            "difference": {name: pair.to_json() for name, pair in rung.since.mean.items()}
-            if rung.since
-            else None,
+            "difference": _difference(rung.since) if rung.since else None,
             "invalid_because": invalid.get(rung.point.name),
         }
         for rung in rungs
     ]
+
+
+def _difference(since: Comparison) -> dict[str, Any]:
+    """Of the means, of each domain, and the times and rates as ratios."""
+    said = since.to_json()
+    return {**said["mean"], "domains": said["domains"], "ratio": said["ratio"]}
 
 
 _CHANGE = "change"
@@ -159,6 +170,11 @@ def _cells(rung: Rung, invalid: Mapping[str, str]) -> list[str]:
         f"{whole['images_per_s']:.1f}",
         times,
     ]
+
+
+def _with_interval(row: Mapping[str, Any]) -> str:
+    low, high = ("?" if end is None else f"{end:.0f}" for end in row["interval_ms"])
+    return f"{row['ms']:.0f} [{low}, {high}]"
 
 
 def _change(pair: Pair) -> str:

@@ -109,7 +109,11 @@ def timeline(observations: Sequence[Observation]) -> Timeline | None:
         latency=Plot(x_ticks, ms_ticks, {"p50": _line(p50, ms_top), "p95": _line(p95, ms_top)}),
         resumed=[100 * start / total_s for start in list(starts.values())[1:]],
         failures=sorted(
-            100 * (starts[one.segment] + one.done_s) / total_s for one in observations if one.status != 200
+            {
+                round(100 * (starts[one.segment] + one.done_s) / total_s, 1)  # a thousand marks at most
+                for one in observations
+                if one.status != 200
+            }
         ),
         slice_s=slice_s,
     )

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs import Run
+from benchmarks.runs import Run, write_whole
 
 _NO_LANGUAGE = "zxx-Zxxx"
 
@@ -32,7 +32,7 @@ def write_mteb(run: Run, summary: Mapping[str, Any]) -> list[Path]:
             "date": datetime.fromisoformat(said["started"]).timestamp(),
         }
         file = folder / f"{domain}.json"
-        file.write_text(json.dumps(result, indent=2) + "\n")
+        write_whole(file, json.dumps(result, indent=2) + "\n")
         files.append(file)
     return files
 
