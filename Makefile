@@ -42,16 +42,21 @@ fuzz: .venv/fuzz-$(RUNTIME).done
 env: .venv/bench-$(RUNTIME).done
 test-env: .venv/test-$(RUNTIME).done
 
-# What was installed for the other runtime goes first: their files overwrite each other.
-WITHOUT_RUNTIME = $(UV) pip uninstall --quiet --python $(PYTHON) onnxruntime onnxruntime-gpu 2>/dev/null || true
+# What was installed for the other runtime goes first: their files overwrite each other. An installation that
+# breaks off leaves no mark that says it was done.
+OTHER := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
+define WITHOUT_OTHER
+	@if $(UV) pip show --quiet --python $(PYTHON) $(OTHER) 2>/dev/null; then rm -f .venv/*.done; \
+		$(UV) pip uninstall --quiet --python $(PYTHON) onnxruntime onnxruntime-gpu; fi
+endef
 
 .venv/bench-%.done: requirements/bench-%.txt | $(UV)
-	@$(WITHOUT_RUNTIME)
+	$(WITHOUT_OTHER)
 	$(UV) pip install --quiet --python $(PYTHON) -r $<
 	touch $@
 
 .venv/test-%.done: requirements/test-%.txt | $(UV)
-	@$(WITHOUT_RUNTIME)
+	$(WITHOUT_OTHER)
 	$(UV) pip install --python $(PYTHON) -r $<
 	touch $@ .venv/bench-$*.done
 

@@ -20,7 +20,9 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def print_table(summary: Mapping[str, Any], console: Console) -> None:
-    """One line a domain, then the mean of the measures and the whole of the load."""
+    """Why not to believe it, if so; one line a domain, the mean of the measures and the whole of the load."""
+    for reason in summary["invalid_because"]:
+        console.print(f"invalid: {reason}", markup=False, highlight=False)
     table = Table("domain", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("queries", "gallery", "R@1", "mMP@5", "p50 ms", "p95 ms", "p99 ms", "images/s"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -48,8 +50,6 @@ def print_table(summary: Mapping[str, Any], console: Console) -> None:
         console.print(f"answered only when asked again: {whole['retried']}")
     for one in summary["unanswered"][:5]:
         console.print(f"{one['query']}: {one['why']}", markup=False, highlight=False)
-    for reason in summary["invalid_because"]:
-        console.print(f"invalid: {reason}", markup=False, highlight=False)
     for domain, why in summary["left_out"].items():
         console.print(f"left out: {domain} ({why})", markup=False, highlight=False)
 

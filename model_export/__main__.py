@@ -39,7 +39,15 @@ SOURCES = f"A run of `train`, an fp32 model folder, or a backbone: {', '.join(BA
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
-MODEL = Annotated[Path, typer.Argument(metavar="DIR", help="A model folder.")]
+
+def _folder(text: str) -> Path:
+    """A path; the name of a model of the zoo, where there is no such path."""
+    return ZOO / text if not Path(text).exists() and (ZOO / text).is_dir() else Path(text)
+
+
+MODEL = Annotated[
+    Path, typer.Argument(metavar="DIR", parser=_folder, help="A model folder, or a model of the zoo by name.")
+]
 JSON = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 ALLOW_MISSING = Annotated[
     bool, typer.Option("--allow-missing", help="Go on without the images that are missing.")
@@ -193,7 +201,7 @@ def embed(
 
 @app.command()
 def bench(
-    models: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Model folders.")],
+    models: Annotated[list[Path], typer.Argument(metavar="DIR...", parser=_folder, help="Model folders.")],
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each model.")] = 10,
     as_json: JSON = False,
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.core import Core
 from service.errors import SettingsError, StartupError
@@ -55,14 +55,17 @@ def _check_port(host: str, port: int) -> None:
 def check() -> None:
     """Do all that a start does, up to the golden image, and say what would refuse."""
 
+    values = load_settings()
+
     async def start_and_close() -> None:
-        core = Core(load_settings())
+        core = Core(values)
         try:
             await core.start()
         finally:
             core.close()
 
     asyncio.run(start_and_close())
+    typer.echo(f"it would start, with {', '.join(values.model)}")
 
 
 @app.command()
@@ -101,10 +104,13 @@ def optimise(
 @app.command()
 def settings() -> None:
     """Every setting, what it is for, and its value now."""
-    table = Table("variable", "value", "for")
+    # Whole, on a terminal of 80 columns too: they are there to be copied.
+    table = Table(Column("variable", no_wrap=True), Column("value", overflow="fold"), "for")
     values = load_settings()
     for name, field in Settings.model_fields.items():
-        table.add_row(f"UIE_{name.upper()}", str(getattr(values, name)), field.description)
+        value = getattr(values, name)
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        table.add_row(f"UIE_{name.upper()}", shown, field.description)
     Console().print(table)
 
 

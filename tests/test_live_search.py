@@ -151,6 +151,7 @@ def test_parameters_of_search(gallery: httpx.Client) -> None:
         ({"id": "pic/4"}, {"group_by": "colour"}, 400, "invalid-request"),
         ({"id": "pic/4"}, {"min_score": "nan"}, 400, "invalid-request"),
         ({"id": "pic/4"}, {"exclude": ""}, 400, "invalid-request"),
+        ({"id": "pic/4"}, {"domian": "d1"}, 400, "invalid-request"),
     ],
 )
 def test_wrong_searches(

@@ -6,7 +6,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -39,7 +39,8 @@ def create_app(core: Core) -> FastAPI:
     app = FastAPI(title="Universal image embedding", version=__version__, lifespan=lifespan)
     app.state.core = core
     for router in (embed.router, openai.router, search.router, items.router, info.router):
-        app.include_router(router, responses=PROBLEMS)
+        app.include_router(router, responses=PROBLEMS, dependencies=[Depends(_known_parameters)])
+    app.openapi()  # made once, before the first request that has parameters
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -63,6 +64,19 @@ def _refuse_before_stopping(core: Core) -> None:
         loop.call_soon_threadsafe(loop.call_later, _REFUSALS_S, stop, number, None)
 
     signal.signal(signal.SIGTERM, refuse)
+
+
+async def _known_parameters(request: Request) -> None:
+    """A parameter that is misspelt would go unnoticed: `domian=food` would search everywhere."""
+    if not request.query_params:
+        return
+    operation = request.app.openapi()["paths"][request.scope["route"].path_format][request.method.lower()]
+    known = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
+    unknown = sorted(request.query_params.keys() - set(known))
+    if unknown:
+        raise InvalidRequest(
+            f"no such parameter: {', '.join(unknown)[:200]}; there are: {', '.join(known) or 'none'}"
+        )
 
 
 def problem_response(error: ServiceError) -> Response:
