@@ -56,6 +56,9 @@ def _measure(data: Dataset, url: str, out: Path, concurrency: int, console: Cons
     summary = summarise(data, run)
     write_summary(run.folder, summary)
     print_table(summary, console)
+    console.print(
+        f"the run is in {out}; `python -m benchmarks report {out}` makes a page of it", soft_wrap=True
+    )
     if sys.stdin.isatty() and sys.stdout.isatty():
         _keep_serving(url, data.image(_showpiece(data, run)), console)
     return summary

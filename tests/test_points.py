@@ -44,6 +44,7 @@ from tests.training.conftest import SHAPES, draw
 
 QUIET = Console(quiet=True)
 COLOURS = ((200, 30, 30), (40, 60, 210))
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 @pytest.fixture(scope="module")

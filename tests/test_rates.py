@@ -16,6 +16,7 @@ from benchmarks.runs import PACKED, Run
 from benchmarks.service_process import ServiceProcess
 
 SLOW_MS = "60000"  # so that nothing is bad on a slow machine
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 def asked(*arguments: object) -> dict[str, Any]:

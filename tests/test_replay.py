@@ -27,6 +27,7 @@ from tests.stub import stub
 from tests.tiny import tiny_data, tiny_trained
 
 KEY = "a-key-of-the-tests"
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 @pytest.fixture(scope="module")
