@@ -30,7 +30,7 @@ class Answer:
     @property
     def detail(self) -> str:
         """What the answer says of itself, where it is an error."""
-        return str(self.body.get("detail", self.body) if isinstance(self.body, dict) else self.body)
+        return _text(self.body.get("detail", self.body) if isinstance(self.body, dict) else self.body)
 
 
 class Service:
@@ -123,8 +123,15 @@ async def send(session: aiohttp.ClientSession, method: str, url: str, **body: An
 def _json(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError:  # a proxy's page, or a server's own 500
+    except (ValueError, RecursionError):  # a proxy's page, a server's own 500, or nested too deep
         return {"detail": body[:200].decode(errors="replace")}
+
+
+def _text(said: Any) -> str:
+    try:
+        return str(said)
+    except RecursionError:  # what could just be read need not be written
+        return "JSON that is nested too deep"
 
 
 def _must(answer: Answer, what: str) -> Any:

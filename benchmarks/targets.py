@@ -75,7 +75,7 @@ def vector_of(target: Target, answer: Any) -> NDArray[np.float32]:
         for step in target.vector.split("."):
             found = found[int(step)] if isinstance(found, list) else found[step]
         vector = np.asarray(found, dtype=np.float32)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise TargetError(f"the answer has no vector at {target.vector}: {error!r}") from error
     if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
         raise TargetError(f"what stands at {target.vector} is no vector of finite numbers")
