@@ -61,6 +61,10 @@ def replay(
             "leaving out by position is for a target that searches; "
             "of embeddings, `score --self-exclusion position` does it"
         )
+    if not searches and not (protocol.exact and protocol.ef is None):
+        raise TargetError(
+            "--no-exact and --ef are for a target that searches; of embeddings the harness searches, exactly"
+        )
     info = asyncio.run(_info(data, target, protocol, searches, client.key))
     run = Run(out)
     done = run.begin(_said(data, target, protocol, scenario, client, info))

@@ -5,7 +5,7 @@ This service searches by itself; of every other the harness takes the embeddings
 
 import base64
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -40,7 +40,11 @@ def target_row(kind: TargetKind, url: str, model: str, body: str, vector: str) -
         return Target(kind, url, model, _OPENAI, "data.0.embedding")
     row = Target(kind, url.rstrip("/") if kind == "uie" else url, model, body, vector)
     if kind == "post" and body.lstrip().startswith("{"):
-        json_body(replace(row, model="m"), b"x")  # a template that is no JSON is told at once
+        # A template that is no JSON, or leaves no place for the picture, is told at once.
+        if json_body(row, b"x") == json_body(row, b"y"):
+            raise TargetError(
+                f"body {body!r} has neither {{base64}} nor {{data_uri}}: no picture would be sent"
+            )
     elif kind == "post" and body != "raw" and not body.startswith("form:"):
         raise TargetError(f"body {body!r} is neither raw, form:FIELD nor JSON")
     return row

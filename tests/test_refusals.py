@@ -1,5 +1,6 @@
 """What `replay`, `index` and `load` refuse: other servers, stale galleries, options nobody obeys."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,18 @@ def test_a_gallery_of_another_data_set_is_told_by_its_items(data: Dataset, tmp_p
         said = refused("replay", data.root, "--url", url, "--out", tmp_path / "run")
     assert said == "the service's gallery of plants is of another data set: index again"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [("--no-exact",), ("--ef", 32), ("--no-exact", "--ef", 32)])
+@pytest.mark.parametrize("asked", [("--scenario", "Offline"), ("--target", "post"), ("--target", "openai")])
+def test_hnsw_is_for_a_target_that_searches(
+    data: Dataset, tmp_path: Path, asked: tuple[str, ...], options: tuple[object, ...]
+) -> None:
+    said = refused("replay", data.root, "--out", tmp_path / "run", *asked, *options)
+    assert said.startswith("--no-exact and --ef are for a target that searches")
+
+
+def test_a_body_without_a_place_for_the_picture_is_refused(data: Dataset, tmp_path: Path) -> None:
+    verb = ("replay", data.root, "--out", tmp_path / "run", "--target", "post", "--body")
+    for body in ({"image": "{bas64}"}, {"{base64}": "image"}, {"model": "{model}"}):
+        assert "no picture would be sent" in refused(*verb, json.dumps(body))
