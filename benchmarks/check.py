@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.dataset import Dataset
 from benchmarks.progress import progress_bar
@@ -85,11 +86,11 @@ def print_checks(checks: dict[str, DomainCheck], console: Console) -> None:
     table.add_column("whole")
     for domain, one in checks.items():
         counts = (sum(one.rows.values()), one.images, len(one.missing), len(one.undecodable))
-        table.add_row(domain, *(f"{count:,}" for count in counts), "yes" if one.whole else "no")
+        table.add_row(Text(domain), *(f"{count:,}" for count in counts), "yes" if one.whole else "no")
     console.print(table)
     for domain, one in checks.items():
         for line in _complaints(domain, one):
-            console.print(f"{domain}: {line}", highlight=False, soft_wrap=True)
+            console.print(f"{domain}: {line}", markup=False, highlight=False, soft_wrap=True)
     if any(one.miscounted for one in checks.values()):
         console.print(INFO_FILES, highlight=False, soft_wrap=True)
 

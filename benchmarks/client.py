@@ -30,7 +30,7 @@ class Answer:
     @property
     def detail(self) -> str:
         """What the answer says of itself, where it is an error."""
-        return str(self.body.get("detail", self.body) if isinstance(self.body, dict) else self.body)
+        return _text(self.body.get("detail", self.body) if isinstance(self.body, dict) else self.body)
 
 
 class Service:
@@ -44,6 +44,29 @@ class Service:
         """The JSON of a GET that must succeed. Raises TargetError."""
         answer = await self._ask("GET", path)
         return _must(answer, f"GET {path}")
+
+    async def domains(self) -> dict[str, int]:
+        """How many items each domain has. Raises TargetError, also where it is not our service."""
+        said = await self.get("/v1/domains")
+        rows = said.get("domains") if isinstance(said, dict) else None
+        if not isinstance(rows, list):
+            raise self._foreign("/v1/domains", said)
+        counts: dict[str, int] = {}
+        for row in rows:
+            match row:
+                case {"name": str(name), "items": int(items)}:
+                    counts[name] = items
+                case _:
+                    raise self._foreign("/v1/domains", said)
+        return counts
+
+    async def info(self) -> dict[str, Any]:
+        """What it says of itself: its model and its index at least, each with a fingerprint. As `domains`."""
+        said = await self.get("/v1/info")
+        match said:
+            case {"model": {"name": str(), "fingerprint": str()}, "index": {"fingerprint": str()}}:
+                return dict(said)
+        raise self._foreign("/v1/info", said)
 
     async def item(self, item_id: str) -> dict[str, Any] | None:
         """The item, or None where there is none. Raises TargetError."""
@@ -79,6 +102,10 @@ class Service:
         asked = {"model": model, "input": [uri], "encoding_format": "float", "modality": "image"}
         return await self._ask("POST", "", json=asked)
 
+    def _foreign(self, path: str, said: Any) -> TargetError:
+        gave = " ".join(_text(said)[:200].split())
+        return TargetError(f"{self.url} is not this service: GET {path} gave {gave}")
+
     async def _ask(self, method: str, path: str, **body: Any) -> Answer:
         if isinstance(body.get("data"), bytes):
             body["headers"] = {"Content-Type": "application/octet-stream"}
@@ -95,7 +122,7 @@ async def connect(url: str, concurrency: int, key: str | None = None) -> AsyncIt
 async def info_of(url: str, key: str | None) -> dict[str, Any]:
     """What our service says of itself. Raises TargetError."""
     async with connect(url, 1, key) as service:
-        return dict(await service.get("/v1/info"))
+        return await service.info()
 
 
 def session_for(key: str | None, connections: int = 0) -> aiohttp.ClientSession:
@@ -123,8 +150,15 @@ async def send(session: aiohttp.ClientSession, method: str, url: str, **body: An
 def _json(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError:  # a proxy's page, or a server's own 500
+    except (ValueError, RecursionError):  # a proxy's page, a server's own 500, or nested too deep
         return {"detail": body[:200].decode(errors="replace")}
+
+
+def _text(said: Any) -> str:
+    try:
+        return str(said)
+    except RecursionError:  # what could just be read need not be written
+        return "JSON that is nested too deep"
 
 
 def _must(answer: Answer, what: str) -> Any:

@@ -25,7 +25,7 @@ async def index_gallery(
     Raises TargetError at the first refusal; what was uploaded stays, and a second run goes on from there.
     """
     async with connect(url, _CHECKS, key) as target:
-        known = {row["name"]: row["items"] for row in (await target.get("/v1/domains"))["domains"]}
+        known = await target.domains()
         with progress_bar(console) as progress:
             missing = []
             for domain in data.domains:
@@ -41,10 +41,9 @@ async def index_gallery(
 async def index_fits(data: Dataset, url: str) -> bool:
     """Whether the service's index may become this gallery: the served model's, with nothing else in it."""
     async with connect(url, 1) as target:
-        info = await target.get("/v1/info")
-        domains = (await target.get("/v1/domains"))["domains"]
+        info, domains = await target.info(), await target.domains()
     sizes = {domain: len(data.gallery(domain)) for domain in data.domains}
-    alone = all(row["items"] <= sizes.get(row["name"], 0) for row in domains)
+    alone = all(items <= sizes.get(domain, 0) for domain, items in domains.items())
     return alone and info["index"]["fingerprint"] == info["model"]["fingerprint"]
 
 
@@ -58,7 +57,7 @@ async def _not_indexed(
         async with places:
             item = await target.item(record.id)
         progress.advance(bar)
-        return item is None or item["payload"] != _payload(data, record)
+        return item is None or item["payload"] != payload_of(data, record)
 
     flags = await asyncio.gather(*(missing(record) for record in records))
     progress.remove_task(bar)
@@ -77,7 +76,7 @@ async def _upload_all(
                     "id": record.id,
                     "domain": record.domain,
                     "label": data.label(record),
-                    "payload": _payload(data, record),
+                    "payload": payload_of(data, record),
                 }
                 for record in chunk
             ]
@@ -92,7 +91,8 @@ async def _upload_all(
     await asyncio.gather(*(upload(records[start : start + _IMAGES_PER_REQUEST]) for start in starts))
 
 
-def _payload(data: Dataset, record: Record) -> dict[str, str]:
+def payload_of(data: Dataset, record: Record) -> dict[str, str]:
+    """Of a gallery's item: by it an item is known to be of this data set, as it is now."""
     return {"path": record.path, "data": data.fingerprint[:12]}
 
 

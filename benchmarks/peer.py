@@ -82,7 +82,7 @@ def print_comparison(found: Comparison, ours: Server, peer: Server, console: Con
 async def model_of(url: str) -> str:
     """The name of the model that our service serves."""
     async with connect(url, 1) as target:
-        return str((await target.get("/v1/info"))["model"]["name"])
+        return str((await target.info())["model"]["name"])
 
 
 async def _turn(server: Server, uris: Sequence[str], concurrency: int) -> Turn:

@@ -22,7 +22,7 @@ class _Rate(ProgressColumn):
 def progress_bar(console: Console) -> Progress:
     """To be used as a context manager."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # it may be a data set's name
         BarColumn(),
         MofNCompleteColumn(),
         _Rate(),

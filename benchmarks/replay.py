@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from benchmarks.client import connect
+from benchmarks.client import Service, connect
 from benchmarks.dataset import Dataset, Record, Split
 from benchmarks.errors import DataError, TargetError
+from benchmarks.index import payload_of
 from benchmarks.load.asks import Ask, Picture, in_bulk
 from benchmarks.load.drive import Client, Load, drive
 from benchmarks.load.scenarios import Scenario
@@ -55,10 +56,14 @@ def replay(
     Raises TargetError where the service's gallery is not this data set's, and what `drive` raises.
     """
     searches = target.searches and scenario.name != "Offline"
-    if protocol.self_exclusion == "position" and not searches:
+    if not searches and protocol.self_exclusion == "position":
         raise TargetError(
             "leaving out by position is for a target that searches; "
             "of embeddings, `score --self-exclusion position` does it"
+        )
+    if not searches and not (protocol.exact and protocol.ef is None):
+        raise TargetError(
+            "--no-exact and --ef are for a target that searches; of embeddings the harness searches, exactly"
         )
     info = asyncio.run(_info(data, target, protocol, searches, client.key))
     run = Run(out)
@@ -115,18 +120,26 @@ def _params(picture: Picture, protocol: Protocol, in_gallery: bool) -> tuple[tup
 async def _info(
     data: Dataset, target: Target, protocol: Protocol, searches: bool, key: str | None
 ) -> dict[str, Any]:
-    """What our service says of itself; what is indexed must be the merged gallery, whole and alone."""
+    """What our service says of itself."""
     if not target.searches:
         return {}
     async with connect(target.url, 1, key) as service:
         if searches:
-            found = {row["name"]: row["items"] for row in (await service.get("/v1/domains"))["domains"]}
-            wanted = {domain: len(data.gallery(domain, protocol.split)) for domain in data.domains}
-            if found != wanted:
-                raise TargetError(
-                    f"the service's gallery is not this data set's: it has {found}, wanted {wanted}"
-                )
-        return dict(await service.get("/v1/info"))
+            await _check_gallery(data, service, protocol.split)
+        return await service.info()
+
+
+async def _check_gallery(data: Dataset, service: Service, split: Split) -> None:
+    """What is indexed must be the merged gallery, whole and alone. Raises TargetError."""
+    found = await service.domains()
+    wanted = {domain: len(data.gallery(domain, split)) for domain in data.domains}
+    if found != wanted:
+        raise TargetError(f"the service's gallery is not this data set's: it has {found}, wanted {wanted}")
+    for domain in data.domains:
+        last = data.gallery(domain, split)[-1]  # `index` comes to it last, if it was not cut short
+        item = await service.item(last.id)
+        if item is None or item.get("payload") != payload_of(data, last):
+            raise TargetError(f"the service's gallery of {domain} is of another data set: index again")
 
 
 def _said(

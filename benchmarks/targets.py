@@ -5,7 +5,7 @@ This service searches by itself; of every other the harness takes the embeddings
 
 import base64
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -40,7 +40,11 @@ def target_row(kind: TargetKind, url: str, model: str, body: str, vector: str) -
         return Target(kind, url, model, _OPENAI, "data.0.embedding")
     row = Target(kind, url.rstrip("/") if kind == "uie" else url, model, body, vector)
     if kind == "post" and body.lstrip().startswith("{"):
-        json_body(replace(row, model="m"), b"x")  # a template that is no JSON is told at once
+        # A template that is no JSON, or leaves no place for the picture, is told at once.
+        if json_body(row, b"x") == json_body(row, b"y"):
+            raise TargetError(
+                f"body {body!r} has neither {{base64}} nor {{data_uri}}: no picture would be sent"
+            )
     elif kind == "post" and body != "raw" and not body.startswith("form:"):
         raise TargetError(f"body {body!r} is neither raw, form:FIELD nor JSON")
     return row
@@ -75,7 +79,7 @@ def vector_of(target: Target, answer: Any) -> NDArray[np.float32]:
         for step in target.vector.split("."):
             found = found[int(step)] if isinstance(found, list) else found[step]
         vector = np.asarray(found, dtype=np.float32)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise TargetError(f"the answer has no vector at {target.vector}: {error!r}") from error
     if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
         raise TargetError(f"what stands at {target.vector} is no vector of finite numbers")

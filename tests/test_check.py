@@ -90,6 +90,15 @@ def test_the_command_says_what_to_fetch_and_fails(tmp_path: Path) -> None:
     assert said["domains"]["cars"]["first_missing"] == ["missing.png"]
 
 
+@pytest.mark.parametrize("name", ["x[/y] missing.png", "x[bold]y missing.png"])
+def test_names_are_printed_as_they_are(tmp_path: Path, name: str) -> None:
+    lay(tmp_path, "tea[b]", {"test": [name]})
+    done = CliRunner().invoke(app, ["check", str(tmp_path)])
+    assert isinstance(done.exception, DataError)
+    assert f"tea[b]: 1 pictures missing, the first {name}" in done.stdout
+    assert "tea[b] " in done.stdout  # the table's row
+
+
 def test_the_command_is_content_with_what_is_whole(tmp_path: Path) -> None:
     lay(tmp_path, "tea", {"test": ["a.png"]})
     done = CliRunner().invoke(app, ["check", str(tmp_path), "--json"], catch_exceptions=False)

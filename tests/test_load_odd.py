@@ -85,3 +85,32 @@ def test_one_request_that_is_dropped_is_not_the_services_end(asks: list[Ask], tm
     with stub(handler) as url:
         seen = sent(Load(Target("uie", url), Scenario("SingleStream"), some), tmp_path / "run")
     assert [one.status for one in seen] == [200, 200, 0, 200, 200]
+
+
+def test_numbers_too_large_and_json_too_deep_are_failures(asks: list[Ask], tmp_path: Path) -> None:
+    """Python reads JSON a little deeper than it writes it, so every depth about its limit is tried."""
+    depths = range(940, 1010)
+    huge = f'{{"embedding": [1{"0" * 400}]}}'
+    answers = [huge, "[" * 200_000, '{"embedding": [1, 2]}', *("[" * n + "]" * n for n in depths)]
+    coming = iter([(200, one) for one in answers] + [(500, "[" * n + "]" * n) for n in depths])
+
+    async def handler(_: web.Request) -> web.Response:
+        status, text = next(coming)
+        return web.Response(status=status, text=text)
+
+    embeds = [Ask("embed", asks[0].pictures)] * (len(answers) + len(depths))
+    with stub(handler) as url:
+        seen = sent(Load(Target("post", url), Scenario("SingleStream"), embeds), tmp_path / "run")
+    assert [one.status for one in seen] == [0, 0, 200, *[0] * len(depths), *[500] * len(depths)]
+    assert all(one.error for one in seen if one.status != 200)
+    assert "no vector at embedding" in str(seen[0].error)
+
+
+def test_a_bulk_status_that_is_no_number_is_a_failure(asks: list[Ask], tmp_path: Path) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(text='{"results": [{"error": {"status": 1e999, "detail": "x"}}]}')
+
+    bulk = in_bulk([asks[0].pictures[0]], 1)
+    with stub(handler) as url:
+        load = Load(Target("uie", url), Scenario("Offline"), [Ask("bulk", one.pictures) for one in bulk])
+        assert [one.status for one in sent(load, tmp_path / "run")] == [0]

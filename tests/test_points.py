@@ -34,7 +34,7 @@ from benchmarks.points.point import (
 )
 from benchmarks.points.strategies import ORACLE, Systems, replay_systems
 from benchmarks.points.strategies import to_markdown as systems_markdown
-from benchmarks.points.sweep import Place, axes_of, front, plot_sweep, point_at, sweep
+from benchmarks.points.sweep import Place, axes_of, front, plot_sweep, sweep
 from benchmarks.rankings import embedding_of
 from benchmarks.runs import PACKED, Observation, Run, to_line, write_whole
 from model_export.export import export_model
@@ -172,19 +172,6 @@ def test_what_is_there_must_be_what_is_asked_for(tmp_path: Path, zoo_model: Path
     assert model_of(f"{zoo_model},default") == f"{said},default"
     with pytest.raises(RunError, match="cannot be written"):
         write_whole(made / "page.md", "")
-
-
-def test_axes_are_read_and_refused() -> None:
-    assert axes_of(["max_batch=4,16", "UIE_LANES=1"]) == {"max_batch": ["4", "16"], "lanes": ["1"]}
-    with pytest.raises(BenchmarkError, match="an axis is written"):
-        axes_of(["max_batch"])
-    point = point_at({"max_batch": "4", "concurrency": "2", "ef": "64"})
-    assert (point.settings, point.streams, point.ef) == ({"max_batch": "4"}, 2, 64)
-    assert (point.exact, point.graph) == (False, True)  # an ef is of HNSW
-    assert point_at({"exact": "true"}).exact
-    for wrong in ({"ef": "many"}, {"exact": "perhaps"}):
-        with pytest.raises(BenchmarkError, match="no value for its axis"):
-            point_at(wrong)
 
 
 def test_the_front_is_what_no_other_point_beats() -> None:

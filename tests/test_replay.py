@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,6 +148,14 @@ def test_what_is_wrong_with_a_replay_is_one_sentence(
     target = ("--target", "post", "--url", f"{tiny.url}/v1/embed", "--self-exclusion", "position")
     with pytest.raises(BenchmarkError, match="by position"):
         asked("replay", data.root, *target, "--out", tmp_path / "third")
+
+
+def test_a_gallery_that_is_stale_is_refused(data: Dataset, tiny: ServiceProcess, tmp_path: Path) -> None:
+    changed = Dataset(shutil.copytree(data.root, tmp_path / "changed"))
+    info = changed.root / "data/info_files/plants/train.json"
+    info.write_text(info.read_text() + "\n")  # as many pictures, and the same ones: yet not as it was indexed
+    with pytest.raises(BenchmarkError, match="gallery of animals is of another data set: index again"):
+        asked("replay", changed.root, "--url", tiny.url, "--out", tmp_path / "run")
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on_and_repeats_nothing(data: Dataset, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from benchmarks.reporting.curves import Tick, percentile_plot, timeline
 from benchmarks.reporting.failures import worst_failures
 from benchmarks.reporting.pictures import thumbnail
 from benchmarks.runs import Run
-from benchmarks.summary import summarise
+from benchmarks.summary import rounded, summarise
 from tests.conftest import ROOT
 from tests.observed import seen
 from tests.pictures import encode, exif, quadrants
@@ -214,3 +214,18 @@ def test_the_command_writes_it_all_from_any_folder(
     assert json.loads(done.output.splitlines()[-1])["mean"]["R@1"] == 0.125
     written = {str(file.relative_to(run.folder)) for file in run.folder.rglob("*.*")}
     assert written >= {"report.html", "summary.json", "points.csv", "latency.hlog", "mteb/a.json"}
+
+
+def test_reference_rounding_comes_before_the_mean_and_not_into_the_files(reported: Reported) -> None:
+    run, _, summary = reported
+    thirds = {"a": {"R@1": 1 / 3, "mMP@5": 0.5}, "b": {"R@1": 1 / 4, "mMP@5": 0.0}}
+    mean = {"R@1": 7 / 24, "R@1_interval": [0.0, 1.0], "mMP@5": 0.25}
+    found = rounded({"domains": thirds, "mean": mean, "separate": {"domains": thirds, "mean": mean}})
+    assert found["domains"]["a"] == {"R@1": 0.333, "mMP@5": 0.5}
+    assert found["mean"] == {"R@1": pytest.approx(0.2915), "R@1_interval": [0.0, 1.0], "mMP@5": 0.25}
+    assert found["separate"]["mean"] == found["mean"]
+    done = CliRunner().invoke(app, ["report", str(run.folder), "--reference-rounding", "--json"])
+    assert done.exit_code == 0, done.output
+    assert "each domain was rounded to 3 decimals before averaging" in done.stdout
+    assert json.loads(done.stdout.splitlines()[-1]) == rounded(summary)
+    assert json.loads((run.folder / "summary.json").read_text()) == summary

@@ -12,7 +12,7 @@ from benchmarks.rankings import replayed
 from benchmarks.report import print_table, write_summary
 from benchmarks.reporting import markdown, throughput_of, write_hdr_log, write_html, write_mteb, write_points
 from benchmarks.runs import Run
-from benchmarks.summary import summary_of_replay
+from benchmarks.summary import rounded, summary_of_replay
 
 
 def report(
@@ -21,6 +21,10 @@ def report(
     concurrency: Annotated[
         Path | None, typer.Option(help="A folder of `concurrency`: adds throughput against latency.")
     ] = None,
+    reference_rounding: Annotated[
+        bool,
+        typer.Option("--reference-rounding", help="As `score` has it, in what is printed; not in the files."),
+    ] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Markdown instead of the table.")] = False,
     as_json: JSON = False,
 ) -> None:
@@ -37,10 +41,14 @@ def report(
         write_hdr_log(measured, seen.observations)
     except OSError as error:
         raise RunError(f"the report of {run} cannot be written: {error}") from error
+    if reference_rounding:
+        summary = rounded(summary)
     if as_markdown:
         typer.echo(markdown(measured, summary, throughput), nl=False)
     else:
         print_table(summary, console)
         console.print(f"the whole report: {page}", soft_wrap=True, highlight=False)
+    if reference_rounding:
+        console.print("each domain was rounded to 3 decimals before averaging, as in the reference")
     if as_json:
         print_json(summary)

@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, TextIO
 
 import numpy as np
@@ -156,12 +155,12 @@ class _Client:
 
     def _results(self, ask: Ask, answer: Answer) -> list[_Result]:
         """One a picture; an answer of 200 that is not what was asked for is none."""
-        failed = partial(_Result, answer.status, error=f"status {answer.status}: {answer.detail}")
         if answer.status != 200:
-            return [failed()] * len(ask.pictures)
+            why = f"status {answer.status}: {answer.detail}"
+            return [_Result(answer.status, error=why)] * len(ask.pictures)
         try:
             results = self._read_results(ask, answer.body)
-        except (TargetError, KeyError, TypeError, ValueError) as error:
+        except (TargetError, KeyError, TypeError, ValueError, OverflowError) as error:
             why = str(error) if isinstance(error, TargetError) else repr(error)
             return [_Result(0, error=f"the answer is not that of a {ask.kind}: {why}")] * len(ask.pictures)
         return results

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from benchmarks.errors import BenchmarkError, RunError
 from benchmarks.points.point import Point, Workplace, invalid_of, measure, print_invalid, summary_of
@@ -33,10 +34,15 @@ def axes_of(texts: Sequence[str]) -> dict[str, list[str]]:
     """`max_batch=4,16` each, to values by axis. Raises BenchmarkError."""
     axes: dict[str, list[str]] = {}
     for text in texts:
-        name, _, values = text.partition("=")
-        if not name or not values:
+        said, _, listed = text.partition("=")
+        name = said.strip().lower().removeprefix("uie_")
+        values = [one.strip() for one in listed.split(",")]
+        if not name or not all(values):
             raise BenchmarkError(f"an axis is written max_batch=4,16, not {text!r}")
-        axes[name.strip().lower().removeprefix("uie_")] = [one.strip() for one in values.split(",")]
+        if name in axes:
+            both = ",".join([*axes[name], *values])
+            raise BenchmarkError(f"the axis {name} is given twice: write {name}={both}")
+        axes[name] = values
     return axes
 
 
@@ -49,6 +55,8 @@ def point_at(at: Mapping[str, str]) -> Point:
         streams = int(at.get("concurrency", "16"))
     except (ValueError, KeyError) as error:
         raise BenchmarkError(f"{dict(at)}: {error} is no value for its axis") from error
+    if streams < 1 or (ef is not None and ef < 1):
+        raise BenchmarkError(f"{dict(at)}: concurrency and ef are 1 at least")
     name = ",".join(f"{axis}={Path(value).name}" for axis, value in at.items())
     return Point(name, settings, exact, ef, graph=not exact, streams=streams)
 
@@ -90,13 +98,15 @@ def front(places: Sequence[Place], cost: str) -> list[Place]:
 def print_sweep(places: Sequence[Place], console: Console) -> None:
     """A line a point; a star where it is on a front, and why a point is invalid."""
     right = ("R@1", "p99 ms", "on its front", "images/s", "on its front", "")
-    table = Table(*places[0].at, *(Column(name, justify="right") for name in right))
+    axes = (Column(Text(axis)) for axis in places[0].at)
+    table = Table(*axes, *(Column(name, justify="right") for name in right))
     by_latency, by_rate = (front(places, cost) for cost in ("p99_ms", "images_per_s"))
     for one in sorted(places, key=lambda one: -one.r_at_1):
         stars = ["*" if one in best else "" for best in (by_latency, by_rate)]
         figures = (f"{100 * one.r_at_1:.1f}", f"{one.p99_ms:.0f}", f"{one.images_per_s:.1f}")
         mark = "invalid" if one.invalid_because else ""
-        table.add_row(*one.at.values(), figures[0], figures[1], stars[0], figures[2], stars[1], mark)
+        at = map(Text, one.at.values())
+        table.add_row(*at, figures[0], figures[1], stars[0], figures[2], stars[1], mark)
     console.print(table)
     print_invalid(
         {one.run.folder.name: one.invalid_because for one in places if one.invalid_because}, console

@@ -79,16 +79,14 @@ def doubts(summary: JSON) -> list[str]:
 
 def facts(said: JSON) -> dict[str, str]:
     """What was measured, by name."""
-    service, machine = said["service"], said["machine"]
-    model, index = service.get("model", {}), service.get("index", {})
-    searched = "exact" if said["exact"] else f"HNSW, ef {said['ef'] or 'as the service has it'}"
+    service, machine, model = said["service"], said["machine"], said["service"].get("model", {})
     asked = said["queries_per_domain"]
     found = {
         "Model": _listed(model_name(said), f"{model['dim']}-d" if "dim" in model else ""),
         "Fingerprint": model.get("fingerprint", ""),
         "Precision": _listed(service.get("precision", ""), service.get("provider", "")),
         "Service": _listed(said["target"]["kind"], service.get("version", ""), said["url"]),
-        "Search": _listed(index.get("backend", ""), searched, f"k {said['k']}", said["scope"]),
+        "Search": _listed(_searched(said), said["scope"]),
         "Scenario": scenario(said),
         "Data": _listed(data_name(said), said["split"], said["data_fingerprint"][:16]),
         "Subset": f"{asked:,} queries a domain, seed {said['subset_seed']}" if asked else "",
@@ -100,6 +98,13 @@ def facts(said: JSON) -> dict[str, str]:
         "Started": when(said["started"]),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _searched(said: JSON) -> str:
+    if said["target"]["kind"] != "uie" or said["scenario"]["name"] == "Offline":
+        return "the harness's own, exact"
+    by = "exact" if said["exact"] else f"HNSW, ef {said['ef'] or 'as the service has it'}"
+    return _listed(said["service"].get("index", {}).get("backend", ""), by, f"k {said['k']}")
 
 
 def when(started: str) -> str:
@@ -117,7 +122,21 @@ def settings(said: JSON) -> dict[str, str]:
 
 def repeat(said: JSON) -> list[str]:
     """Commands that make the run again. DATA and RUN are the reader's own folders."""
+    commit = said["commit"].removesuffix("+")
+    changed = "  # and what was changed and not committed" if commit != said["commit"] else ""
+    index = f"python -m benchmarks index DATA --url {shlex.quote(said['url'])} --split {said['split']}"
+    return [
+        *([f"git checkout {commit}{changed}"] if commit else []),
+        *([index] if said["target"]["kind"] == "uie" else []),
+        f"python -m benchmarks replay DATA --out RUN \\\n  {_replay_options(said)}",
+        "python -m benchmarks report RUN",
+    ]
+
+
+def _replay_options(said: JSON) -> str:
     load, target, subset = said["scenario"], said["target"], said["queries_per_domain"]
+    # Offline in bulk is always of as many at a time.
+    has_concurrency = load["name"] in ("ClosedLoop", "Offline") and load["bulk"] == 1
     options = {
         "url": said["url"],
         "target": target["kind"],
@@ -125,7 +144,7 @@ def repeat(said: JSON) -> list[str]:
         "body": target["body"] if target["kind"] == "post" else None,
         "vector": target["vector"] if target["kind"] == "post" else None,
         "scenario": load["name"],
-        "concurrency": load["streams"] if load["name"] == "ClosedLoop" else None,
+        "concurrency": load["streams"] if has_concurrency else None,
         "rate": load["rate_per_s"],
         "seed": load["seed"] if load["name"] == "Server" else None,
         "processes": said["client"]["processes"],
@@ -138,15 +157,7 @@ def repeat(said: JSON) -> list[str]:
         "subset-seed": said["subset_seed"] if subset else None,
     }
     asked = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
-    exact = "--exact" if said["exact"] else "--no-exact"
-    commit = said["commit"].removesuffix("+")
-    changed = "  # and what was changed and not committed" if commit != said["commit"] else ""
-    return [
-        *([f"git checkout {commit}{changed}"] if commit else []),
-        *([f"python -m benchmarks index DATA --url {said['url']}"] if target["kind"] == "uie" else []),
-        f"python -m benchmarks replay DATA --out RUN \\\n  {' '.join(asked)} {exact}",
-        "python -m benchmarks report RUN",
-    ]
+    return " ".join([*asked, "--exact" if said["exact"] else "--no-exact"])
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
