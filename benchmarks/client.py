@@ -143,6 +143,11 @@ async def send(session: aiohttp.ClientSession, method: str, url: str, **body: An
             return Answer(response.status, said, _stages(timing), response.headers.get("X-Cache", ""))
     except TimeoutError:
         return Answer(0, {"detail": f"timed out after {_TIMEOUT_S} s"}, {}, "")
+    except aiohttp.ClientConnectorError as error:
+        why = f"nothing answers at {error.host}:{error.port}: {error.strerror}"
+        return Answer(0, {"detail": why}, {}, "")
+    except aiohttp.InvalidURL:
+        return Answer(0, {"detail": f"{url} is no URL: it begins with http:// or https://"}, {}, "")
     except aiohttp.ClientError as error:
         return Answer(0, {"detail": f"{type(error).__name__}: {error}"}, {}, "")
 

@@ -27,12 +27,15 @@ async def index_gallery(
     async with connect(url, _CHECKS, key) as target:
         known = await target.domains()
         with progress_bar(console) as progress:
-            missing = []
+            missing, taken = list[Record](), 0
             for domain in data.domains:
                 records = data.gallery(domain, split)
                 if known.get(domain):
-                    records = await _not_indexed(data, target, records, progress)
+                    records, others = await _not_indexed(data, target, records, progress)
+                    taken += others
                 missing += records
+            if taken:
+                console.print(f"{taken:,} take the place of pictures of another data set under the same ids")
             bar = progress.add_task("indexing the gallery", total=len(missing))
             await _upload_all(data, target, missing, progress, bar)
     return len(missing)
@@ -49,19 +52,20 @@ async def index_fits(data: Dataset, url: str) -> bool:
 
 async def _not_indexed(
     data: Dataset, target: Service, records: Sequence[Record], progress: Progress
-) -> list[Record]:
+) -> tuple[list[Record], int]:
+    """And how many of them stand there as pictures of something else."""
     bar = progress.add_task(f"already indexed? {records[0].domain}", total=len(records))
     places = asyncio.Semaphore(_CHECKS)
 
-    async def missing(record: Record) -> bool:
+    async def stands(record: Record) -> bool | None:
         async with places:
             item = await target.item(record.id)
         progress.advance(bar)
-        return item is None or item["payload"] != payload_of(data, record)
+        return None if item is None else item["payload"] == payload_of(data, record)
 
-    flags = await asyncio.gather(*(missing(record) for record in records))
+    found = await asyncio.gather(*(stands(record) for record in records))
     progress.remove_task(bar)
-    return [record for record, flag in zip(records, flags, strict=True) if flag]
+    return [record for record, right in zip(records, found, strict=True) if not right], found.count(False)
 
 
 async def _upload_all(

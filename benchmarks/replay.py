@@ -56,11 +56,6 @@ def replay(
     Raises TargetError where the service's gallery is not this data set's, and what `drive` raises.
     """
     searches = target.searches and scenario.name != "Offline"
-    if not searches and protocol.self_exclusion == "position":
-        raise TargetError(
-            "leaving out by position is for a target that searches; "
-            "of embeddings, `score --self-exclusion position` does it"
-        )
     if not searches and not (protocol.exact and protocol.ef is None):
         raise TargetError(
             "--no-exact and --ef are for a target that searches; of embeddings the harness searches, exactly"
@@ -134,12 +129,22 @@ async def _check_gallery(data: Dataset, service: Service, split: Split) -> None:
     found = await service.domains()
     wanted = {domain: len(data.gallery(domain, split)) for domain in data.domains}
     if found != wanted:
-        raise TargetError(f"the service's gallery is not this data set's: it has {found}, wanted {wanted}")
+        differences = [
+            f"{found.get(domain, 0):,} items of {domain}, not {wanted.get(domain, 0):,}"
+            for domain in sorted({**found, **wanted})
+            if found.get(domain, 0) != wanted.get(domain, 0)
+        ]
+        raise TargetError(
+            f"the service's gallery is not this data set's: {'; '.join(differences)}. "
+            "`index` adds what is missing; what is too much has to be deleted, or served apart (UIE_DATA_DIR)"
+        )
     for domain in data.domains:
-        last = data.gallery(domain, split)[-1]  # `index` comes to it last, if it was not cut short
-        item = await service.item(last.id)
-        if item is None or item.get("payload") != payload_of(data, last):
-            raise TargetError(f"the service's gallery of {domain} is of another data set: index again")
+        gallery = data.gallery(domain, split)
+        # A smaller data set takes the first places; where `index` was cut short, the last are old.
+        for record in (gallery[0], gallery[-1]):
+            item = await service.item(record.id)
+            if item is None or item.get("payload") != payload_of(data, record):
+                raise TargetError(f"the service's gallery of {domain} is of another data set: index again")
 
 
 def _said(

@@ -64,7 +64,9 @@ class Run:
             keys = (said.keys() | before.keys()) - _NEVER_THE_SAME
             changed = sorted(key for key in keys if said.get(key) != before.get(key))
             if changed:
-                raise RunError(f"{self.folder} is another run: {', '.join(changed)} differ")
+                raise RunError(
+                    f"{self.folder} is another run: {', '.join(changed)} differ; name another --out, or remove it"
+                )
             return self.observations()
         write_whole(file, json.dumps(said, indent=1) + "\n")
         return []

@@ -188,7 +188,7 @@ async def test_a_service_that_is_not_there_is_one_sentence(octet: Dataset) -> No
     done = command("index", str(octet.root), "--url", f"http://127.0.0.1:{free_port()}")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "GET /v1/domains failed (no answer)" in done.stderr
+    assert "GET /v1/domains failed (no answer): nothing answers at 127.0.0.1:" in done.stderr
 
 
 async def test_a_missing_picture_is_named(octet: Dataset, service: ServiceProcess, tmp_path: Path) -> None:
