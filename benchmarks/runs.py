@@ -65,7 +65,7 @@ class Run:
             changed = sorted(key for key in keys if said.get(key) != before.get(key))
             if changed:
                 raise RunError(
-                    f"{self.folder} is another run: {', '.join(changed)} differ; name another --out, or remove it"
+                    f"{self.folder} is another run: {', '.join(changed)} differ; name another --out"
                 )
             return self.observations()
         write_whole(file, json.dumps(said, indent=1) + "\n")
