@@ -43,7 +43,8 @@ class Service:
     async def answer(self, request: web.Request) -> web.Response:
         await request.read()
         if request.path == "/v1/info":
-            return web.json_response({"index": {"items": len(self.items)}})
+            index = {"items": len(self.items), "fingerprint": "f"}
+            return web.json_response({"model": {"name": "m", "fingerprint": "f"}, "index": index})
         self._requests += 1
         if self.gone_after and self._requests == self.gone_after[0]:
             self.gone_after[1].unlink()
