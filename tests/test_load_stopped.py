@@ -1,5 +1,6 @@
 """`load` where it is stopped, or cannot clean up or write: what was measured is summarised all the same."""
 
+import asyncio
 import json
 import os
 import signal
@@ -45,6 +46,7 @@ class Service:
         if request.path == "/v1/info":
             index = {"items": len(self.items), "fingerprint": "f"}
             return web.json_response({"model": {"name": "m", "fingerprint": "f"}, "index": index})
+        await asyncio.sleep(0.02)  # or the client would be the limit
         self._requests += 1
         if self.gone_after and self._requests == self.gone_after[0]:
             self.gone_after[1].unlink()

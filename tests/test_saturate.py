@@ -196,7 +196,7 @@ def test_a_trial_that_cannot_be_cleaned_has_its_figures(
 ) -> None:
     async def handler(request: web.Request) -> web.Response:
         await request.read()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.02)
         last = request.path.endswith("/0")
         return web.json_response({}, status=500 if request.method == "DELETE" and last else 200)
 
