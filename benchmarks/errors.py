@@ -31,7 +31,7 @@ class RunError(BenchmarkError):
 
 
 class Interrupted(RunError):
-    """Ctrl-C: what was observed is kept, and the same command goes on."""
+    """Ctrl-C: what was observed is kept."""
 
 
 class GateFailed(BenchmarkError):

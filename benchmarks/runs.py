@@ -6,10 +6,11 @@ they are one, `observations.jsonl.zst`.
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import zstandard
 
@@ -19,6 +20,8 @@ PACKED = "observations.jsonl.zst"
 _OPEN = "observations*.jsonl"
 _BUSY = "clients.jsonl"
 _NEVER_THE_SAME = {"started"}
+_MOVES = {"items", "indexed_vectors"}  # of the service's index, by itself: it is no other service for that
+_CHUNK_BYTES = 2**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,9 @@ class Run:
         """Start the run, or resume it and return what it has. Raises RunError where it is another's."""
         file = self.folder / "run.json"
         if file.exists():
-            before = self.said()
-            keys = (said.keys() | before.keys()) - _NEVER_THE_SAME
-            changed = sorted(key for key in keys if said.get(key) != before.get(key))
+            before, now = _comparable(self.said()), _comparable(said)
+            keys = before.keys() | now.keys()
+            changed = sorted(key for key in keys if now.get(key) != before.get(key))
             if changed:
                 raise RunError(
                     f"{self.folder} is another run: {', '.join(changed)} differ; name another --out"
@@ -74,9 +77,12 @@ class Run:
     def said(self) -> dict[str, Any]:
         """What `run.json` says. Raises RunError."""
         try:
-            return dict(json.loads((self.folder / "run.json").read_text()))
+            said = json.loads((self.folder / "run.json").read_text())
         except (OSError, ValueError) as error:
             raise RunError(f"{self.folder} is not a run: {error}") from error
+        if not isinstance(said, dict) or "kind" not in said:
+            raise RunError(f"{self.folder} is not a run: its run.json does not say what was measured")
+        return said
 
     def observations(self) -> list[Observation]:
         """In the order in which they were sent. Raises RunError.
@@ -92,15 +98,19 @@ class Run:
     def keep_busy(self, segment: int, busy: Sequence[float]) -> None:
         """The share of a core that each client process used. Raises RunError."""
         try:
-            with (self.folder / _BUSY).open("a") as stream:
+            with open_to_append(self.folder / _BUSY) as stream:
                 stream.write(json.dumps({"segment": segment, "busy": list(busy)}) + "\n")
         except OSError as error:
-            raise RunError(f"{self.folder / _BUSY} cannot be written: {error.strerror}") from error
+            file = self.folder / _BUSY
+            raise RunError(f"{file} cannot be written: {error.strerror}; the run is kept") from error
 
     def busy(self) -> list[float]:
-        """Of all segments."""
+        """Of all segments. Raises RunError."""
         file = self.folder / _BUSY
-        return [share for line in whole_lines(file) for share in json.loads(line)["busy"]]
+        try:
+            return [float(share) for line in whole_lines(file) for share in json.loads(line)["busy"]]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{file} is damaged: {error!r}") from error
 
     def pack(self) -> None:
         """All observations into one compressed file. Raises RunError; nothing is lost."""
@@ -114,18 +124,33 @@ class Run:
                 stream.writelines(dict.fromkeys(self._lines()))
             unfinished.replace(self.folder / PACKED)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
             raise RunError(f"{unfinished} cannot be written: {error.strerror}; the run is kept") from error
+        finally:
+            unfinished.unlink(missing_ok=True)
         for part in parts:
             part.unlink()
 
     def _lines(self) -> Iterator[str]:
         packed = self.folder / PACKED
         if packed.exists():
-            with zstandard.open(packed, "rt", encoding="utf-8") as stream:
-                yield from stream
+            yield from _unpacked(packed)
         for part in sorted(self.folder.glob(_OPEN)):
             yield from whole_lines(part)
+
+
+def answered(observations: Sequence[Observation]) -> list[Observation]:
+    """Those with an answer: the others have no latency."""
+    return [one for one in observations if one.status == 200]
+
+
+def open_to_append(file: Path) -> TextIO:
+    """For lines; what a kill left of a last one is cut off, or the next would be glued to it.
+
+    Raises OSError.
+    """
+    if file.is_file():
+        os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
+    return file.open("a", buffering=1)
 
 
 def whole_lines(file: Path) -> Iterator[str]:
@@ -140,14 +165,41 @@ def to_line(observation: Observation) -> str:
     return json.dumps(asdict(observation)) + "\n"
 
 
-def write_whole(file: Path, text: str) -> None:
+def write_whole(file: Path, content: str | bytes) -> None:
     """It has its name once all is in it. Raises RunError."""
     unfinished = file.with_name(f"{file.name}.new")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text)
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         unfinished.replace(file)
     except OSError as error:
         with contextlib.suppress(OSError):
             unfinished.unlink()
         raise RunError(f"{file} cannot be written: {error.strerror}; what was measured is kept") from error
+
+
+def _comparable(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what moves by itself."""
+    found = {key: value for key, value in said.items() if key not in _NEVER_THE_SAME}
+    service = found.get("service")
+    if isinstance(service, dict) and isinstance(service.get("index"), dict):
+        index = {key: value for key, value in service["index"].items() if key not in _MOVES}
+        found["service"] = {**service, "index": index}
+    return found
+
+
+def _unpacked(file: Path) -> Iterator[str]:
+    """Its lines. Raises RunError, also where it ends too early: what is missing would count as not asked.
+
+    A reader of zstandard's own takes a file that was cut short for a whole one.
+    """
+    frame, rest = zstandard.ZstdDecompressor().decompressobj(), b""
+    try:
+        with file.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                whole, newline, rest = (rest + frame.decompress(chunk)).rpartition(b"\n")
+                yield from (line.decode() for line in (whole + newline).splitlines(keepends=True))
+    except (OSError, ValueError, zstandard.ZstdError) as error:
+        raise RunError(f"{file} is damaged: {error}") from error
+    if rest or not frame.eof or frame.unused_data:
+        raise RunError(f"{file} is damaged: it was cut short, or something follows its end")

@@ -228,18 +228,18 @@ def test_where_the_time_went_adds_up_to_the_latency() -> None:
 
 def test_a_run_is_resumed_and_a_torn_line_forgotten(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    assert run.begin({"k": 10, "started": "today"}) == []
+    assert run.begin({**RUN, "k": 10, "started": "today"}) == []
     observe(run, [seen("a/x", ["a/y"], 0, 1)], torn=to_line(seen("a/z", [], 0, 1))[:40])
-    assert [one.query_id for one in run.begin({"k": 10, "started": "tomorrow"})] == ["a/x"]
+    assert [one.query_id for one in run.begin({**RUN, "k": 10, "started": "tomorrow"})] == ["a/x"]
     observe(run, [seen("a/z", [], 0, 1, segment=1)])
     assert [one.query_id for one in run.observations()] == ["a/x", "a/z"]
 
 
 def test_another_runs_folder_is_not_written_to(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    run.begin({"k": 10, "url": "x"})
+    run.begin({**RUN, "k": 10, "url": "x"})
     with pytest.raises(RunError, match="another run: k, url differ"):
-        run.begin({"k": 5})
+        run.begin({**RUN, "k": 5})
 
 
 def test_damaged_runs_are_named(tmp_path: Path) -> None:

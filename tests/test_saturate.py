@@ -59,6 +59,11 @@ def test_a_service_that_is_never_good_has_no_rate() -> None:
     assert (found.rate_per_s, found.confirmed) == (0.0, [])
 
 
+def test_a_rate_that_nothing_bounds_is_none() -> None:
+    with pytest.raises(BenchmarkError, match=r"12288\.0 requests/s were served well too, 4,096 times"):
+        saturate(made, 3.0, repeats=1)
+
+
 def test_the_knee_is_where_throughput_over_latency_is_highest() -> None:
     # Two servers of 10 ms each: up to two at a time nobody waits.
     trials = [
@@ -114,6 +119,24 @@ def test_pictures_of_a_phone_are_of_twelve_megapixels(octet: Dataset, tmp_path: 
     assert own[0].file == octet.image(next(octet.in_turn()))
 
 
+def test_a_picture_that_was_half_written_has_another_name(
+    octet: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first, *_) = pictures_of(octet, "uned", tmp_path / "whole")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pictures_of(octet, "uned", tmp_path / "killed")
+    assert not (tmp_path / "killed" / first.file.name).exists()
+    (tmp_path / "killed" / f"{first.file.name}.new").write_bytes(b"half")
+    (again, *_) = pictures_of(octet, "uned", tmp_path / "killed")
+    assert again.file.read_bytes() == first.file.read_bytes()
+
+
 def test_a_journal_repeats_nothing_and_is_not_another_searchs(tmp_path: Path) -> None:
     file = tmp_path / "trials.jsonl"
     asked = []
@@ -126,6 +149,8 @@ def test_a_journal_repeats_nothing_and_is_not_another_searchs(tmp_path: Path) ->
         journal = Journal(file)
         for rate in rates:
             assert journal.trial(at_rate(rate, 0), attempt).rate_per_s == rate
+        with file.open("a") as stream:
+            stream.write('{"rate_per_s": 4')  # killed while it wrote
     assert asked == [1.0, 2.0, 3.0]
     with pytest.raises(RunError, match="another search"):
         Journal(file).trial(at_rate(9.0, 0), attempt)
@@ -164,6 +189,24 @@ def test_what_a_trial_indexed_is_gone_after_it(tmp_path: Path) -> None:
     assert (found.good_share, found.failed) == (1.0, 0)
     assert found.requests > 2
     assert not there
+
+
+def test_a_trial_that_cannot_be_cleaned_has_its_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        await request.read()
+        await asyncio.sleep(0.02)
+        last = request.path.endswith("/0")
+        return web.json_response({}, status=500 if request.method == "DELETE" and last else 200)
+
+    (tmp_path / "x").write_bytes(b"x")
+    with stub(handler) as url:
+        indexes = bench(url, tmp_path / "x", mix=Mix({"index": 1.0}))
+        found = trial(indexes, Scenario("ClosedLoop", streams=2), QUIET)
+    assert found.good_share == 1
+    left = f"warning: 1 of {found.requests} pictures that the load indexed are still in {DOMAIN}: "
+    assert capsys.readouterr().err.startswith(left)
 
 
 def test_good_is_the_right_status_in_time(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from benchmarks.reporting import throughput_of
 from tests.reported import SAID, a_run
 from tests.test_reporting import Page
 
-SWEPT = {"mix": "search=1", "sizes": "own", "cache": "hostile", "seconds": 10}
+SWEPT = {"kind": "trials", "mix": "search=1", "sizes": "own", "cache": "hostile", "seconds": 10}
 
 
 def trial(streams: int, rate: float, p50_ms: float, p99_ms: float) -> Trial:

@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks.client import info_of
 from benchmarks.commands.options import DATA, JSON, KEY, LOCAL, PROCESSES, URL, print_json
 from benchmarks.dataset import Dataset
-from benchmarks.errors import RunError, TargetError
+from benchmarks.errors import BenchmarkError, Interrupted, RunError, TargetError
 from benchmarks.latency import latency
 from benchmarks.load.drive import Client
 from benchmarks.load.mix import CacheName, Mix, SizeName, pictures_of, shares_of
@@ -23,7 +23,7 @@ from benchmarks.load.saturate import GOOD, knee
 from benchmarks.load.saturate import saturate as find_rate
 from benchmarks.load.scenarios import Scenario
 from benchmarks.load.tables import plot_trials, print_load, print_trials
-from benchmarks.load.trial import Bench, Journal, Trial, at_rate, figures, observe, trial
+from benchmarks.load.trial import Bench, Journal, Trial, at_rate, clean, figures, observe, trial
 from benchmarks.machine import provenance
 from benchmarks.report import write_summary
 from benchmarks.reporting import write_hdr_log
@@ -106,17 +106,15 @@ def load(
     scenario = at_rate(rate, seed) if rate else Scenario("ClosedLoop", streams=concurrency)
     if run.begin({"kind": "load", "scenario": asdict(scenario), **asked.said()}):
         raise RunError(f"{out} has a load already, and one is not resumed: name another --out")
-    busy = observe(bench, scenario, out, Console())
-    observations = run.observations()
-    found = figures(bench, scenario, observations, busy)
-    write_summary(out, asdict(found))
-    run.pack()
-    write_hdr_log(run, observations)
-    print_load(found, observations, Console())
-    if as_json:
-        print_json(asdict(found))
-    if found.invalid_because:
-        raise TargetError(f"the run is invalid: {found.invalid_because[0]}")
+    stopped: BenchmarkError | None = None
+    try:
+        try:
+            observe(bench, scenario, out, Console())
+        except BenchmarkError as error:
+            stopped = error
+        _finish(run, bench, scenario, stopped, as_json)
+    finally:
+        clean(bench, out)
 
 
 def saturate(
@@ -207,3 +205,34 @@ def _attempts(asked: _Asked, out: Path, console: Console) -> Callable[[Scenario]
     run.begin({"kind": "trials", **asked.said()})
     journal = Journal(out / "trials.jsonl")
     return partial(journal.trial, attempt=partial(trial, bench, console=console))
+
+
+def _finish(
+    run: Run, bench: Bench, scenario: Scenario, stopped: BenchmarkError | None, as_json: bool
+) -> None:
+    """The figures of a load, or of its part before it was stopped: on the terminal, then in its folder.
+
+    Raises what stopped it, TargetError where it is invalid, and RunError where it cannot be written.
+    """
+    observations = run.observations()
+    if stopped and not observations:
+        raise stopped
+    found = figures(bench, scenario, observations, run.busy())
+    said = {**asdict(found), "whole": stopped is None}
+    print_load(found, observations, Console())
+    if as_json:
+        print_json(said)
+    kept = f"what was measured so far is summarised in {run.folder}; a load is not resumed"
+    try:
+        write_summary(run.folder, said)
+        run.pack()
+        write_hdr_log(run, observations)
+    except RunError as error:
+        if stopped is None:
+            raise
+        kept = str(error)
+    if stopped:
+        why = "stopped" if isinstance(stopped, Interrupted) else str(stopped)
+        raise type(stopped)(f"{why}; {kept}") from stopped
+    if found.invalid_because:
+        raise TargetError(f"the run is invalid: {found.invalid_because[0]}")

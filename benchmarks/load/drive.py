@@ -19,7 +19,7 @@ from benchmarks.load.asks import Ask
 from benchmarks.load.client import Clock, Share, run_share
 from benchmarks.load.scenarios import Scenario
 from benchmarks.progress import progress_bar
-from benchmarks.runs import Run
+from benchmarks.runs import Run, open_to_append
 from benchmarks.targets import Target
 
 _LEAD_S = 0.2  # from the last warm-up to the start
@@ -56,6 +56,7 @@ def drive(load: Load, client: Client, folder: Path, segment: int, what: str, con
     Interrupted; what was observed is there all the same.
     """
     crew = _Crew(load, client, folder, segment)
+    first: BenchmarkError | None = None
     try:
         crew.start()
         with progress_bar(console) as progress:
@@ -65,12 +66,17 @@ def drive(load: Load, client: Client, folder: Path, segment: int, what: str, con
                 progress.update(bar, completed=crew.done, total=total)
                 time.sleep(_LOOK_S)
             progress.update(bar, completed=crew.done, total=crew.done)
-    except KeyboardInterrupt as stop:
-        raise Interrupted("stopped; what was observed is kept, and the same command goes on") from stop
+    except KeyboardInterrupt:
+        first = Interrupted("stopped; what was observed is kept, and the same command goes on")
     finally:
         crew.end()
+    first = first or crew.error
+    try:
         Run(folder).keep_busy(segment, list(crew.busy))
-    crew.raise_error()
+    except RunError as error:
+        first = first or error  # on a full disk both are: the first one says what became of the run
+    if first:
+        raise first
     return list(crew.busy)
 
 
@@ -134,12 +140,15 @@ class _Crew:
                 process.kill()
                 process.join()
 
-    def raise_error(self) -> None:
+    @property
+    def error(self) -> BenchmarkError | None:
         if not self._errors.empty():
-            raise self._errors.get()
+            first: BenchmarkError = self._errors.get()
+            return first
         died = [process.exitcode for process in self._processes if process.exitcode]
         if died:
-            raise RunError(f"a client process died with exit status {died[0]}; what it observed is kept")
+            return RunError(f"a client process died with exit status {died[0]}; what it observed is kept")
+        return None
 
 
 def _share(load: Load, client: Client, number: int, processes: int, segment: int) -> Share:
@@ -181,7 +190,7 @@ def _work(share: Share, warm_up: int, file: Path, number: int, shared: tuple[Any
 
     try:
         # A line at a time: what was observed is there, whatever happens next.
-        with file.open("a", buffering=1) as stream:
+        with open_to_append(file) as stream:
             run_share(share, warm_up, stream, Clock(begin, is_over, count))
         busy[number] = (time.process_time() - cpu_s) / max(time.monotonic() - began.value, 1e-9)
     except BrokenBarrierError:

@@ -13,6 +13,7 @@ from PIL import Image
 from benchmarks.dataset import Dataset, Record
 from benchmarks.errors import BenchmarkError, DataError
 from benchmarks.load.asks import Ask, Kind, Picture
+from benchmarks.runs import write_whole
 
 SizeName = Literal["own", "uned", "phone"]
 CacheName = Literal["hostile", "friendly"]
@@ -84,7 +85,7 @@ def asks_of(mix: Mix, pictures: Sequence[Picture], count: int) -> list[Ask]:
 def pictures_of(data: Dataset, sizes: SizeName, folder: Path) -> list[Picture]:
     """Some of the test pictures, of all domains in turn; resized ones are written to `folder`.
 
-    Raises DataError.
+    Raises DataError, RunError where they cannot be written.
     """
     records = list(itertools.islice(data.in_turn(), _PICTURES))
     if sizes == "own":
@@ -111,6 +112,5 @@ def _resized(data: Dataset, record: Record, size: tuple[int, int], folder: Path)
             raise DataError(f"{data.image(record)} cannot be read: {error}") from error
         content = BytesIO()
         out.save(content, "JPEG", quality=_QUALITY)
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content.getvalue())
+        write_whole(file, content.getvalue())
     return file

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.load.trial import Trial
 
 GOOD = 0.99  # of the requests at a rate that counts as served
@@ -27,7 +28,7 @@ def saturate(attempt: Try, first_rate: float, repeats: int) -> Saturated:
 
     From `first_rate` it doubles or halves until the answer is between two rates, and goes to their middle
     (of the logarithms) until they are a twentieth apart. A rate that does not hold again is left for the
-    next lower one.
+    next lower one. Raises BenchmarkError where no rate was high enough to be served badly.
     """
     found = Saturated()
 
@@ -66,7 +67,10 @@ def _bracket(good: Callable[[float], bool], rate: float) -> tuple[float, float]:
             if not good(2 * rate):
                 return rate, 2 * rate
             rate *= 2
-        return rate, rate
+        raise BenchmarkError(
+            f"{rate:.1f} requests/s were served well too, {2**_DOUBLINGS:,} times the first rate: "
+            "the highest one is unknown, and the limit of latency may be too generous"
+        )
     for _ in range(_DOUBLINGS):
         if good(rate / 2):
             return rate / 2, rate

@@ -11,7 +11,7 @@ from benchmarks.errors import RunError
 from benchmarks.intervals import percentile_of
 from benchmarks.latency import latency, stages_of, tail_of
 from benchmarks.load.trial import Trial
-from benchmarks.runs import Observation
+from benchmarks.runs import Observation, answered
 from benchmarks.validity import send_lag_ms
 
 
@@ -33,21 +33,21 @@ def print_trials(trials: Sequence[Trial], knee: Trial | None, console: Console) 
 
 def print_load(found: Trial, observations: Sequence[Observation], console: Console) -> None:
     """By kind of request, then by stage."""
-    answered = [one for one in observations if one.status == 200]
     table = Table("request", *(Column(name, justify="right") for name in ("sent", "200", "p50 ms", "p99 ms")))
     for kind in sorted({one.kind for one in observations}):
         some = [one for one in observations if one.kind == kind]
         times = latency(some)
-        ok = sum(one.status == 200 for one in some)
+        ok = len(answered(some))
         table.add_row(kind, f"{len(some):,}", f"{ok:,}", f"{times.p50_ms:.1f}", f"{times.p99_ms:.1f}")
     console.print(table)
-    tail, whole = stages_of(tail_of(answered)), stages_of(answered)
+    good = answered(observations)
+    tail, whole = stages_of(tail_of(good)), stages_of(good)
     table = Table("stage", Column("mean ms", justify="right"), Column("at p99 and above", justify="right"))
     for stage, ms in whole.items():
         table.add_row(stage, f"{ms:.2f}", f"{tail.get(stage, 0.0):.2f}")
     console.print(table)
-    if answered:
-        console.print(str(percentile_of(np.array([one.latency_ms for one in answered]), 99)), highlight=False)
+    if good:
+        console.print(str(percentile_of(np.array([one.latency_ms for one in good]), 99)), highlight=False)
     console.print(f"sent {send_lag_ms(observations, 99):.1f} ms late at p99", highlight=False)
     console.print(
         f"{found.requests:,} requests, {found.good_share:.1%} good, {found.shed} shed, "

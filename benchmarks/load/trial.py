@@ -11,13 +11,13 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.client import connect
-from benchmarks.errors import RunError, TargetError
+from benchmarks.errors import Interrupted, RunError, TargetError
 from benchmarks.latency import latency
 from benchmarks.load.asks import Picture
 from benchmarks.load.drive import Client, Load, drive
-from benchmarks.load.mix import Mix, asks_of
+from benchmarks.load.mix import DOMAIN, Mix, asks_of
 from benchmarks.load.scenarios import Scenario
-from benchmarks.runs import Observation, Run, whole_lines
+from benchmarks.runs import Observation, Run, answered, open_to_append, whole_lines
 from benchmarks.targets import Target
 from benchmarks.validity import invalid_because
 
@@ -60,27 +60,40 @@ def at_rate(rate: float, seed: int) -> Scenario:
 
 
 def observe(bench: Bench, scenario: Scenario, folder: Path, console: Console) -> list[float]:
-    """One load; its observations are in `folder`. What it indexed is deleted again.
+    """One load; its observations are in `folder`, and what it indexed is there until `clean`.
 
-    Returns the share of a core that each client process used.
+    Returns the share of a core that each client process used. Raises what `drive` raises.
     """
     rate = scenario.rate_per_s or _MOST_PER_S
     asks = asks_of(bench.mix, bench.pictures, max(1, math.ceil(rate * bench.seconds)))
     load = Load(bench.target, scenario, asks, bench.seconds if scenario.streams else None)
     what = f"{rate:.1f} requests/s" if scenario.rate_per_s else f"{scenario.streams} at a time"
+    return drive(load, bench.client, folder, 0, what, console)
+
+
+def clean(bench: Bench, folder: Path) -> None:
+    """Delete what the load in `folder` indexed. What cannot be deleted is said on stderr: the figures stand.
+
+    Raises Interrupted.
+    """
     try:
-        return drive(load, bench.client, folder, 0, what, console)
-    finally:
         # All of it, asked to be deleted or not: under load a delete may come before what it deletes.
         indexed = {one.query_id for one in Run(folder).observations() if one.kind == "index"}
         asyncio.run(_delete(sorted(indexed), bench))
+    except KeyboardInterrupt as stop:
+        raise Interrupted(f"stopped; what the load indexed is still in the domain {DOMAIN}") from stop
+    except (RunError, TargetError) as error:
+        Console(stderr=True).print(f"warning: {error}", markup=False, highlight=False, soft_wrap=True)
 
 
 def trial(bench: Bench, scenario: Scenario, console: Console) -> Trial:
     """Raises what `drive` raises, and TargetError where it is invalid again and again."""
     for _ in range(_ATTEMPTS):
         with tempfile.TemporaryDirectory() as scratch:
-            busy = observe(bench, scenario, Path(scratch), console)
+            try:
+                busy = observe(bench, scenario, Path(scratch), console)
+            finally:
+                clean(bench, Path(scratch))
             found = figures(bench, scenario, Run(Path(scratch)).observations(), busy)
         if not found.invalid_because:
             return found
@@ -91,7 +104,7 @@ def figures(
     bench: Bench, scenario: Scenario, observations: Sequence[Observation], busy: Sequence[float]
 ) -> Trial:
     """Pure."""
-    good = sum(one.status == 200 and one.latency_ms <= bench.slo_ms for one in observations)
+    good = sum(one.latency_ms <= bench.slo_ms for one in answered(observations))
     times = latency(observations)
     return Trial(
         rate_per_s=scenario.rate_per_s,
@@ -130,7 +143,7 @@ class Journal:
             return known
         found = attempt(scenario)
         try:
-            with self._file.open("a") as stream:
+            with open_to_append(self._file) as stream:
                 stream.write(json.dumps(asdict(found)) + "\n")
         except OSError as error:
             raise RunError(f"{self._file} cannot be written: {error.strerror}") from error
@@ -138,7 +151,18 @@ class Journal:
 
 
 async def _delete(ids: Sequence[str], bench: Bench) -> None:
-    if not ids:
-        return
+    """As many of them as can be. Raises TargetError where some are left."""
+
+    async def failure(of: str) -> str | None:
+        try:
+            await service.delete(of)
+        except TargetError as error:
+            return str(error)
+        return None
+
     async with connect(bench.target.url, _CLEANERS, bench.client.key) as service:
-        await asyncio.gather(*(service.delete(one) for one in ids))
+        left = [why for why in await asyncio.gather(*map(failure, ids)) if why]
+    if left:
+        raise TargetError(
+            f"{len(left)} of {len(ids)} pictures that the load indexed are still in {DOMAIN}: {left[0]}"
+        )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.reporting.facts import ms
-from benchmarks.runs import Observation
+from benchmarks.runs import Observation, answered
 
 _PERCENTILES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 _STEPS = 160  # points of a curve
@@ -41,11 +41,6 @@ class Timeline:
     resumed: list[float]  # x
     failures: list[float]  # x
     slice_s: float
-
-
-def answered(observations: Sequence[Observation]) -> list[Observation]:
-    """Those with an answer: the others have no latency."""
-    return [one for one in observations if one.status == 200]
 
 
 def segment_starts(observations: Sequence[Observation]) -> tuple[dict[int, float], float]:
