@@ -203,7 +203,7 @@ def test_a_sweep_measures_its_grid(
     with pytest.raises(RunError, match=r"sweep.png cannot be written"):
         plot_sweep(places, nowhere / "sweep.png")
     with pytest.raises(RunError, match=r"points.csv cannot be written"):
-        write_rows([places[0].run], nowhere / "points.csv")
+        write_rows([places[0].run], tmp_path / "sweep.png" / "points.csv")
     # The verb takes them as they are, and says which one must not be believed.
     change_summary(places[0].run, valid=True, invalid_because=[])
     change_summary(places[1].run, valid=False, invalid_because=["the client lagged"])
