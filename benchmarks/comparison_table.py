@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.compare import COMPARED, Comparison
+from benchmarks.metrics import MEASURES
 from benchmarks.paired import Pair
-from benchmarks.query_scores import MEASURES
 
 _LONGEST_VALUE = 24  # characters
 

@@ -8,7 +8,7 @@ that failed.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from benchmarks.dataset import Record
 from benchmarks.errors import RunError
 
 DEPTH = 5  # mMP@5 looks no further
+MEASURES = ("R@1", "mMP@5")  # columns, wherever a query's two measures stand in an array
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,16 @@ class DomainScore:
     mmp_at_5: float
     without_match: int  # n_q == 0
     failed: int
+    values: NDArray[np.float64] = field(repr=False, compare=False)  # (queries, 2): R@1 and mMP@5 of each
 
     def to_json(self) -> dict[str, float]:
         """Keyed by the names of the measures."""
-        rest = asdict(self)
-        return {"R@1": rest.pop("r_at_1"), "mMP@5": rest.pop("mmp_at_5"), **rest}
+        counts = ("queries", "gallery", "without_match", "failed")
+        return {
+            "R@1": self.r_at_1,
+            "mMP@5": self.mmp_at_5,
+            **{name: getattr(self, name) for name in counts},
+        }
 
 
 def measures(
@@ -69,6 +75,7 @@ def domain_score(
         mmp_at_5=_mean(mmp_at_5),
         without_match=int((n_q == 0).sum()),
         failed=failed,
+        values=np.stack([r_at_1, mmp_at_5], axis=1),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.intervals import CONFIDENCE, RESAMPLES, SEED, Interval, interval_of, resample
-from benchmarks.query_scores import MEASURES
+from benchmarks.metrics import MEASURES
 
 _ROUNDING = 1e-12  # sums of the same numbers in another order are still equal
 

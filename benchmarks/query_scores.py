@@ -9,8 +9,6 @@ from benchmarks.dataset import Record
 from benchmarks.metrics import Judge, QueryScore
 from benchmarks.rankings import Rankings
 
-MEASURES = ("R@1", "mMP@5")  # the columns of `measured`
-
 Scores = dict[str, dict[str, QueryScore]]  # by domain and query
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.latency import PERCENTILES
-from benchmarks.query_scores import MEASURES
+from benchmarks.metrics import MEASURES
 from benchmarks.runs import write_whole
 
 

@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.dataset import Dataset
 from benchmarks.errors import DataError
-from benchmarks.metrics import DomainScore, mean_over_domains
+from benchmarks.intervals import interval_of, resample
+from benchmarks.metrics import MEASURES, DomainScore, mean_over_domains
 from benchmarks.offline import Described, Scores, SelfExclusion, score
 from benchmarks.progress import progress_bar
 from benchmarks.relevance import Labels
@@ -94,6 +95,19 @@ def to_json(scores: Scores) -> dict[str, dict[str, Any]]:
     }
 
 
+def intervals(scores: Scores) -> dict[str, dict[str, Any]]:
+    """In the shape of `to_json`: 95 % of each measure, the queries resampled; never rounded."""
+    return {"merged": _intervals(scores.merged), "separate": _intervals(scores.separate)}
+
+
+def _intervals(rows: Mapping[str, DomainScore]) -> dict[str, dict[str, list[float | None]]]:
+    resampled = resample({domain: row.values for domain, row in rows.items()})
+    return {
+        name: {measure: interval_of(means[:, column]).to_json() for column, measure in enumerate(MEASURES)}
+        for name, means in (*resampled.domains.items(), ("mean", resampled.mean))
+    }
+
+
 def print_scores(scores: Scores, console: Console) -> None:
     """One line a domain, merged beside separate, in percent."""
     table = Table("domain", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -112,6 +126,10 @@ def print_scores(scores: Scores, console: Console) -> None:
     means = _percent(mean_over_domains(scores.merged), mean_over_domains(scores.separate))
     table.add_row("mean", *totals[:2], *means, *totals[2:])
     console.print(table)
+    of_mean = resample({domain: row.values for domain, row in scores.merged.items()}).mean
+    spans = {name: interval_of(of_mean[:, column]) for column, name in enumerate(MEASURES)}
+    words = (f"{name} [{100 * one.low:.1f}, {100 * one.high:.1f}]" for name, one in spans.items())
+    console.print(f"mean, merged gallery, 95 %: {', '.join(words)}", highlight=False)
 
 
 def _percent(*measured: Mapping[str, float]) -> list[str]:

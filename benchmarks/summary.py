@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from benchmarks.dataset import Dataset, Record
 from benchmarks.intervals import enough, interval_of, percentile_of, queries_asked, resample
 from benchmarks.latency import PERCENTILES, latencies_ms, latency, stages_of, tail_of
-from benchmarks.metrics import DEPTH, Judge, QueryScore
-from benchmarks.query_scores import MEASURES, measured, scores_of
+from benchmarks.metrics import DEPTH, MEASURES, Judge, QueryScore
+from benchmarks.query_scores import measured, scores_of
 from benchmarks.rankings import Rankings, Replayed, replayed
 from benchmarks.runs import Observation, Run
 from benchmarks.validity import invalid_because, send_lag_ms, without_gallery

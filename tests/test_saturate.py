@@ -185,7 +185,9 @@ def test_what_a_trial_indexed_is_gone_after_it(tmp_path: Path) -> None:
 
     (tmp_path / "x").write_bytes(b"x")
     with stub(handler) as url:
-        found = trial(bench(url, tmp_path / "x"), Scenario("ClosedLoop", streams=2), QUIET)
+        found = trial(
+            bench(url, tmp_path / "x"), Scenario("ClosedLoop", streams=2), QUIET, tmp_path / "trials"
+        )
     assert (found.good_share, found.failed) == (1.0, 0)
     assert found.requests > 2
     assert not there
@@ -203,7 +205,7 @@ def test_a_trial_that_cannot_be_cleaned_has_its_figures(
     (tmp_path / "x").write_bytes(b"x")
     with stub(handler) as url:
         indexes = bench(url, tmp_path / "x", mix=Mix({"index": 1.0}))
-        found = trial(indexes, Scenario("ClosedLoop", streams=2), QUIET)
+        found = trial(indexes, Scenario("ClosedLoop", streams=2), QUIET, tmp_path / "trials")
     assert found.good_share == 1
     left = f"warning: 1 of {found.requests} pictures that the load indexed are still in {DOMAIN}: "
     assert capsys.readouterr().err.startswith(left)
@@ -242,4 +244,9 @@ def test_an_invalid_trial_is_no_figure(tmp_path: Path) -> None:
 
     (tmp_path / "x").write_bytes(b"x")
     with stub(handler) as url, pytest.raises(TargetError, match="came from the service's cache"):
-        trial(bench(url, tmp_path / "x", mix=Mix({"search": 1.0})), Scenario("ClosedLoop"), QUIET)
+        trial(
+            bench(url, tmp_path / "x", mix=Mix({"search": 1.0})),
+            Scenario("ClosedLoop"),
+            QUIET,
+            tmp_path / "trials",
+        )

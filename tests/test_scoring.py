@@ -191,6 +191,10 @@ def test_a_folder_of_descriptors(folder: Path, split: str, self_exclusion: str) 
             count = len(SPLITS[domain][split])
             counts = {"queries": count, "without_match": without_match}
             assert said[setting][domain] == pytest.approx({"R@1": r_at_1, "mMP@5": mmp_at_5, **counts})
+            for measure, value in (("R@1", r_at_1), ("mMP@5", mmp_at_5)):
+                low, high = said["intervals"][setting][domain][measure]
+                assert low <= value <= high
+        assert set(said["intervals"][setting]) == set(said[setting])
 
 
 def test_reference_rounding_comes_before_the_mean(folder: Path) -> None:

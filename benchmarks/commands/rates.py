@@ -204,7 +204,7 @@ def _attempts(asked: _Asked, out: Path, console: Console) -> Callable[[Scenario]
     run, bench = Run(out), asked.bench(out)
     run.begin({"kind": "trials", **asked.said()})
     journal = Journal(out / "trials.jsonl")
-    return partial(journal.trial, attempt=partial(trial, bench, console=console))
+    return partial(journal.trial, attempt=partial(trial, bench, console=console, folder=out / "trials"))
 
 
 def _finish(

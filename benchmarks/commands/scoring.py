@@ -13,7 +13,7 @@ from benchmarks.commands.options import DATA, JSON, print_json
 from benchmarks.dataset import Dataset
 from benchmarks.errors import DataError
 from benchmarks.offline import SelfExclusion
-from benchmarks.scoring import print_scores, rounded, score_folder, to_json
+from benchmarks.scoring import intervals, print_scores, rounded, score_folder, to_json
 
 
 def score(
@@ -39,7 +39,7 @@ def score(
     if reference_rounding:
         console.print("each domain was rounded to 3 decimals before averaging, as in the reference")
     for domain, why in scored.left_out.items():
-        console.print(f"left out: {domain} ({why})")
+        console.print(f"left out: {domain} ({why})", markup=False, highlight=False)
     speed, peak = scored.speed, scored.peak
     console.print(
         f"{speed.gflop_per_s:,.0f} GFLOP/s, {speed.gflop_per_s / peak.gflop_per_s:.0%} of this machine's "
@@ -49,7 +49,8 @@ def score(
         said = {"split": split, "self_exclusion": self_exclusion, "reference_rounding": reference_rounding}
         failed = {domain: row.failed for domain, row in scored.scores.merged.items()}
         speeds = {"speed": asdict(speed), "peak": asdict(peak)}
-        print_json({**to_json(scores), **said, "failed": failed, "left_out": scored.left_out, **speeds})
+        told = {"intervals": intervals(scored.scores), "failed": failed, "left_out": scored.left_out}
+        print_json({**to_json(scores), **said, **told, **speeds})
 
 
 def check(

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import math
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,15 +85,20 @@ def clean(bench: Bench, folder: Path) -> None:
         Console(stderr=True).print(f"warning: {error}", markup=False, highlight=False, soft_wrap=True)
 
 
-def trial(bench: Bench, scenario: Scenario, console: Console) -> Trial:
-    """Raises what `drive` raises, and TargetError where it is invalid again and again."""
+def trial(bench: Bench, scenario: Scenario, console: Console, folder: Path) -> Trial:
+    """Its observations stay in the next free folder of `folder`.
+
+    Raises what `drive` raises, and TargetError where it is invalid again and again.
+    """
     for _ in range(_ATTEMPTS):
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                busy = observe(bench, scenario, Path(scratch), console)
-            finally:
-                clean(bench, Path(scratch))
-            found = figures(bench, scenario, Run(Path(scratch)).observations(), busy)
+        run = Run(folder / f"{sum(1 for _ in folder.glob('*')):03d}")
+        run.folder.mkdir(parents=True)
+        try:
+            busy = observe(bench, scenario, run.folder, console)
+        finally:
+            clean(bench, run.folder)
+        found = figures(bench, scenario, run.observations(), busy)
+        run.pack()
         if not found.invalid_because:
             return found
     raise TargetError(f"{_ATTEMPTS} trials in a row were invalid, the last: {found.invalid_because[0]}")

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from benchmarks.compare import Comparison, compare
 from benchmarks.machine import commit
+from benchmarks.metrics import MEASURES
 from benchmarks.paired import Pair
 from benchmarks.points.kept import claim, model_of
 from benchmarks.points.point import (
@@ -24,7 +25,6 @@ from benchmarks.points.point import (
     summary_of,
     variables,
 )
-from benchmarks.query_scores import MEASURES
 from benchmarks.runs import Run
 
 _EFS = (256, 64, 32)  # a search of k = 10 fetches 18 candidates, and a smaller ef acts as 18

@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from benchmarks.dataset import Dataset
+from model_export.__main__ import main
 from model_export.sources import from_run
 from model_export.training.config import load_strategy
 from model_export.training.loop import train
@@ -40,6 +43,29 @@ def run(*words: str | Path, home: Path) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "true", "COLUMNS": "300"}
     command = [sys.executable, *[str(word) for word in words]]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The command in this process, which has imported torch already. (Not where BentoML's store is read.)"""
+
+    def call(*words: str | Path) -> Done:
+        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+        capfd.readouterr()
+        try:
+            main()
+        except SystemExit as ended:
+            return Done(int(ended.code or 0), *capfd.readouterr())
+        raise AssertionError("a command ends by SystemExit")
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +122,11 @@ def assert_vectors_are_the_runs(out: Path, data: Dataset, vectors: Path) -> None
     np.testing.assert_allclose(np.load(vectors / "coins" / "test.npy"), wanted, atol=1e-4)
 
 
-def test_a_checkpoint_becomes_a_model(tmp_path: Path) -> None:
+def test_a_checkpoint_becomes_a_model(here: Callable[..., Done], tmp_path: Path) -> None:
     params = random_params(Clip(64, 2, 4, 16), 224, seed=0)
     file = save(whole_tree(params, 64, "UDON"), tmp_path / "checkpoint")
-    command = ("-m", "model_export", "import", file, "--out", tmp_path / "model", "--data", tmp_path / "none")
-    done = run(*command, "--no-store", home=tmp_path / "bentoml")
+    command = ("model_export", "import", file, "--out", tmp_path / "model", "--data", tmp_path / "none")
+    done = here(*command, "--no-store")
     assert done.returncode == 0, done.stderr
     manifest = load_manifest(tmp_path / "model")
     assert (manifest.dim, manifest.input_px) == (64, 224)
@@ -108,19 +134,19 @@ def test_a_checkpoint_becomes_a_model(tmp_path: Path) -> None:
     holed = tiny_data(tmp_path / "holed")
     holed.image(holed.records("plants", "train")[0]).unlink()
     photos = (*command[:-1], holed.root, "--no-store")
-    assert run(*photos, home=tmp_path / "bentoml").returncode == 1
-    done = run(*photos, "--allow-missing", home=tmp_path / "bentoml")
+    assert here(*photos).returncode == 1
+    done = here(*photos, "--allow-missing")
     assert done.returncode == 0, done.stderr
     manifest = load_manifest(tmp_path / "model")
     file.write_bytes(file.read_bytes()[:-100])
-    done = run(*command, "--no-store", home=tmp_path / "bentoml")
+    done = here(*command, "--no-store")
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
     assert load_manifest(tmp_path / "model") == manifest  # what was there stays
 
 
 def test_missing_images_are_counted_and_named_or_left_out(
-    shapes: Dataset, cache: Path, tmp_path: Path
+    here: Callable[..., Done], shapes: Dataset, cache: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(shapes.root, tmp_path / "data")
     data = Dataset(tmp_path / "data")
@@ -128,18 +154,18 @@ def test_missing_images_are_counted_and_named_or_left_out(
     gone.unlink()
     strategy = tmp_path / "mine.toml"
     strategy.write_text(STRATEGY)
-    command = ("-m", "model_export", "train", strategy, "--data", data.root, "--out", tmp_path / "run")
-    done = run(*command, "--cache", cache, home=tmp_path)
+    command = ("model_export", "train", strategy, "--data", data.root, "--out", tmp_path / "run")
+    done = here(*command, "--cache", cache)
     assert done.returncode == 1
     assert done.stderr.strip() == (f"model_export: 1 images of {data.root} are not there: {gone}")
-    done = run(*command, "--cache", cache, "--allow-missing", home=tmp_path)
+    done = here(*command, "--cache", cache, "--allow-missing")
     assert done.returncode == 0, done.stderr
     present = Dataset(data.root, present_only=True)
     assert len(present.records("discs", "train")) == len(data.records("discs", "train")) - 1
     assert present.fingerprint != data.fingerprint
     assert RunFolder(tmp_path / "run").strategy()[1] == present.fingerprint
-    export = ("-m", "model_export", "export", tmp_path / "run", "--data", data.root, "--allow-missing")
-    done = run(*export, "--out", tmp_path / "model", "--no-store", home=tmp_path)
+    export = ("model_export", "export", tmp_path / "run", "--data", data.root, "--allow-missing")
+    done = here(*export, "--out", tmp_path / "model", "--no-store")
     assert done.returncode == 0, done.stderr
     assert load_manifest(tmp_path / "model").data_fingerprint == present.fingerprint
 
