@@ -85,13 +85,19 @@ _REST = ("mean R@1", "95 %", "mMP@5", "images/s")
 
 
 def print_systems(runs: Mapping[str, Run], console: Console) -> None:
-    """R@1 of each domain and the mean, then the mean of mMP@5; the merged gallery."""
-    table = Table("system", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in (*_domains(runs), *_REST):
-        table.add_column(name, justify="right")
-    for row in _rows(runs):
-        table.add_row(*row)
-    console.print(table)
+    """The means, then R@1 of each domain, against the merged gallery; names are whole on 80 columns."""
+    split = 1 + len(_domains(runs))
+    for first, names, cells in (
+        ("system", _REST, slice(split, None)),
+        ("R@1", _domains(runs), slice(1, split)),
+    ):
+        table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
+        table.add_column(first, no_wrap=True)
+        for name in names:
+            table.add_column(name, justify="right", overflow="fold")
+        for row in _rows(runs):
+            table.add_row(row[0], *row[cells])
+        console.print(table)
     print_invalid(invalid_of(runs.values()), console)
 
 
