@@ -84,7 +84,10 @@ def compare(a: Run, b: Run) -> Comparison:
     before, after = (scores_of(one.judge, one.queries, one.rankings) for one in both)
     for domain, ours in before.items():
         if not ours or ours.keys() != after[domain].keys():
-            raise RunError(f"{a.folder} and {b.folder} cannot be paired: other queries of {domain}, or none")
+            raise RunError(
+                f"{a.folder} and {b.folder} cannot be paired: other queries of {domain}, or none "
+                "(--queries-per-domain and its seed have to be the same)"
+            )
     ids = {domain: list(ours) for domain, ours in before.items()}
     domains, mean = compare_scores(_rows(before, ids), _rows(after, ids))
     queries = {domain: len(one) for domain, one in ids.items()}

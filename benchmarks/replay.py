@@ -70,6 +70,8 @@ def replay(
         segment = 1 + max((one.segment for one in done), default=-1)
         load = Load(target, scenario, asks)
         drive(load, client, run.folder, segment, "replaying the queries", console)
+    else:
+        console.print(f"{out} is whole: nothing was asked again", highlight=False)
     run.pack()
     return run
 

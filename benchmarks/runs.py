@@ -78,6 +78,8 @@ class Run:
         """What `run.json` says. Raises RunError."""
         try:
             said = json.loads((self.folder / "run.json").read_text())
+        except FileNotFoundError as error:
+            raise RunError(f"{self.folder} is not a run: it has no run.json") from error
         except (OSError, ValueError) as error:
             raise RunError(f"{self.folder} is not a run: {error}") from error
         if not isinstance(said, dict) or "kind" not in said:

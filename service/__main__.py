@@ -97,6 +97,8 @@ def optimise(
         f"{done.indexed_vectors:,} vectors in a graph, {done.items:,} items, "
         f"quantization {done.quantization}, {done.took_s:.1f} s"
     )
+    if done.items < from_items:
+        typer.echo(f"no graph: there are fewer than --from-items {from_items:,}")
     if as_json:
         typer.echo(json.dumps(asdict(done)))
 

@@ -193,8 +193,8 @@ def selftest(
     rate = latency(observations).images_per_s
     cpu_ms = sum(busy) * seconds / len(observations) * 1e3
     Console().print(
-        f"{rate:,.0f} requests/s from {processes} processes, {cpu_ms:.2f} ms of CPU a request; "
-        "a service that takes a tenth of it is measured, not this client"
+        f"{rate:,.0f} requests/s with --processes {processes}, {cpu_ms:.2f} ms of CPU a request: "
+        "of a service that answers a tenth as many or fewer, this client is not the limit"
     )
     if as_json:
         print_json({"requests_per_s": rate, "client_cpu_ms": cpu_ms})
@@ -219,7 +219,7 @@ def _finish(
         raise stopped
     found = figures(bench, scenario, observations, run.busy())
     said = {**asdict(found), "whole": stopped is None}
-    print_load(found, observations, Console())
+    print_load(found, observations, bench.slo_ms, Console())
     if as_json:
         print_json(said)
     kept = f"what was measured so far is summarised in {run.folder}; a load is not resumed"

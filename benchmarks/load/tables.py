@@ -31,7 +31,7 @@ def print_trials(trials: Sequence[Trial], knee: Trial | None, console: Console) 
     console.print(table)
 
 
-def print_load(found: Trial, observations: Sequence[Observation], console: Console) -> None:
+def print_load(found: Trial, observations: Sequence[Observation], slo_ms: float, console: Console) -> None:
     """By kind of request, then by stage."""
     table = Table("request", *(Column(name, justify="right") for name in ("sent", "200", "p50 ms", "p99 ms")))
     for kind in sorted({one.kind for one in observations}):
@@ -50,8 +50,8 @@ def print_load(found: Trial, observations: Sequence[Observation], console: Conso
         console.print(str(percentile_of(np.array([one.latency_ms for one in good]), 99)), highlight=False)
     console.print(f"sent {send_lag_ms(observations, 99):.1f} ms late at p99", highlight=False)
     console.print(
-        f"{found.requests:,} requests, {found.good_share:.1%} good, {found.shed} shed, "
-        f"{found.failed} failed; {found.images_per_s:.1f} answered/s"
+        f"{found.requests:,} requests, {found.good_share:.1%} good (200 within {slo_ms:g} ms), "
+        f"{found.shed} shed, {found.failed} failed; {found.images_per_s:.1f} answered/s"
     )
 
 
