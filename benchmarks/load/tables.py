@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -18,7 +19,8 @@ from benchmarks.validity import send_lag_ms
 def print_trials(trials: Sequence[Trial], knee: Trial | None, console: Console) -> None:
     """A line each, in the order of their load; the knee is marked."""
     names = ("load", "sent", "good", "429", "failed", "200/s", "p50 ms", "p99 ms", "")
-    table = Table(*(Column(name, justify="right", no_wrap=True) for name in names))
+    columns = (Column(name, justify="right", no_wrap=True) for name in names)
+    table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for one in sorted(trials, key=lambda one: one.rate_per_s or one.streams):
         table.add_row(
             f"{one.rate_per_s:.1f}/s" if one.rate_per_s else f"{one.streams} at a time",
