@@ -55,17 +55,14 @@ def _check_port(host: str, port: int) -> None:
 def check() -> None:
     """Do all that a start does, up to the golden image, and say what would refuse."""
 
-    values = load_settings()
-
     async def start_and_close() -> None:
-        core = Core(values)
+        core = Core(load_settings())
         try:
             await core.start()
         finally:
             core.close()
 
     asyncio.run(start_and_close())
-    typer.echo(f"it would start, with {', '.join(values.model)}")
 
 
 @app.command()

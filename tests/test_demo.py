@@ -13,7 +13,9 @@ import httpx
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from benchmarks.__main__ import app
 from benchmarks.dataset import Dataset, Record
 from benchmarks.index import index_fits, index_gallery
 from benchmarks.runs import Run, to_line
@@ -182,6 +184,20 @@ def test_a_replay_goes_on_where_it_stopped(octet: Dataset, again: ServiceProcess
     assert found["mean"] == json.loads((whole.folder / "summary.json").read_text())["mean"]
     reported = command("report", str(part.folder), "--json")
     assert json.loads(reported.stdout.splitlines()[-1]) == found
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("scenario", ["SingleStream", "MultiStream", "Server --rate 20"])
+def test_hits_are_the_same_whenever_they_are_asked_for(
+    octet: Dataset, again: ServiceProcess, folder: Path, tmp_path: Path, scenario: str
+) -> None:
+    options = ["--url", again.url, "--out", str(tmp_path), "--queries-per-domain", "4", "--json"]
+    load = ["--scenario", *scenario.split()]
+    done = CliRunner().invoke(app, ["replay", str(octet.root), *options, *load], catch_exceptions=False)
+    assert json.loads(done.stdout.splitlines()[-1])["all"]["failed"] == 0
+    hits = {one.query_id: one.hit_ids for one in Run(tmp_path).observations()}
+    assert len(hits) == 4 * 8
+    assert hits.items() <= {one.query_id: one.hit_ids for one in Run(folder / "demo").observations()}.items()
 
 
 async def test_a_service_that_is_not_there_is_one_sentence(octet: Dataset) -> None:
