@@ -17,7 +17,7 @@ from benchmarks.paired import Pair, compare_scores
 from benchmarks.query_scores import measured, scores_of
 from benchmarks.rankings import Replayed, replayed
 from benchmarks.runs import Run
-from benchmarks.summary import retried, why_invalid
+from benchmarks.summary import retried, verdict_on
 
 COMPARED = (50, 99)
 # Must be equal in two runs, or their queries are no pairs.
@@ -130,7 +130,7 @@ def _side(seen: Replayed, queries: Set[str]) -> Side:
     latencies = np.array(latencies_ms(seen.said["scenario"], answered))
     return Side(
         seen.run,
-        valid=not why_invalid(seen),
+        valid=not verdict_on(seen).invalid_because,
         failed=len(queries - {one.query_id for one in answered}),
         retried=retried(seen),
         percentiles={percent: percentile_of(latencies, percent) for percent in COMPARED},

@@ -23,6 +23,8 @@ def print_table(summary: Mapping[str, Any], console: Console) -> None:
     """Why not to believe it, if so; one line a domain, the mean of the measures and the whole of the load."""
     for reason in summary["invalid_because"]:
         console.print(f"invalid: {reason}", markup=False, highlight=False)
+    for check in summary["not_judged"]:
+        console.print(f"not judged: {check}", markup=False, highlight=False)
     table = Table("domain", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("queries", "gallery", "R@1", "mMP@5", "p50 ms", "p95 ms", "p99 ms", "images/s"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -18,7 +18,7 @@ from benchmarks.errors import RunError
 
 PACKED = "observations.jsonl.zst"
 _OPEN = "observations*.jsonl"
-_BUSY = "clients.jsonl"
+_CLIENTS = "clients.jsonl"
 _NEVER_THE_SAME = {"started"}
 _MOVES = {"items", "indexed_vectors"}  # of the service's index, by itself: it is no other service for that
 _CHUNK_BYTES = 2**18
@@ -51,6 +51,19 @@ class Observation:
     def send_lag_ms(self) -> float:
         """How late the client was."""
         return (self.sent_s - self.scheduled_s) * 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class ClientUsage:
+    """CPU time and wall time of one client process, both from the start of the load to its end."""
+
+    cpu_s: float
+    wall_s: float
+
+    @property
+    def core_share(self) -> float:
+        """The share of a core that the process used."""
+        return self.cpu_s / self.wall_s if self.wall_s > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -97,20 +110,28 @@ class Run:
             raise RunError(f"the observations in {self.folder} are damaged: {error}") from error
         return sorted(found, key=lambda one: (one.segment, one.sent_s))
 
-    def keep_busy(self, segment: int, busy: Sequence[float]) -> None:
-        """The share of a core that each client process used. Raises RunError."""
+    def write_client_usage(self, segment: int, usage: Sequence[ClientUsage]) -> None:
+        """Append one line for a segment. Raises RunError."""
+        file = self.folder / _CLIENTS
         try:
-            with open_to_append(self.folder / _BUSY) as stream:
-                stream.write(json.dumps({"segment": segment, "busy": list(busy)}) + "\n")
+            with open_to_append(file) as stream:
+                record = {"segment": segment, "processes": [asdict(process) for process in usage]}
+                stream.write(json.dumps(record) + "\n")
         except OSError as error:
-            file = self.folder / _BUSY
             raise RunError(f"{file} cannot be written: {error.strerror}; the run is kept") from error
 
-    def busy(self) -> list[float]:
-        """Of all segments. Raises RunError."""
-        file = self.folder / _BUSY
+    def client_usage(self) -> list[ClientUsage]:
+        """The client processes of all segments. Raises RunError."""
+        file = self.folder / _CLIENTS
         try:
-            return [float(share) for line in whole_lines(file) for share in json.loads(line)["busy"]]
+            records = [json.loads(line) for line in whole_lines(file)]
+            if any("busy" in record for record in records):
+                raise RunError(f"{file} was written by an earlier version: replay into another --out")
+            return [
+                ClientUsage(float(process["cpu_s"]), float(process["wall_s"]))
+                for record in records
+                for process in record["processes"]
+            ]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RunError(f"{file} is damaged: {error!r}") from error
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
 
@@ -16,7 +16,7 @@ from benchmarks.metrics import DEPTH, MEASURES, Judge, QueryScore
 from benchmarks.query_scores import measured, scores_of
 from benchmarks.rankings import Rankings, Replayed, replayed
 from benchmarks.runs import Observation, Run
-from benchmarks.validity import invalid_because, send_lag_ms, without_gallery
+from benchmarks.validity import Verdict, judge, send_lag_ms, without_gallery
 
 _LISTED = 100  # queries that failed or came back short
 
@@ -36,7 +36,8 @@ def summary_of_replay(seen: Replayed) -> dict[str, Any]:
     answered = [one for one in observations if one.status == 200]
     percentiles = _percentiles(said["scenario"], answered)
     not_asked = sum(one.id not in latest for records in seen.queries.values() for one in records)
-    reasons = _not_whole(not_asked, seen.queries) + why_invalid(seen)
+    verdict = verdict_on(seen)
+    reasons = _not_whole(not_asked, seen.queries) + verdict.invalid_because
     return {
         **main,
         "scope": said["scope"],
@@ -66,6 +67,7 @@ def summary_of_replay(seen: Replayed) -> dict[str, Any]:
         "open_loop": said["scenario"]["rate_per_s"] is not None,
         "valid": not reasons,
         "invalid_because": reasons,
+        "not_judged": verdict.not_judged,
         "left_out": said["left_out"],
     }
 
@@ -85,14 +87,15 @@ def rounded(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {**of(summary), "separate": separate and of(separate), "reference_rounding": True}
 
 
-def why_invalid(seen: Replayed) -> list[str]:
-    """Of what was observed; whether all was asked is another question."""
+def verdict_on(seen: Replayed) -> Verdict:
+    """Verdict on what was observed; whether every query was sent is a separate check."""
     said, reasons = seen.said, list[str]()
     if any(one.embedding for one in seen.observations):
         gallery = [one.id for domain in said["domains"] for one in seen.data.gallery(domain, said["split"])]
         reasons = without_gallery(gallery, seen.observations)
     open_loop = said["scenario"]["rate_per_s"] is not None
-    return reasons + invalid_because(seen.observations, open_loop, cache_expected=False, busy=seen.run.busy())
+    verdict = judge(seen.observations, open_loop, cache_expected=False, usage=seen.run.client_usage())
+    return replace(verdict, invalid_because=reasons + verdict.invalid_because)
 
 
 def _not_whole(not_asked: int, queries: Mapping[str, Sequence[Record]]) -> list[str]:

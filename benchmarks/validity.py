@@ -1,32 +1,41 @@
-"""Why a run's figures must not be believed: pure functions, one sentence each."""
+"""Verdict on a run: whether the client, and not the service, decided its results. Pure functions."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.runs import Observation
+from benchmarks.runs import ClientUsage, Observation
 
 _LAG_MS = 5.0  # below it a client counts as on time
 _LAG_SHARE = 0.1  # of the median latency
-_BUSY = 0.9  # of a core; a client process that uses more is the limit itself
+_LAG_REQUESTS = 100  # with fewer, the 99th percentile is the slowest request alone
+_CORE_SHARE = 0.9  # a client process that uses more of a core is the limit itself
+_CORE_WINDOW_S = 1.0  # over less, start-up and a single scheduling delay decide the share
 
 
-def invalid_because(
-    observations: Sequence[Observation], open_loop: bool, cache_expected: bool, busy: Sequence[float]
-) -> list[str]:
-    """Sentences, none where all is well. `busy` holds the share of a core that each client process used."""
-    found = []
-    if open_loop and (late := _late(observations)):
-        found.append(late)
-    if busy and max(busy) > _BUSY:
-        found.append(
-            f"a client process used {max(busy):.0%} of a core, so the client was the limit: "
-            "give it more --processes"
-        )
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Reasons why a run is invalid, and checks that it is too short for: one sentence each."""
+
+    invalid_because: list[str]
+    not_judged: list[str]
+
+
+def judge(
+    observations: Sequence[Observation], open_loop: bool, cache_expected: bool, usage: Sequence[ClientUsage]
+) -> Verdict:
+    """Check the client's lag (open loop only), its share of a core, and answers from the cache."""
+    verdict = Verdict([], [])
+    if open_loop:
+        _judge_lag(observations, verdict)
+    _judge_usage(usage, verdict)
     cached = sum(one.cache not in ("", "miss") for one in observations)
     if cached and not cache_expected:
-        found.append(f"{cached} answers came from the service's cache: their times are not of work")
-    return found
+        verdict.invalid_because.append(
+            f"{cached} answers came from the service's cache: their times are not of work"
+        )
+    return verdict
 
 
 def without_gallery(gallery: Sequence[str], observations: Sequence[Observation]) -> list[str]:
@@ -43,14 +52,34 @@ def send_lag_ms(observations: Sequence[Observation], percent: float) -> float:
     return float(np.percentile([one.send_lag_ms for one in observations], percent)) if observations else 0.0
 
 
-def _late(observations: Sequence[Observation]) -> str | None:
+def _judge_usage(usage: Sequence[ClientUsage], verdict: Verdict) -> None:
+    judged = [process.core_share for process in usage if process.wall_s >= _CORE_WINDOW_S]
+    if judged and max(judged) > _CORE_SHARE:
+        verdict.invalid_because.append(
+            f"a client process used {max(judged):.0%} of a core, so the client was the limit: "
+            "give it more --processes"
+        )
+    if usage and not judged:
+        longest_s = max(process.wall_s for process in usage)
+        verdict.not_judged.append(
+            f"the client's share of a core: {longest_s:.2f} s is too short to judge, "
+            f"the minimum is {_CORE_WINDOW_S:g} s"
+        )
+
+
+def _judge_lag(observations: Sequence[Observation], verdict: Verdict) -> None:
     answered = [one.latency_ms for one in observations if one.status == 200]
     if not answered:
-        return None
+        return
+    if len(observations) < _LAG_REQUESTS:
+        verdict.not_judged.append(
+            f"the client's send lag: {len(observations)} requests are too few to judge, "
+            f"the minimum is {_LAG_REQUESTS}"
+        )
+        return
     lag_ms, median_ms = send_lag_ms(observations, 99), float(np.median(answered))
-    if lag_ms <= max(_LAG_MS, _LAG_SHARE * median_ms):
-        return None
-    return (
-        f"the client lagged: one request in a hundred was sent {lag_ms:.1f} ms late or more, "
-        f"beside a median latency of {median_ms:.1f} ms"
-    )
+    if lag_ms > max(_LAG_MS, _LAG_SHARE * median_ms):
+        verdict.invalid_because.append(
+            f"the client lagged: one request in a hundred was sent {lag_ms:.1f} ms late or more, "
+            f"beside a median latency of {median_ms:.1f} ms"
+        )

@@ -57,7 +57,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No run is invalid because the machine is busy: tests/test_saturate.py has that rule."""
     monkeypatch.setattr(validity, "_LAG_MS", math.inf)
-    monkeypatch.setattr(validity, "_BUSY", math.inf)
+    monkeypatch.setattr(validity, "_CORE_SHARE", math.inf)
 
 
 @pytest.fixture

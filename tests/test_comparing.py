@@ -15,7 +15,7 @@ from benchmarks.errors import BenchmarkError, DataError, GateFailed, RunError
 from benchmarks.gate import Limits, judge
 from benchmarks.query_scores import scores_of
 from benchmarks.rankings import replayed
-from benchmarks.runs import Observation, Run
+from benchmarks.runs import ClientUsage, Observation, Run
 from tests.observed import RUN, observe, seen
 
 SIZES = {"a": 200, "b": 15}  # queries; two of each class (of `b`'s last, one)
@@ -218,7 +218,7 @@ def test_failed_queries_fail(data: Dataset) -> None:
 
 def test_an_invalid_run_fails(data: Dataset) -> None:
     run = make_run(data, "run")
-    run.keep_busy(0, [0.95])  # its client was the limit
+    run.write_client_usage(0, [ClientUsage(9.5, 10)])  # its client was the limit
     (why,) = judge(run, make_run(data, "baseline"), LIMITS).why
     assert "is invalid" in why
 

@@ -22,7 +22,7 @@ def test_no_process_is_left_without_a_stream(asks: list[Ask], tmp_path: Path) ->
         load = Load(Target("uie", url), scenario_row("SingleStream", 1, None, 0), asks)
         seen = sent(load, tmp_path / "run", Client(processes=3, warm_up=0))
     assert len(seen) == 40
-    assert len(Run(tmp_path / "run").busy()) == 1
+    assert len(Run(tmp_path / "run").client_usage()) == 1
 
 
 def test_the_warm_up_is_of_other_bytes_and_changes_nothing(asks: list[Ask], tmp_path: Path) -> None:

@@ -42,23 +42,32 @@ def test_a_segment_of_a_torn_line_alone_is_begun_again(asks: list[Ask], tmp_path
     run = Run(tmp_path / "run")
     run.begin(RUN)
     (run.folder / f"observations-{segment:03d}-00.jsonl").write_text(TORN)
-    (run.folder / "clients.jsonl").write_text('{"segment": 0, "busy": [0.25]}\n{"segment": 1, "bu')
+    (run.folder / "clients.jsonl").write_text(
+        '{"segment": 0, "processes": [{"cpu_s": 1, "wall_s": 4}]}\n{"segment": 1, "pro'
+    )
     assert run.begin(RUN) == []
     sent(asks, run, segment)
     assert len(answered(run.observations())) == len(asks)
     run.pack()
     assert sorted(one.query_id for one in run.observations()) == [ask.pictures[0].id for ask in asks]
-    assert run.busy()[0] == 0.25
-    assert len(run.busy()) == 2
+    assert run.client_usage()[0].core_share == 0.25
+    assert len(run.client_usage()) == 2
 
 
 @pytest.mark.parametrize(
-    "line", ['{"segment": 0, "bu{"segment": 1, "busy": [0.1]}', "[1]", "{}", '{"busy": ["x"]}', "\udcff"]
+    "line",
+    ['{"segment": 0, "pro{"segment": 1, "processes": []}', "[1]", "{}", '{"processes": ["x"]}', "\udcff"],
 )
 def test_damaged_lines_of_the_clients_are_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "clients.jsonl").write_text(f"{line}\n", errors="surrogateescape")
     with pytest.raises(RunError, match=r"clients\.jsonl is damaged"):
-        Run(tmp_path).busy()
+        Run(tmp_path).client_usage()
+
+
+def test_client_usage_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "clients.jsonl").write_text('{"segment": 0, "busy": [0.25]}\n')
+    with pytest.raises(RunError, match="earlier version"):
+        Run(tmp_path).client_usage()
 
 
 def test_a_packed_run_is_read_again_and_so_is_an_empty_one(packed: Run, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from benchmarks.load.mix import DOMAIN, Mix, asks_of, pictures_of, shares_of
 from benchmarks.load.saturate import knee, saturate
 from benchmarks.load.scenarios import Scenario
 from benchmarks.load.trial import Bench, Journal, Trial, at_rate, figures, trial
+from benchmarks.runs import ClientUsage
 from benchmarks.targets import Target
-from benchmarks.validity import invalid_because
+from benchmarks.validity import Verdict, judge
 from tests.observed import seen
 from tests.stub import stub
 
@@ -218,23 +219,37 @@ def test_good_is_the_right_status_in_time(tmp_path: Path) -> None:
         seen("a/2", [], 0, 0.1, status=429),
         seen("a/3", [], 0, 0.1, status=500),
     ]
-    found = figures(bench("", tmp_path, slo_ms=200.0), at_rate(4, 0), observations, [0.1])
+    found = figures(bench("", tmp_path, slo_ms=200.0), at_rate(4, 0), observations, [ClientUsage(1, 10)])
     assert (found.good_share, found.shed, found.failed) == (1 / 4, 1, 1)
 
 
-def test_why_a_run_must_not_be_believed() -> None:
+def test_judge_reports_why_a_run_is_invalid() -> None:
     on_time = [seen(f"a/{n}", [], n, 0.1) for n in range(100)]
-    assert invalid_because(on_time, True, cache_expected=False, busy=[0.5]) == []
+    assert judge(on_time, True, cache_expected=False, usage=[ClientUsage(5, 10)]) == Verdict([], [])
     late = [seen(f"a/{n}", [], n, 0.1, sent_s=n + 0.02) for n in range(100)]
-    (why,) = invalid_because(late, True, cache_expected=False, busy=[])
+    (why,) = judge(late, True, cache_expected=False, usage=[]).invalid_because
     assert "20.0 ms late or more, beside a median latency of 100.0 ms" in why
-    assert invalid_because(late, False, cache_expected=False, busy=[]) == []  # a closed loop has no times
-    (why,) = invalid_because(on_time, True, cache_expected=False, busy=[0.2, 0.95])
+    assert judge(late, False, cache_expected=False, usage=[]) == Verdict([], [])  # a closed loop has no times
+    usage = [ClientUsage(2, 10), ClientUsage(9.5, 10)]
+    (why,) = judge(on_time, True, cache_expected=False, usage=usage).invalid_because
     assert "used 95% of a core" in why
-    known = [seen("a/0", [], 0, 0.1, cache="hit"), seen("a/1", [], 0, 0.1, cache="miss")]
-    (why,) = invalid_because(known, False, cache_expected=False, busy=[])
+    cached = [seen("a/0", [], 0, 0.1, cache="hit"), seen("a/1", [], 0, 0.1, cache="miss")]
+    (why,) = judge(cached, False, cache_expected=False, usage=[]).invalid_because
     assert why.startswith("1 answers came from the service's cache")
-    assert invalid_because(known, False, cache_expected=True, busy=[]) == []
+    assert judge(cached, False, cache_expected=True, usage=[]) == Verdict([], [])
+
+
+def test_judge_leaves_what_is_too_short_unjudged() -> None:
+    late = [seen(f"a/{n}", [], n, 0.1, sent_s=n + 0.02) for n in range(99)]
+    brief = ClientUsage(cpu_s=0.04, wall_s=0.02)  # more than a core, over no time
+    lag, share = judge(late, True, cache_expected=False, usage=[brief, brief]).not_judged
+    assert lag == "the client's send lag: 99 requests are too few to judge, the minimum is 100"
+    assert share == "the client's share of a core: 0.02 s is too short to judge, the minimum is 1 s"
+    assert judge(late, True, cache_expected=False, usage=[brief]).invalid_because == []
+    # One process, or one segment, that is long enough is judged.
+    assert judge([], False, cache_expected=False, usage=[brief, ClientUsage(0.5, 1)]) == Verdict([], [])
+    (why,) = judge([], False, cache_expected=False, usage=[brief, ClientUsage(0.91, 1)]).invalid_because
+    assert "used 91% of a core" in why
 
 
 def test_an_invalid_trial_is_no_figure(tmp_path: Path) -> None:

@@ -188,10 +188,10 @@ def selftest(
     with null_server() as url, tempfile.TemporaryDirectory() as scratch:
         asked = _Asked(data, url, "search=1", "own", "hostile", seconds, 1e9, 0, processes, None)
         bench, folder = asked.bench(Path(scratch)), Path(scratch)
-        busy = observe(bench, Scenario("ClosedLoop", streams=concurrency), folder, Console())
+        usage = observe(bench, Scenario("ClosedLoop", streams=concurrency), folder, Console())
         observations = Run(folder).observations()
     rate = latency(observations).images_per_s
-    cpu_ms = sum(busy) * seconds / len(observations) * 1e3
+    cpu_ms = sum(process.cpu_s for process in usage) / len(observations) * 1e3
     Console().print(
         f"{rate:,.0f} requests/s with --processes {processes}, {cpu_ms:.2f} ms of CPU a request: "
         "of a service that answers a tenth as many or fewer, this client is not the limit"
@@ -217,7 +217,7 @@ def _finish(
     observations = run.observations()
     if stopped and not observations:
         raise stopped
-    found = figures(bench, scenario, observations, run.busy())
+    found = figures(bench, scenario, observations, run.client_usage())
     said = {**asdict(found), "whole": stopped is None}
     print_load(found, observations, bench.slo_ms, Console())
     if as_json:

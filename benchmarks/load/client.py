@@ -50,7 +50,7 @@ class Share:
 class Clock:
     """What a process shares with the one that started it."""
 
-    begin: Callable[[], float]  # waits for the others; the start, on the monotonic clock
+    begin: Callable[[], float]  # waits until the common start, and returns it, on the monotonic clock
     stopped: Callable[[], bool]
     count: Callable[[int], None]  # requests that are done
 
@@ -84,7 +84,6 @@ class _Client:
         async with session_for(share.key) as self._session:
             await self._warm_up(_as_warm_up(share.asks, warm_up))
             self._start = self._last_answer = self._clock.begin()
-            await asyncio.sleep(self._start - time.monotonic())
             if share.times_s is None:
                 await self._closed(self._asks(), share.streams, self._observe)
             else:

@@ -19,7 +19,7 @@ from benchmarks.load.asks import Ask
 from benchmarks.load.client import Clock, Share, run_share
 from benchmarks.load.scenarios import Scenario
 from benchmarks.progress import progress_bar
-from benchmarks.runs import Run, open_to_append
+from benchmarks.runs import ClientUsage, Run, open_to_append
 from benchmarks.targets import Target
 
 _LEAD_S = 0.2  # from the last warm-up to the start
@@ -47,10 +47,12 @@ class Load:
     seconds: float | None = None  # a closed loop stops after these; None: once all were asked
 
 
-def drive(load: Load, client: Client, folder: Path, segment: int, what: str, console: Console) -> list[float]:
+def drive(
+    load: Load, client: Client, folder: Path, segment: int, what: str, console: Console
+) -> list[ClientUsage]:
     """Send it all; observations are in `folder` as `observations-<segment>-<process>.jsonl`.
 
-    Returns, and keeps in `folder`, the share of a core that each client process used.
+    Returns the usage of each client process, and writes it to `folder`.
 
     Raises TargetError where the service is gone, DataError, RunError where lines cannot be written, and
     Interrupted; what was observed is there all the same.
@@ -72,12 +74,12 @@ def drive(load: Load, client: Client, folder: Path, segment: int, what: str, con
         crew.end()
     first = first or crew.error
     try:
-        Run(folder).keep_busy(segment, list(crew.busy))
+        Run(folder).write_client_usage(segment, crew.usage)
     except RunError as error:
         first = first or error  # on a full disk both are: the first one says what became of the run
     if first:
         raise first
-    return list(crew.busy)
+    return crew.usage
 
 
 def _total(load: Load, done: int, elapsed_s: float) -> float:
@@ -98,9 +100,11 @@ class _Crew:
         self._errors = context.SimpleQueue()
         self._counts = context.Array("q", processes, lock=False)
         self._barrier = context.Barrier(processes)
-        self.busy = context.Array("d", processes, lock=False)
+        self._cpu_s = context.Array("d", processes, lock=False)
+        self._wall_s = context.Array("d", processes, lock=False)
         began = context.Value("d", 0.0, lock=False)
-        shared = (self._barrier, began, self._stopped, self._counts, self.busy, self._errors)
+        usage = (self._cpu_s, self._wall_s)
+        shared = (self._barrier, began, self._stopped, self._counts, usage, self._errors)
         self._processes: list[BaseProcess] = [
             context.Process(
                 target=_work,
@@ -126,6 +130,10 @@ class _Crew:
             self._stopped.set()  # one has failed, so all stop
             self._barrier.abort()
         return any(process.is_alive() for process in self._processes)
+
+    @property
+    def usage(self) -> list[ClientUsage]:
+        return list(map(ClientUsage, self._cpu_s, self._wall_s))
 
     @property
     def done(self) -> int:
@@ -167,19 +175,21 @@ def _share(load: Load, client: Client, number: int, processes: int, segment: int
 
 
 def _work(share: Share, warm_up: int, file: Path, number: int, shared: tuple[Any, ...]) -> None:
-    barrier, began, stopped, counts, busy, errors = shared
+    barrier, began, stopped, counts, (used_cpu_s, used_wall_s), errors = shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal's; one decides
     with contextlib.suppress(PermissionError):
         os.nice(_NICE)
 
-    cpu_s, parent = 0.0, os.getppid()
+    cpu_s, wall_s, parent = 0.0, 0.0, os.getppid()
 
     def begin() -> float:
-        nonlocal cpu_s
+        nonlocal cpu_s, wall_s
         if barrier.wait() == 0:
             began.value = time.monotonic() + _LEAD_S
         barrier.wait()
-        cpu_s = time.process_time()
+        time.sleep(max(0.0, began.value - time.monotonic()))
+        # Both clocks start here: a share of CPU time over another interval is not a share.
+        cpu_s, wall_s = time.process_time(), time.monotonic()
         return float(began.value)
 
     def is_over() -> bool:
@@ -192,7 +202,8 @@ def _work(share: Share, warm_up: int, file: Path, number: int, shared: tuple[Any
         # A line at a time: what was observed is there, whatever happens next.
         with open_to_append(file) as stream:
             run_share(share, warm_up, stream, Clock(begin, is_over, count))
-        busy[number] = (time.process_time() - cpu_s) / max(time.monotonic() - began.value, 1e-9)
+        used_cpu_s[number] = time.process_time() - cpu_s
+        used_wall_s[number] = time.monotonic() - wall_s
     except BrokenBarrierError:
         pass  # another one has failed before the start, and says why
     except BenchmarkError as error:

@@ -55,6 +55,8 @@ def print_load(found: Trial, observations: Sequence[Observation], slo_ms: float,
         f"{found.requests:,} requests, {found.good_share:.1%} good (200 within {slo_ms:g} ms), "
         f"{found.shed} shed, {found.failed} failed; {found.images_per_s:.1f} answered/s"
     )
+    for check in found.not_judged:
+        console.print(f"not judged: {check}", markup=False, highlight=False)
 
 
 def plot_trials(trials: Sequence[Trial], knee: Trial, file: Path) -> None:

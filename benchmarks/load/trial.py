@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -16,9 +16,9 @@ from benchmarks.load.asks import Picture
 from benchmarks.load.drive import Client, Load, drive
 from benchmarks.load.mix import DOMAIN, Mix, asks_of
 from benchmarks.load.scenarios import Scenario
-from benchmarks.runs import Observation, Run, answered, open_to_append, whole_lines
+from benchmarks.runs import ClientUsage, Observation, Run, answered, open_to_append, whole_lines
 from benchmarks.targets import Target
-from benchmarks.validity import invalid_because
+from benchmarks.validity import judge
 
 _MOST_PER_S = 5_000  # requests that a closed loop is given to choose from
 _CLEANERS = 16
@@ -51,6 +51,7 @@ class Trial:
     p50_ms: float
     p99_ms: float
     invalid_because: list[str]
+    not_judged: list[str] = field(default_factory=list)
 
 
 def at_rate(rate: float, seed: int) -> Scenario:
@@ -58,10 +59,10 @@ def at_rate(rate: float, seed: int) -> Scenario:
     return Scenario("Server", streams=0, rate_per_s=rate, seed=seed)
 
 
-def observe(bench: Bench, scenario: Scenario, folder: Path, console: Console) -> list[float]:
+def observe(bench: Bench, scenario: Scenario, folder: Path, console: Console) -> list[ClientUsage]:
     """One load; its observations are in `folder`, and what it indexed is there until `clean`.
 
-    Returns the share of a core that each client process used. Raises what `drive` raises.
+    Returns the usage of each client process. Raises what `drive` raises.
     """
     rate = scenario.rate_per_s or _MOST_PER_S
     asks = asks_of(bench.mix, bench.pictures, max(1, math.ceil(rate * bench.seconds)))
@@ -94,10 +95,10 @@ def trial(bench: Bench, scenario: Scenario, console: Console, folder: Path) -> T
         run = Run(folder / f"{sum(1 for _ in folder.glob('*')):03d}")
         run.folder.mkdir(parents=True)
         try:
-            busy = observe(bench, scenario, run.folder, console)
+            usage = observe(bench, scenario, run.folder, console)
         finally:
             clean(bench, run.folder)
-        found = figures(bench, scenario, run.observations(), busy)
+        found = figures(bench, scenario, run.observations(), usage)
         run.pack()
         if not found.invalid_because:
             return found
@@ -105,11 +106,12 @@ def trial(bench: Bench, scenario: Scenario, console: Console, folder: Path) -> T
 
 
 def figures(
-    bench: Bench, scenario: Scenario, observations: Sequence[Observation], busy: Sequence[float]
+    bench: Bench, scenario: Scenario, observations: Sequence[Observation], usage: Sequence[ClientUsage]
 ) -> Trial:
     """Pure."""
     good = sum(one.latency_ms <= bench.slo_ms for one in answered(observations))
     times = latency(observations)
+    verdict = judge(observations, scenario.rate_per_s is not None, bench.mix.cache == "friendly", usage)
     return Trial(
         rate_per_s=scenario.rate_per_s,
         streams=scenario.streams,
@@ -120,9 +122,8 @@ def figures(
         images_per_s=times.images_per_s,
         p50_ms=times.p50_ms,
         p99_ms=times.p99_ms,
-        invalid_because=invalid_because(
-            observations, scenario.rate_per_s is not None, bench.mix.cache == "friendly", busy
-        ),
+        invalid_because=verdict.invalid_because,
+        not_judged=verdict.not_judged,
     )
 
 

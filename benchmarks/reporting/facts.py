@@ -73,8 +73,9 @@ def scenario(said: JSON) -> str:
 
 
 def doubts(summary: JSON) -> list[str]:
-    """Why the run does not count, in sentences; empty where it does."""
-    return [f"{one[:1].upper()}{one[1:]}." for one in summary["invalid_because"]]
+    """Reasons why the run is invalid, and checks that it is too short for, as sentences."""
+    unjudged = [f"Not judged: {check}" for check in summary["not_judged"]]
+    return [f"{one[:1].upper()}{one[1:]}." for one in (*summary["invalid_because"], *unjudged)]
 
 
 def facts(said: JSON) -> dict[str, str]:
