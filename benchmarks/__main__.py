@@ -4,18 +4,18 @@ import signal
 
 import typer
 
-from benchmarks.commands import accuracy, comparing, data, measuring, points, rates, reporting, scoring
+from benchmarks.cli import compare, datasets, experiments, load, points, replay, report, score
 from benchmarks.errors import BenchmarkError, Interrupted
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
 for verb in (
-    *(data.octet, data.folder, data.index),
-    *(accuracy.replay, reporting.report, accuracy.demo),
-    *(scoring.score, scoring.check, comparing.compare, comparing.gate),
+    *(datasets.octet, datasets.folder, datasets.index),
+    *(replay.replay, report.report, replay.demo),
+    *(score.score, score.check, compare.compare, compare.gate),
     *(points.ladder, points.sweep, points.strategies),
-    *(rates.load, rates.saturate, rates.concurrency, rates.selftest),
-    *(measuring.efficiency, measuring.peer, measuring.soak),
+    *(load.load, load.saturate, load.concurrency, load.selftest),
+    *(experiments.efficiency, experiments.peer, experiments.soak),
 ):
     app.command()(verb)
 

@@ -10,19 +10,19 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.dataset import Dataset, Record
+from benchmarks.datasets.dataset import Dataset, Record
+from benchmarks.datasets.octet import build_octet
 from benchmarks.errors import TargetError
-from benchmarks.index import index_fits, index_gallery
-from benchmarks.load.drive import Client
+from benchmarks.load.driver import Client
 from benchmarks.load.scenarios import Scenario
-from benchmarks.metrics import Judge
-from benchmarks.octet import build_octet
-from benchmarks.replay import Protocol, replay
-from benchmarks.report import print_table, write_summary
-from benchmarks.runs import Run
-from benchmarks.service_process import port_is_free, running_service
-from benchmarks.summary import summarise
-from benchmarks.targets import Target
+from benchmarks.replay.replay import Protocol, replay
+from benchmarks.replay.summary import summarise
+from benchmarks.reports.terminal import print_table, write_summary
+from benchmarks.runs.run import Run
+from benchmarks.scoring.measures import Judge
+from benchmarks.targets.gallery import index_fits, index_gallery
+from benchmarks.targets.process import port_is_free, running_service
+from benchmarks.targets.target import Target
 
 
 def demo(data_folder: Path, runs: Path, port: int, concurrency: int, console: Console) -> dict[str, Any]:

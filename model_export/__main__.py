@@ -10,25 +10,25 @@ import typer
 import uvicorn
 from rich.console import Console
 
-from benchmarks.dataset import Dataset
+from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import BenchmarkError
-from model_export.backbones import BACKBONES
-from model_export.bench import bench as run_bench
-from model_export.comparison.run import compare as run_comparison
-from model_export.comparison.systems import STRATEGIES
-from model_export.comparison.table import chosen, notes_on, write_table
-from model_export.embed import CORES, embed_splits
+from model_export.baseline.server import naive_app, torch_graph
+from model_export.descriptors.splits import CORES, embed_splits
 from model_export.errors import ExportError, VerifyError
-from model_export.export import export_model
-from model_export.head import HeadKind
-from model_export.listing import print_accuracy, print_checks, print_models, print_speeds
-from model_export.serve import naive_app, torch_graph
-from model_export.sources import export_source, from_checkpoint
+from model_export.export.fp32 import export_model
+from model_export.export.sources import export_source, from_checkpoint
+from model_export.inspection.bench import bench as run_bench
+from model_export.inspection.tables import print_accuracy, print_checks, print_models, print_speeds
+from model_export.inspection.verify import verify as run_verify
+from model_export.networks.backbones import BACKBONES
+from model_export.networks.head import HeadKind
+from model_export.paper_table.run import compare as run_comparison
+from model_export.paper_table.systems import STRATEGIES
+from model_export.paper_table.table import chosen, notes_on, write_table
 from model_export.training.config import load_strategy
 from model_export.training.loop import train as run_training
-from model_export.verify import verify as run_verify
-from service.encoder import Encoder
 from service.errors import StartupError
+from service.inference.encoder import Encoder
 from service.manifest import Jpeg, Manifest, Precision, load_manifest
 
 ZOO = Path(__file__).parent / "zoo"
@@ -75,7 +75,7 @@ def export(
 
 def _check_name(out: Path, store: bool) -> None:
     if store:
-        from model_export.store import check_name  # BentoML takes seconds to import
+        from model_export.export.store import check_name  # BentoML takes seconds to import
 
         check_name(out)
 
@@ -85,7 +85,7 @@ def _announce(out: Path, manifest: Manifest, store: bool) -> None:
     if manifest.accuracy:
         print_accuracy(manifest, Console())
     if store:
-        from model_export.store import put_in_store  # BentoML takes seconds to import
+        from model_export.export.store import put_in_store  # BentoML takes seconds to import
 
         print(f"in BentoML's store as {put_in_store(out, manifest)}")  # noqa: T201
 
@@ -226,7 +226,7 @@ def serve(
 @app.command(name="list")
 def list_models() -> None:
     """The models of the zoo and of BentoML's store."""
-    from model_export.store import stored_models  # BentoML takes seconds to import
+    from model_export.export.store import stored_models  # BentoML takes seconds to import
 
     zoo = {folder.name: folder for folder in sorted(ZOO.iterdir())}
     print_models({**zoo, **stored_models()}, Console())

@@ -22,7 +22,7 @@ from service.errors import ServiceError, StartupError
 from service.http.app import create_app, problem_response
 from service.http.envelope import Envelope
 from service.http.heads import bound_heads
-from service.http.model import model_card
+from service.http.model_choice import model_card
 from service.http.native import FilesOnly
 from service.http.search import hit_json, neighbourhood
 from service.http.timeout import Deadline, replace_bentomls

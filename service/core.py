@@ -4,13 +4,13 @@ import math
 import time
 from typing import TypeVar
 
-from service.budget import Budget
 from service.errors import NotReady, Overloaded, SettingsError, UnknownModel
 from service.fetch import Fetcher
 from service.index import Hit, IndexWorker, Query, open_index
+from service.inference.budget import Budget
+from service.inference.model import Model
 from service.manifest import Manifest, load_manifest
 from service.metrics import Metrics, forget_dead_workers
-from service.model import Model
 from service.settings import Settings
 
 T = TypeVar("T")

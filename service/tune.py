@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
 
-from service.budget import Budget
-from service.encoder import Encoder
 from service.errors import SettingsError
-from service.images import decode
+from service.inference.budget import Budget
+from service.inference.encoder import Encoder
+from service.inference.images import decode
+from service.inference.pipeline import Pipeline
 from service.manifest import load_canonical, load_manifest
 from service.metrics import Metrics
-from service.pipeline import Pipeline
 from service.settings import Settings
 
 _ROUNDS = 3  # over all points, so that a busy neighbour does not choose among them; the best one counts

@@ -9,13 +9,13 @@ import httpx
 import pytest
 from rich.console import Console
 
-from benchmarks import validity
-from benchmarks.dataset import Dataset
-from benchmarks.octet import build_octet
-from benchmarks.service_process import ServiceProcess, running_service
+from benchmarks.datasets.dataset import Dataset
+from benchmarks.datasets.octet import build_octet
+from benchmarks.runs import validity
+from benchmarks.targets.process import ServiceProcess, running_service
 from service.manifest import Manifest, load_manifest
 from service.settings import load_settings
-from tests.remote import World, served
+from tests.support.remote import World, served
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,7 +55,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No run is invalid because the machine is busy: tests/test_saturate.py has that rule."""
+    """No run is invalid because the machine is busy: tests/benchmarks/test_saturate.py has that rule."""
     monkeypatch.setattr(validity, "_LAG_MS", math.inf)
     monkeypatch.setattr(validity, "_CORE_SHARE", math.inf)
 

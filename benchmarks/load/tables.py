@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from benchmarks.errors import RunError
-from benchmarks.intervals import percentile_of
-from benchmarks.latency import latency, stages_of, tail_of
 from benchmarks.load.trial import Trial
-from benchmarks.runs import Observation, answered
-from benchmarks.validity import send_lag_ms
+from benchmarks.runs.latency import latency, stages_of, tail_of
+from benchmarks.runs.run import Observation, answered
+from benchmarks.runs.validity import send_lag_ms
+from benchmarks.stats.intervals import percentile_of
 
 
 def print_trials(trials: Sequence[Trial], knee: Trial | None, console: Console) -> None:

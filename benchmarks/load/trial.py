@@ -9,16 +9,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.client import connect
 from benchmarks.errors import Interrupted, RunError, TargetError
-from benchmarks.latency import latency
-from benchmarks.load.asks import Picture
-from benchmarks.load.drive import Client, Load, drive
-from benchmarks.load.mix import DOMAIN, Mix, asks_of
+from benchmarks.files import open_to_append, whole_lines
+from benchmarks.load.driver import Client, Load, drive
+from benchmarks.load.requests import Picture
 from benchmarks.load.scenarios import Scenario
-from benchmarks.runs import ClientUsage, Observation, Run, answered, open_to_append, whole_lines
-from benchmarks.targets import Target
-from benchmarks.validity import judge
+from benchmarks.load.workload import DOMAIN, Mix, asks_of
+from benchmarks.runs.latency import latency
+from benchmarks.runs.run import ClientUsage, Observation, Run, answered
+from benchmarks.runs.validity import judge
+from benchmarks.targets.service import connect
+from benchmarks.targets.target import Target
 
 _MOST_PER_S = 5_000  # requests that a closed loop is given to choose from
 _CLEANERS = 16

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torchvision.transforms import v2
 
-from model_export.descriptors import MAX_PIXELS
+from model_export.descriptors.images import MAX_PIXELS
 from model_export.errors import SourceError
 from service.errors import ServiceError
-from service.images import decode_whole
+from service.inference.images import decode_whole
 from service.manifest import Preprocessing
 
 _WHITE = 255

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from rich import get_console
 from torch import nn
 
-from benchmarks.dataset import Dataset
+from benchmarks.datasets.dataset import Dataset
 from benchmarks.progress import progress_bar
-from model_export.backbones import Backbone, weights_sha256
-from model_export.descriptors import describe, pictures_stamp
+from model_export.descriptors.images import describe, pictures_stamp
 from model_export.folders import whole_file
-from model_export.graph import descriptor_graph
+from model_export.networks.backbones import Backbone, weights_sha256
+from model_export.networks.graph import descriptor_graph
 from model_export.training.data import picture
 
 _BATCH = 32

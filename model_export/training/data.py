@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks.dataset import Dataset, Record
-from model_export.descriptors import read_pixels, require_images, require_training_images
+from benchmarks.datasets.dataset import Dataset, Record
+from model_export.descriptors.images import read_pixels, require_images, require_training_images
 from model_export.errors import SourceError
 from model_export.training.augment import augmented
 from model_export.training.sampling import Batch

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from rich import get_console
 from torch import Tensor, nn
 
-from benchmarks.dataset import Dataset
+from benchmarks.datasets.dataset import Dataset
 from benchmarks.progress import progress_bar
-from model_export.backbones import backbone_named
+from model_export.descriptors.evaluation import Scores, evaluate, with_queries
 from model_export.errors import ConfigError, SourceError, TrainingError
-from model_export.graph import descriptor_graph
-from model_export.head import fit_pca
+from model_export.networks.backbones import backbone_named
+from model_export.networks.graph import descriptor_graph
+from model_export.networks.head import fit_pca
 from model_export.training.cache import DescriptorCache, describe_split
 from model_export.training.config import Stage, Strategy
 from model_export.training.data import CachedDescriptors, Inputs, Pictures, training_set
@@ -32,7 +33,7 @@ from model_export.training.objective import Objective
 from model_export.training.run_folder import RunFolder, Summary, head_of
 from model_export.training.sampling import Batch, Planner
 from model_export.training.trainee import Means, Memory, Trainee, make_optimizer, rate_factor
-from model_export.training.validation import Scores, evaluate, trusted, with_queries
+from model_export.training.validation import trusted
 
 
 def train(strategy: Strategy, data: Dataset, out: Path, cache: Path, workers: int = 0) -> Summary:

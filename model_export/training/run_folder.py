@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model_export.errors import TrainingError, WriteError
 from model_export.folders import whole_file
-from model_export.head import LinearHead
+from model_export.networks.head import LinearHead
 from model_export.training.config import Strategy
 
 

@@ -17,8 +17,8 @@ from service import __version__
 from service.core import Core
 from service.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
 from service.http import embed, info, items, openai, search
-from service.http.answers import PROBLEMS
 from service.http.envelope import problem_body, problem_headers
+from service.http.schemas import PROBLEMS
 
 _REFUSALS_S = 0.5
 _REST = "/v1/{rest:path}"

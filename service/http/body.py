@@ -18,7 +18,7 @@ from starlette.types import Message, Receive
 
 from service.core import Core
 from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
-from service.pipeline import Pipeline
+from service.inference.pipeline import Pipeline
 
 MAX_IMAGES = 1000  # of one bulk request
 FORM_SLACK_BYTES = 64 * 1024  # boundaries and small fields around one image

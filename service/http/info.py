@@ -11,8 +11,8 @@ from starlette.responses import Response
 from service import __version__
 from service.core import Core
 from service.errors import ServiceError
-from service.http.answers import DOMAINS, INFO, answers
-from service.http.embed import json_response
+from service.http.handling import json_response
+from service.http.schemas import DOMAINS, INFO, answers
 from service.metrics import Processes
 
 router = APIRouter()

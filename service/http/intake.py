@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive
 
-from service.budget import Budget
 from service.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestTimeout, ServiceError
+from service.inference.budget import Budget
 
 Take = Callable[[int], None]
 _FIRST_BYTES = 2**20  # of a stated length: held before they are there

@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from service.core import Core
 from service.errors import InvalidRequest, ServiceError
-from service.http.answers import DELETED, ITEM, ITEMS, PUT, answers
 from service.http.body import (
     MAX_IMAGES,
     MAX_JSON_BYTES,
@@ -23,13 +22,24 @@ from service.http.body import (
     read_image_and_fields,
     read_json,
 )
-from service.http.docs import IMAGE_AND_PAYLOAD_BODY, IMAGES, body_of, form, json_body
-from service.http.embed import deadline, embed_files, embed_given, json_response, note
-from service.http.model import IndexedModel
+from service.http.handling import deadline, embed_files, embed_given, json_response, note
+from service.http.model_choice import IndexedModel
+from service.http.schemas import (
+    DELETED,
+    IMAGE_AND_PAYLOAD_BODY,
+    IMAGES,
+    ITEM,
+    ITEMS,
+    PUT,
+    answers,
+    body_of,
+    form,
+    json_body,
+)
 from service.http.search import DomainName, check_embedding, item_json
 from service.index import Item
-from service.model import Model
-from service.pipeline import Embedded
+from service.inference.model import Model
+from service.inference.pipeline import Embedded
 
 router = APIRouter()
 

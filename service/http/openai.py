@@ -13,12 +13,11 @@ from starlette.responses import Response
 
 from service.core import Core
 from service.errors import ImageTooLarge, InvalidRequest, ServiceError, UnsupportedMediaType
-from service.http.answers import OPENAI, answers
 from service.http.body import MAX_IMAGES, Link, check_values, media_type, read_body
-from service.http.docs import body_of, json_body
-from service.http.embed import deadline, embed_given, embed_many, json_response, note
-from service.model import Model
-from service.pipeline import Embedded
+from service.http.handling import deadline, embed_given, embed_many, json_response, note
+from service.http.schemas import OPENAI, answers, body_of, json_body
+from service.inference.model import Model
+from service.inference.pipeline import Embedded
 
 router = APIRouter()
 

@@ -11,13 +11,12 @@ from starlette.responses import Response
 
 from service.core import Core
 from service.errors import EmbeddingShape, InvalidRequest
-from service.http.answers import FOUND, answers
 from service.http.body import Link, media_type, read_image, read_json
-from service.http.docs import IMAGE, LINK, body_of, json_body
-from service.http.embed import deadline, embed_given, json_response, note
-from service.http.model import IndexedModel, model_card
+from service.http.handling import deadline, embed_given, json_response, note
+from service.http.model_choice import IndexedModel, model_card
+from service.http.schemas import FOUND, IMAGE, LINK, answers, body_of, json_body
 from service.index import Hit, Item, Query
-from service.model import Model
+from service.inference.model import Model
 from service.settings import MAX_EF
 
 router = APIRouter()

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.service_process import running_service
+from benchmarks.targets.process import running_service
 
 _ROOT = Path(__file__).parent.parent.parent
 _CHECKS = (

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["PIL", "service.images"]):
+with atheris.instrument_imports(include=["PIL", "service.inference.images"]):
     from PIL import Image
 
-    from benchmarks.faults import bomb, picture
+    from benchmarks.soak.faults import bomb, picture
     from service.errors import ImageTooLarge, UndecodableImage
-    from service.images import FORMATS, decode
+    from service.inference.images import FORMATS, decode
     from service.manifest import load_manifest
     from service.settings import load_settings
 

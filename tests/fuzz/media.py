@@ -3,7 +3,7 @@
 import schemathesis
 from hypothesis import strategies as st
 
-from benchmarks.faults import bomb, picture
+from benchmarks.soak.faults import bomb, picture
 
 _PICTURES = [picture(seed, kind) for seed, kind in enumerate(("PNG", "JPEG", "WEBP", "GIF"))]
 

@@ -1,0 +1,1 @@
+"""The service beside other servers, and beside its own parts in one process."""

@@ -1,0 +1,1 @@
+"""Data sets in UnED's layout: read, checked, built and subsampled."""

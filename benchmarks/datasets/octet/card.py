@@ -1,0 +1,124 @@
+"""What a built Octet says about itself: dataset.json, LICENCES.md, and the summary that callers get."""
+
+import dataclasses
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.datasets.octet.domain_writer import BuiltDomain, DomainCounts
+from benchmarks.datasets.octet.domains import Domain
+from benchmarks.datasets.octet.sources import Source
+from benchmarks.datasets.splits import SEED
+from benchmarks.errors import DataError
+
+BUILDER_VERSION = 1  # raise it when the same sources would build another data set
+
+NOT_UNED = (
+    "Octet is a small stand-in with UnED's layout, assembled from package registries. "
+    "It is not UnED, and its numbers do not compare with UnED's."
+)
+
+
+@dataclass(frozen=True)
+class OctetSummary:
+    root: Path
+    fingerprint: str  # sha256 over all info files and images of the domains that are there
+    domains: dict[str, DomainCounts]
+    left_out: dict[str, str]  # reason by domain
+
+
+def load_built(out: Path, domains: Iterable[Domain], pins: dict[str, str]) -> dict[str, BuiltDomain]:
+    """The domains that dataset.json records and that need not be built again; `pins` are hashes by source."""
+    path = out / "dataset.json"
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text())
+        if (record["builder_version"], record["seed"]) != (BUILDER_VERSION, SEED):
+            return {}
+        built_from = {source["name"]: source["sha256"] for source in record["sources"]}
+        return {
+            domain.name: _built_domain(record["domains"][domain.name])
+            for domain in domains
+            if domain.name in record["domains"]
+            and all(built_from.get(source) == pins[source] for source in domain.sources)
+            and (out / "data" / "info_files" / domain.name).is_dir()
+            and (out / "data" / "images" / domain.name).is_dir()
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is malformed ({error!r}): remove it to build anew") from error
+
+
+def _built_domain(row: dict[str, Any]) -> BuiltDomain:
+    return BuiltDomain(DomainCounts(**row["counts"]), tuple(row["labels"]), row["fingerprint"])
+
+
+def summarise(out: Path, built: dict[str, BuiltDomain], left_out: dict[str, str]) -> OctetSummary:
+    lines = [f"{name} {row.fingerprint}\n" for name, row in built.items()]
+    return OctetSummary(
+        root=out,
+        fingerprint=hashlib.sha256("".join(sorted(lines)).encode()).hexdigest(),
+        domains={name: row.counts for name, row in built.items()},
+        left_out=left_out,
+    )
+
+
+def save(
+    out: Path,
+    built: dict[str, BuiltDomain],
+    left_out: dict[str, str],
+    domains: Iterable[Domain],
+    sources: Iterable[Source],
+) -> None:
+    """Write dataset.json, whole or not at all, and LICENCES.md."""
+    users: dict[str, list[str]] = defaultdict(list)
+    for domain in domains:
+        for name in domain.sources:
+            users[name].append(domain.name)
+    source_rows = [
+        {
+            "registry": source.registry,
+            "name": source.name,
+            "version": source.version,
+            "sha256": source.sha256,
+            "licence": source.licence,
+            "domains": users[source.name],
+        }
+        for source in sources
+    ]
+    record = {
+        "name": "Octet",
+        "about": NOT_UNED,
+        "builder_version": BUILDER_VERSION,
+        "seed": SEED,
+        "fingerprint": summarise(out, built, left_out).fingerprint,
+        "left_out": left_out,
+        "sources": source_rows,
+        "domains": {name: dataclasses.asdict(row) for name, row in built.items()},
+    }
+    (out / "LICENCES.md").write_text(_licences(source_rows))
+    partial = out / ".dataset.json"
+    partial.write_text(json.dumps(record, indent=1) + "\n")
+    partial.replace(out / "dataset.json")
+
+
+def _licences(source_rows: Iterable[dict[str, Any]]) -> str:
+    cells = [
+        [row["name"], row["version"], row["registry"], ", ".join(row["domains"]), row["licence"]]
+        for row in source_rows
+    ]
+    rows = [f"| {' | '.join(row)} |\n" for row in cells]
+    return f"""# Licences of the pictures in this folder
+
+{NOT_UNED}
+
+The pictures keep the licences that their packages state. The packages' own texts, which name authors and
+single pictures, lie in `licences/`. Nothing of this folder belongs into the project's repository.
+
+| package | version | registry | domains | licence |
+|---|---|---|---|---|
+{"".join(rows)}"""

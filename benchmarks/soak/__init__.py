@@ -1,0 +1,1 @@
+"""Long mixed traffic with broken requests: responses and memory are checked."""

@@ -1,0 +1,1 @@
+"""Servers under test: our service, its process, and others that embed images."""

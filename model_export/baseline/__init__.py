@@ -1,0 +1,1 @@
+"""A naive torch server, as a baseline."""

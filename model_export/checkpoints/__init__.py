@@ -1,0 +1,1 @@
+"""Released Flax checkpoints, read into torch."""

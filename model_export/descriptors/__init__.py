@@ -1,0 +1,1 @@
+"""Descriptors of a data set's images, and their scores."""

@@ -1,0 +1,1 @@
+"""Trained networks to model folders: ONNX, manifest, canonical vectors, variants."""

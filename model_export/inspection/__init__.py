@@ -1,0 +1,1 @@
+"""Model folders verified, timed and listed."""

@@ -1,0 +1,1 @@
+"""Images to embeddings: decode, queue, batch, infer, cache."""

@@ -1,0 +1,245 @@
+"""`compare` and `gate` on run folders made by hand."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from benchmarks.__main__ import app
+from benchmarks.comparison.compare import compare
+from benchmarks.comparison.gate import Limits, judge
+from benchmarks.datasets.dataset import Dataset
+from benchmarks.errors import BenchmarkError, DataError, GateFailed, RunError
+from benchmarks.replay.results import replayed, scores_of
+from benchmarks.runs.run import ClientUsage, Observation, Run
+from tests.support.observed import RUN, observe, seen
+
+SIZES = {"a": 200, "b": 15}  # queries; two of each class (of `b`'s last, one)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dataset:
+    for domain, size in SIZES.items():
+        file = tmp_path / "data" / "data" / "info_files" / domain / "test.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps([{"path": f"{row}.png", "class_id": row // 2} for row in range(size)]))
+    return Dataset(tmp_path / "data")
+
+
+def query(domain: str, row: int) -> str:
+    return f"{domain}/test/{row:07d}"
+
+
+def observation(domain: str, row: int, *, right: bool, status: int, latency_ms: float) -> Observation:
+    hit = row ^ 1 if right else (row + 2) % SIZES[domain]  # of its own class, or of another
+    hits = [query(domain, hit)] if status == 200 else []
+    return seen(query(domain, row), hits, row * 0.01, latency_ms / 1e3, status=status, server_ms={})
+
+
+def make_run(
+    data: Dataset,
+    name: str,
+    *,
+    wrong: dict[str, int] | None = None,
+    failed: Sequence[str] = (),
+    slower: float = 1.0,
+    rows: Mapping[str, int] = SIZES,
+    said: Mapping[str, object] | None = None,
+) -> Run:
+    """The first `wrong` queries of each domain are; query n takes 10 + n % 100 / 10 ms, times `slower`."""
+    run = Run(data.root.parent / name)
+    usual = {"data": str(data.root), "data_fingerprint": data.fingerprint, "domains": data.domains}
+    run.begin({**RUN, **usual, "service": {"model": {"name": name}}, **(said or {})})
+    observe(
+        run,
+        [
+            observation(
+                domain,
+                row,
+                right=row >= (wrong or {}).get(domain, 0),
+                status=500 if query(domain, row) in failed else 200,
+                latency_ms=(10 + row % 100 / 10) * slower,
+            )
+            for domain in data.domains
+            for row in range(rows.get(domain, 0))
+        ],
+    )
+    return run
+
+
+def ask(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+def test_query_scores_by_hand(data: Dataset) -> None:
+    run = replayed(make_run(data, "run", wrong={"a": 3}, failed=[query("a", 7)]))
+    scores = scores_of(run.judge, run.queries, run.rankings)
+    assert {name: len(of_domain) for name, of_domain in scores.items()} == SIZES
+    wrong = [name for name, score in scores["a"].items() if score.r_at_1 == 0]
+    assert wrong == [query("a", row) for row in (0, 1, 2, 7)]
+    lone = scores["b"][query("b", 14)]  # the only one of its class
+    assert (lone.r_at_1, lone.n_q) == (0.0, 0)
+
+
+def test_scores_of_a_data_set_that_changed_are_refused(data: Dataset) -> None:
+    run = make_run(data, "run")
+    (data.root / "data" / "info_files" / "b" / "test.json").write_text("[]")
+    with pytest.raises(RunError, match="another data set"):
+        replayed(run)
+
+
+def test_compare_says_what_differs_and_what_is_real(data: Dataset) -> None:
+    before = make_run(data, "before", wrong={"b": 1})
+    after = make_run(data, "after", wrong={"a": 30, "b": 2}, slower=1.5, said={"note": "new"})
+    said = ask("compare", before.folder, after.folder, "--json")
+    assert said.exit_code == 0
+    table, line = said.stdout.rsplit("\n", 2)[:2]
+    found = json.loads(line)
+    assert found["differs"] == {"service.model.name": ["before", "after"], "note": [None, "new"]}
+    a, b = (found["domains"][domain]["R@1"] for domain in ("a", "b"))
+    assert (a["a"], a["b"], a["real"]) == (1.0, 170 / 200, True)
+    assert a["p"] == pytest.approx(2 * 2 / 2**30)  # McNemar, the smaller of two
+    assert (b["a"], b["b"], b["real"]) == (13 / 15, 12 / 15, False)
+    assert found["mean"]["R@1"]["difference"] == pytest.approx((-30 / 200 - 1 / 15) / 2)
+    assert found["ratio"]["p99"] == pytest.approx(1.5)
+    assert found["a"]["p99_interval_ms"][1] is None  # 215 queries cannot bound it
+    assert "real: a -15.0, mean -10.8; not told apart: b" in table
+    assert "215 of the 270,336 queries that MLPerf asks for" in table
+
+
+def test_a_run_is_the_same_as_itself(data: Dataset) -> None:
+    run = make_run(data, "run", wrong={"a": 20})
+    found = compare(run, run)
+    assert not found.differs
+    assert not any(pair.real for pairs in [*found.domains.values(), found.mean] for pair in pairs.values())
+    assert found.mean["R@1"].difference.to_json() == [0.0, 0.0]
+    assert "no difference is real" in ask("compare", run.folder, run.folder).stdout
+
+
+def test_a_run_from_another_machine_is_scored_on_the_data_set_that_is_here(data: Dataset) -> None:
+    here, elsewhere = make_run(data, "here"), make_run(data, "elsewhere", said={"data": "/nowhere/octet"})
+    assert compare(elsewhere, here).mean["R@1"].change == 0
+    with pytest.raises(DataError, match="/nowhere/octet is not a data set"):
+        compare(elsewhere, elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"split": "val"}, "split is test in one, val in the other"),
+        ({"scope": "separate"}, "scope is merged in one, separate in the other"),
+        ({"self_exclusion": "position"}, "self_exclusion is id in one, position in the other"),
+        ({"data_fingerprint": "abc"}, "data_fingerprint is .* in one, abc in the other"),
+        ({"domains": ["a"]}, "domains is"),
+        ({"data_fingerprint": None}, "does not say its data_fingerprint"),
+    ],
+)
+def test_runs_that_are_no_pairs_are_refused(data: Dataset, said: dict[str, object], why: str) -> None:
+    with pytest.raises(RunError, match=why):
+        compare(make_run(data, "run"), make_run(data, "other", said=said))
+
+
+def test_an_empty_domain_is_refused(data: Dataset) -> None:
+    (data.root / "data" / "info_files" / "b" / "test.json").write_text("[]")
+    run = make_run(data, "run", rows={"a": 200})
+    with pytest.raises(RunError, match="other queries of b, or none"):
+        compare(run, run)
+
+
+def test_a_query_that_was_asked_again_counts_once_and_its_answer_counts(data: Dataset) -> None:
+    run = make_run(data, "run", failed=[query("a", 4)])
+    assert compare(run, run).a.failed == 1
+    again = observation("a", 4, right=True, status=200, latency_ms=10)
+    observe(run, [dataclasses.replace(again, segment=1)])
+    found = compare(run, run)
+    assert found.a.failed == 0
+    assert found.domains["a"]["R@1"].a == 1.0
+    assert found.a.percentiles[99].queries == 215
+
+
+def test_what_rich_takes_for_markup_is_printed(data: Dataset) -> None:
+    run, other = make_run(data, "run"), make_run(data, "[red]", said={"note": "[bold]"})
+    said = ask("compare", run.folder, other.folder).stdout
+    assert "/[red]\n" in said
+    assert "[bold]" in said
+
+
+def test_a_run_without_answers_is_refused(data: Dataset) -> None:
+    everything = [query(domain, row) for domain, size in SIZES.items() for row in range(size)]
+    with pytest.raises(RunError, match="no answered query"):
+        compare(make_run(data, "run"), make_run(data, "dead", failed=everything))
+
+
+def why_it_fails(data: Dataset, limits: Limits, **changes: object) -> list[str]:
+    return judge(make_run(data, "run", **changes), make_run(data, "baseline"), limits).why  # type: ignore[arg-type]
+
+
+LIMITS = Limits(max_drop_points=0.5, max_p99_ratio=1.2)
+WIDE = Limits(max_drop_points=5, max_p99_ratio=1.2)
+
+
+def test_a_run_within_the_limits_passes(data: Dataset) -> None:
+    # One of 200 is 0.5 points of `a`, 0.25 of the mean.
+    assert why_it_fails(data, LIMITS, wrong={"a": 1}, slower=1.2) == []
+
+
+def test_the_mean_is_held_against_the_limit_alone(data: Dataset) -> None:
+    # One of 15 is 3.33 points of the mean: over the limit, though by no test real.
+    (why,) = why_it_fails(data, LIMITS, wrong={"b": 1})
+    assert why.startswith("mean R@1 fell by 3.33 points (95%: ")
+    assert why.endswith("), from 96.67 to 93.33, over the limit of 0.5")
+
+
+def test_a_domain_fails_only_where_its_drop_is_real(data: Dataset) -> None:
+    assert why_it_fails(data, WIDE, wrong={"b": 1}) == []  # 6.67 points of `b`
+    (why,) = judge(make_run(data, "worse", wrong={"a": 16}), Run(data.root.parent / "baseline"), WIDE).why
+    assert why.startswith("a R@1 fell by 8.00 points (95%: ")
+
+
+def test_a_drop_of_just_the_limit_passes(data: Dataset) -> None:
+    assert why_it_fails(data, Limits(100 / 30, 1.2), wrong={"b": 1}) == []
+
+
+def test_a_slower_p99_fails(data: Dataset) -> None:
+    assert why_it_fails(data, LIMITS, slower=1.25) == [
+        "p99 is 1.25 times the baseline's: 19.8 ms, then 24.8 ms, over the limit of 1.2"
+    ]
+
+
+def test_failed_queries_fail(data: Dataset) -> None:
+    (why,) = why_it_fails(data, WIDE, failed=[query("a", 5)])
+    assert "1 queries of" in why
+    assert "run failed or were not asked" in why
+
+
+def test_an_invalid_run_fails(data: Dataset) -> None:
+    run = make_run(data, "run")
+    run.write_client_usage(0, [ClientUsage(9.5, 10)])  # its client was the limit
+    (why,) = judge(run, make_run(data, "baseline"), LIMITS).why
+    assert "is invalid" in why
+
+
+def test_another_load_cannot_be_judged(data: Dataset) -> None:
+    other = {**RUN["scenario"], "streams": 32}
+    with pytest.raises(RunError, match=r"another load than .*: scenario .*32"):
+        why_it_fails(data, LIMITS, said={"scenario": other})
+
+
+def test_the_gate_exits_with_one_sentence(data: Dataset) -> None:
+    baseline = make_run(data, "baseline")
+    worse = make_run(data, "worse", wrong={"a": 40}, slower=2.0)
+    said = ask("gate", worse.folder, "--baseline", baseline.folder, "--max-drop", 0.5, "--json")
+    assert said.exit_code == 1
+    verdict = json.loads(said.stdout.splitlines()[-1])
+    assert not verdict["passed"]
+    assert verdict["change_points"] == pytest.approx(-10)
+    assert verdict["p99_ratio"] == pytest.approx(2)
+    assert isinstance(said.exception, GateFailed)
+    assert isinstance(said.exception, BenchmarkError)  # so that `main` says it on stderr
+    assert str(said.exception) == "; ".join(verdict["why"])
+    passed = ask("gate", worse.folder, "--baseline", baseline.folder, "--max-drop", 20, "--max-p99-ratio", 2)
+    assert passed.exit_code == 0
+    assert "passed: mean R@1 fell by 10.00 points" in passed.stderr

@@ -1,0 +1,20 @@
+"""Shares of the ceiling, on a round made by hand."""
+
+import pytest
+
+from benchmarks.baselines.efficiency import _Round, _share_without_client
+
+
+def test_without_the_client_what_lay_idle_still_counts() -> None:
+    """100 images on two cores: 2.0 core seconds served, 0.4 the client's and 0.2 idle; 1.2 in process."""
+    done = _Round(
+        served=100,
+        ceiling=100 / 0.6,
+        server_cpu_s=1.4,
+        client_cpu_s=0.4,
+        ceiling_cpu_s=1.2,
+        idle_cpu_s=0.2,
+        stages_ms=[],
+        latencies_ms=[],
+    )
+    assert _share_without_client(done, cores=2, images=100) == pytest.approx(1.2 / 1.6)

@@ -1,0 +1,113 @@
+"""What `replay`, `index` and `load` refuse: other servers, stale galleries, options nobody obeys."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import app
+from benchmarks.datasets.dataset import Dataset
+from benchmarks.errors import TargetError
+from benchmarks.targets.gallery import payload_of
+from tests.support.stub import Handler, stub
+from tests.support.tiny import tiny_data
+
+INFO = {"model": {"name": "m", "fingerprint": "f"}, "index": {"fingerprint": "f"}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return tiny_data(tmp_path_factory.mktemp("data"))
+
+
+def refused(*arguments: object) -> str:
+    """The sentence of a command that must be refused."""
+    with pytest.raises(TargetError) as caught:
+        CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def answering(said: Any) -> Handler:
+    async def handler(request: web.Request) -> web.Response:
+        await request.read()
+        return web.json_response(said)
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"ok": True},
+        [1],
+        "hello\nyou",
+        {"domains": "all"},
+        {"domains": ["animals"]},
+        {"domains": [{"name": "animals"}]},
+        {"domains": [{"name": "animals", "items": "20"}]},
+    ],
+)
+def test_another_server_is_not_this_service(data: Dataset, tmp_path: Path, said: Any) -> None:
+    with stub(answering(said)) as url:
+        for verb in (
+            ("index", data.root),
+            ("replay", data.root, "--out", tmp_path / "run"),
+            ("load", data.root, "--out", tmp_path / "load"),
+        ):
+            assert f"{url} is not this service: GET /v1/" in refused(*verb, "--url", url)
+
+
+@pytest.mark.parametrize("said", [[1], {"model": "m"}, {**INFO, "index": None}, {**INFO, "model": {}}])
+def test_what_it_says_of_itself_must_be_whole(data: Dataset, tmp_path: Path, said: Any) -> None:
+    with stub(answering(said)) as url:
+        verb = ("replay", data.root, "--scenario", "Offline", "--out", tmp_path / "run")
+        assert "is not this service: GET /v1/info gave" in refused(*verb, "--url", url)
+
+
+def gallery(data: Dataset, payload: Callable[[str], dict[str, str]]) -> Handler:
+    """A service whose gallery has as many items as this data set's; `payload` of each, by id."""
+    counts = {domain: len(data.gallery(domain)) for domain in data.domains}
+
+    async def handler(request: web.Request) -> web.Response:
+        if request.path == "/v1/domains":
+            rows = [{"name": name, "items": items} for name, items in counts.items()]
+            return web.json_response({"domains": rows})
+        if request.path.startswith("/v1/items/"):
+            return web.json_response({"payload": payload(request.path.removeprefix("/v1/items/"))})
+        return web.json_response(INFO)
+
+    return handler
+
+
+def test_a_gallery_of_another_data_set_is_told_by_its_items(data: Dataset, tmp_path: Path) -> None:
+    """As many pictures of each domain, but of other ones; `plants` is half indexed again."""
+    now = {one.id: payload_of(data, one) for domain in data.domains for one in data.gallery(domain)}
+    last = data.gallery("plants")[-1].id
+
+    def half(item: str) -> dict[str, str]:
+        return {**now[item], "data": "an older one"} if item == last else now[item]
+
+    with stub(gallery(data, half)) as url:
+        said = refused("replay", data.root, "--url", url, "--out", tmp_path / "run")
+    assert said == "the service's gallery of plants is of another data set: index again"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [("--no-exact",), ("--ef", 32), ("--no-exact", "--ef", 32)])
+@pytest.mark.parametrize("asked", [("--scenario", "Offline"), ("--target", "post"), ("--target", "openai")])
+def test_hnsw_is_for_a_target_that_searches(
+    data: Dataset, tmp_path: Path, asked: tuple[str, ...], options: tuple[object, ...]
+) -> None:
+    said = refused("replay", data.root, "--out", tmp_path / "run", *asked, *options)
+    assert said.startswith("--no-exact and --ef are for a target that searches")
+
+
+def test_a_body_without_a_place_for_the_picture_is_refused(data: Dataset, tmp_path: Path) -> None:
+    verb = ("replay", data.root, "--out", tmp_path / "run", "--target", "post", "--body")
+    for body in ({"image": "{bas64}"}, {"{base64}": "image"}, {"model": "{model}"}):
+        assert "no picture would be sent" in refused(*verb, json.dumps(body))

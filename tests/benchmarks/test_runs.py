@@ -1,0 +1,250 @@
+"""Data sets, runs and reports: the pure parts of the harness."""
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.datasets.dataset import Dataset
+from benchmarks.errors import DataError, RunError
+from benchmarks.replay.summary import summarise
+from benchmarks.runs.latency import latency, stage_means, tail_of, together
+from benchmarks.runs.run import PACKED, Run, to_line
+from tests.support.observed import RUN, observe, seen
+
+
+def info_file(root: Path, domain: str, split: str, rows: object) -> None:
+    file = root / "data" / "info_files" / domain / f"{split}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(rows if isinstance(rows, str) else json.dumps(rows))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Dataset:
+    """Two domains: `a` searches itself, `b` has an index of its own."""
+    info_file(tmp_path, "a", "test", [{"path": f"a/{n}.png", "class_id": n // 2} for n in range(4)])
+    info_file(tmp_path, "b", "test", [{"path": "b/q.png", "class_id": [7, 8]}])
+    info_file(
+        tmp_path, "b", "index", [{"path": "b/0.png", "class_id": 8}, {"path": "b/1.png", "class_id": 9}]
+    )
+    return Dataset(tmp_path)
+
+
+def test_uned_layout(small: Dataset) -> None:
+    assert small.domains == ["a", "b"]
+    assert [record.id for record in small.gallery("a")] == [f"a/test/000000{n}" for n in range(4)]
+    assert [record.id for record in small.gallery("b")] == ["b/index/0000000", "b/index/0000001"]
+    (query,) = small.queries("b")
+    assert query.class_ids == (7, 8)
+    assert small.label(query) == "7,8"
+    assert small.image(query) == small.root / "data" / "images" / "b" / "q.png"
+
+
+def test_names_of_classes_are_used_where_the_data_set_has_them(small: Dataset) -> None:
+    (small.root / "dataset.json").write_text(json.dumps({"domains": {"a": {"labels": ["cat", "dog"]}}}))
+    named = Dataset(small.root)
+    assert [named.label(record) for record in named.queries("a")] == ["cat", "cat", "dog", "dog"]
+
+
+@pytest.mark.parametrize(
+    "rows", ["{", [1], [{"path": "x"}], {"path": "x"}, [{"path": "x", "class_id": "one"}]]
+)
+def test_a_malformed_info_file_is_named(tmp_path: Path, rows: object) -> None:
+    info_file(tmp_path, "a", "test", rows)
+    with pytest.raises(DataError, match=r"test\.json"):
+        Dataset(tmp_path).queries("a")
+
+
+def test_a_folder_that_is_no_data_set(tmp_path: Path, small: Dataset) -> None:
+    with pytest.raises(DataError, match="is not a data set"):
+        Dataset(tmp_path / "nothing")
+    with pytest.raises(DataError, match="does not exist"):
+        small.records("a", "val")
+
+
+A = [f"a/test/000000{n}" for n in range(4)]
+Q, B0, B1 = "b/test/0000000", "b/index/0000000", "b/index/0000001"
+
+
+def said_of(data: Dataset) -> dict[str, object]:
+    return {**RUN, "data_fingerprint": data.fingerprint, "domains": ["a", "b"]}
+
+
+def test_a_summary_by_hand(small: Dataset, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.begin(
+        {
+            **RUN,
+            "data_fingerprint": small.fingerprint,
+            "domains": ["a", "b"],
+            "left_out": {"c": "no such package"},
+        }
+    )
+    observe(
+        run,
+        [
+            seen(A[0], [A[1], A[2]], 0.0, 0.010, cache="hit"),
+            seen(A[1], [A[2], A[0]], 0.0, 0.030, cache="miss"),
+            seen(A[2], [], 0.5, 0.5, status=500, error="broken"),
+            seen(A[3], [A[2]], 0.090, 0.010),
+            seen(Q, [], 0.1, 0.1, segment=0, status=429),
+            seen(Q, [B1, B0], 0.1, 0.1, segment=1),
+        ],
+    )
+    summary = summarise(small, run)
+    assert summary["domains"]["a"]["R@1"] == 2 / 4
+    assert summary["domains"]["a"]["mMP@5"] == 2 / 4
+    assert summary["domains"]["a"]["failed"] == 1
+    assert summary["domains"]["a"]["p50_ms"] == pytest.approx(10)
+    assert summary["domains"]["a"]["images_per_s"] == pytest.approx(3 / 0.1)
+    assert summary["domains"]["b"]["R@1"] == 0.0
+    assert summary["domains"]["b"]["mMP@5"] == 0.0  # n_q = 1: only the first place counts
+    assert (summary["mean"]["R@1"], summary["mean"]["mMP@5"]) == (1 / 4, 1 / 4)
+    low, high = summary["domains"]["a"]["R@1_interval"]
+    assert (low, high) == (0, 1)  # of four queries, two right
+    assert summary["all"]["queries"] == 5
+    assert summary["all"]["gallery"] == 6
+    assert summary["all"]["failed"] == 1
+    assert summary["all"]["not_asked"] == 0
+    assert summary["all"]["from_cache"] == 1
+    assert summary["all"]["images_per_s"] == pytest.approx(4 / (0.1 + 0.1))  # both segments' time
+    assert summary["left_out"] == {"c": "no such package"}
+    assert summary["confusion"] == {"a": {"a": 3}, "b": {"b": 1}}
+    assert summary["unanswered"] == [{"query": A[2], "why": "broken"}]
+    assert summary["invalid_because"] == [
+        "1 answers came from the service's cache: their times are not of work"
+    ]
+
+
+def test_a_ranking_that_is_too_short_is_wrong_where_it_ends(small: Dataset, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.begin(said_of(small))
+    observe(run, [seen(A[0], [], 0, 1), *(seen(one, ["x"], 0, 1) for one in (*A[1:], Q))])
+    summary = summarise(small, run)
+    assert summary["all"]["short"] == 1
+    assert summary["unanswered"] == [{"query": A[0], "why": "0 hits only"}]
+
+
+def test_by_position_the_first_hit_is_dropped_whichever_it_is(small: Dataset, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.begin(
+        {**RUN, "data_fingerprint": small.fingerprint, "domains": ["a", "b"], "self_exclusion": "position"}
+    )
+    others = [seen(A[0], [A[0], A[1]], 0, 1), seen(A[2], [A[0], A[3]], 0, 1), seen(A[3], [A[3], A[0]], 0, 1)]
+    # A duplicate stood before the query itself, which then counts as found: the reference has it so.
+    observe(run, [seen(A[1], [A[0], A[1]], 0, 1), *others, seen(Q, [B0, B1], 0, 1)])
+    rows = summarise(small, run)["domains"]
+    assert rows["a"]["R@1"] == 3 / 4
+    assert rows["b"]["R@1"] == 1  # an index of its own: nothing is dropped
+
+
+def test_embeddings_are_ranked_here_merged_and_separate(small: Dataset, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.begin(said_of(small))
+    queries: dict[str, list[float]] = {
+        A[0]: [1, 0],
+        A[1]: [0.8, 0.6],
+        A[2]: [0, 1],
+        A[3]: [0, -1],
+        Q: [1, 0.1],
+    }
+    gallery: dict[str, list[float]] = {B0: [1, 0], B1: [0, 1]}
+
+    def embedded(row: list[float]) -> str:
+        return base64.b64encode(np.asarray(row, dtype="<f4").tobytes()).decode()
+
+    observe(
+        run,
+        [
+            seen(one, [], 0, 1, kind="embed", embedding=embedded(row))
+            for one, row in (queries | gallery).items()
+        ],
+    )
+    summary = summarise(small, run)
+    # A0 finds B0, and of its own domain A1. A1 finds A0, which ties with B0 and stands before it. A2 finds
+    # B1, and of its own A1. A3 finds A0, which ties with B0.
+    assert summary["domains"]["a"]["R@1"] == 1 / 4
+    assert summary["separate"]["domains"]["a"]["R@1"] == 2 / 4
+    assert summary["domains"]["b"]["R@1"] == 0  # A0 is nearer
+    assert summary["separate"]["domains"]["b"]["R@1"] == 1
+
+
+def test_a_gallery_that_was_not_embedded_whole_makes_no_figures(small: Dataset, tmp_path: Path) -> None:
+    """What has no embedding is found by nobody, so R@1 would be higher."""
+    run = Run(tmp_path / "run")
+    run.begin(said_of(small))
+    embedding = base64.b64encode(np.asarray([1, 0], dtype="<f4").tobytes()).decode()
+    asked = [seen(one, [], 0, 1, kind="embed", embedding=embedding) for one in (*A, Q, B0)]
+    observe(run, [*asked, seen(B1, [], 0, 1, status=503, kind="embed")])
+    summary = summarise(small, run)
+    assert summary["invalid_because"] == [f"1 pictures of the gallery have no embedding, the first is {B1}"]
+    assert not summary["valid"]
+
+
+def test_a_data_set_that_was_built_anew_is_not_this_runs(small: Dataset, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.begin({**RUN, "data_fingerprint": "another", "domains": ["a", "b"]})
+    with pytest.raises(RunError, match="another data set"):
+        summarise(small, run)
+
+
+def test_where_p99_comes_from() -> None:
+    some = [seen(f"a/{n}", [], 0, 0.001 * n, server_ms={"queue": float(n)}) for n in range(1, 101)]
+    assert [one.query_id for one in tail_of(some)] == ["a/100"]
+    assert tail_of([]) == []
+
+
+def test_what_is_sent_together_is_done_with_its_last() -> None:
+    some = [seen("a/0", [], 0, 0.5), seen("a/1", [], 0, 0.25), seen("a/2", [], 1, 0.125)]
+    assert together(some) == [500, 125]
+
+
+def test_packing_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.begin({})
+    observe(run, [seen("a/0", [], 0, 1)])
+    kept = (run.folder / "observations-000-00.jsonl").read_text()
+    run.pack()
+    assert [file.name for file in run.folder.glob("observations*")] == [PACKED]
+    (run.folder / "observations-000-00.jsonl").write_text(kept)  # killed before it was removed
+    observe(run, [seen("a/1", [], 0, 1, segment=1)], torn='{"query_id"')
+    run.pack()
+    assert [one.query_id for one in run.observations()] == ["a/0", "a/1"]
+
+
+def test_latency_of_nothing() -> None:
+    assert latency([seen("a/x", [], 0, 1, status=0)]).images_per_s == 0
+
+
+def test_where_the_time_went_adds_up_to_the_latency() -> None:
+    means = stage_means(
+        [{"decode": 0.5, "infer": 2.0, "total": 4.0}, {"decode": 1.5, "infer": 2.0, "total": 4.0}], [10, 20]
+    )
+    assert means == {"decode": 1.0, "infer": 2.0, "other": pytest.approx(1), "http": pytest.approx(11)}
+    assert stage_means([], []) == {}
+
+
+def test_a_run_is_resumed_and_a_torn_line_forgotten(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    assert run.begin({**RUN, "k": 10, "started": "today"}) == []
+    observe(run, [seen("a/x", ["a/y"], 0, 1)], torn=to_line(seen("a/z", [], 0, 1))[:40])
+    assert [one.query_id for one in run.begin({**RUN, "k": 10, "started": "tomorrow"})] == ["a/x"]
+    observe(run, [seen("a/z", [], 0, 1, segment=1)])
+    assert [one.query_id for one in run.observations()] == ["a/x", "a/z"]
+
+
+def test_another_runs_folder_is_not_written_to(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.begin({**RUN, "k": 10, "url": "x"})
+    with pytest.raises(RunError, match="another run: k, url differ"):
+        run.begin({**RUN, "k": 5})
+
+
+def test_damaged_runs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is not a run"):
+        Run(tmp_path).said()
+    (tmp_path / "observations.jsonl").write_text("{}\n")
+    with pytest.raises(RunError, match="are damaged"):
+        Run(tmp_path).observations()

@@ -1,0 +1,65 @@
+"""Throughput against latency in a report: drawn from a run of `concurrency` of the same service."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import app
+from benchmarks.errors import RunError
+from benchmarks.load.trial import Trial
+from benchmarks.reports import throughput_of
+from tests.benchmarks.test_reporting import Page
+from tests.support.reported import SAID, a_run
+
+SWEPT = {"kind": "trials", "mix": "search=1", "sizes": "own", "cache": "hostile", "seconds": 10}
+
+
+def trial(streams: int, rate: float, p50_ms: float, p99_ms: float) -> Trial:
+    return Trial(None, streams, 100, 1.0, 0, 0, rate, p50_ms, p99_ms, [])
+
+
+def swept(folder: Path, **service: Any) -> Path:
+    """47 answered/s at most, 1,000 ms at most: the plot ends at 50 and at 1,000."""
+    trials = [trial(1, 23.5, 40, 50), trial(2, 47, 42, 100), trial(64, 47, 900, 1000)]
+    folder.mkdir()
+    said = {"service": {**SAID["service"], **service}, **SWEPT}
+    (folder / "run.json").write_text(json.dumps(said))
+    summary = {"trials": [asdict(one) for one in trials], "knee": 2}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_points_lie_where_they_were_measured(tmp_path: Path) -> None:
+    found = throughput_of(swept(tmp_path / "swept"), SAID)
+    assert found.places == [(47.0, 96.0), (94.0, 95.8), (94.0, 10.0)]
+    assert found.plot.lines["p99"] == "47.00,95.00 94.00,90.00 94.00,0.00"
+    assert [tick.text for tick in found.plot.x_ticks][-1] == "50"
+
+
+def test_the_report_has_the_curve_its_table_and_its_knee(tmp_path: Path) -> None:
+    run, _, _ = a_run(tmp_path)
+    options = ["--concurrency", str(swept(tmp_path / "swept")), "--markdown"]
+    done = CliRunner().invoke(app, ["report", str(run.folder), *options], catch_exceptions=False)
+    assert "| 2, the knee | 47 | 42 | 100 | 100.0% |" in done.stdout
+    page = Page(run.folder / "report.html")
+    text = " ".join(page.text.split())
+    assert "search=1, own sizes, cache-hostile, 10 s each" in text
+    assert "2 the knee 47 42 100 100.0%" in text
+    dots = [one for _, one in page.tags if one.get("class", "").startswith("dot")]
+    assert [one["class"] for one in dots] == ["dot", "dot knee", "dot"]
+    assert dots[0]["style"] == "left:47.0%;top:96.0%"
+
+
+def test_another_service_or_half_a_sweep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="its precision is int8, the run's fp32"):
+        throughput_of(swept(tmp_path / "int8", precision="int8"), SAID)
+    half = swept(tmp_path / "half")
+    (half / "summary.json").unlink()
+    with pytest.raises(RunError, match="no whole run of `concurrency`"):
+        throughput_of(half, SAID)
+    with pytest.raises(RunError, match="is not a run"):
+        throughput_of(tmp_path / "nothing", SAID)

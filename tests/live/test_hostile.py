@@ -1,0 +1,176 @@
+"""What no HTTP client sends: heads without end, lengths that are not true, paths that climb."""
+
+import socket
+from contextlib import closing
+
+import httpx
+import psutil
+import pytest
+
+from benchmarks.soak.faults import flood
+from benchmarks.soak.soak import rss_mb
+from benchmarks.targets.process import ServiceProcess
+from service.http.heads import MAX_HEAD_BYTES
+from tests.support.live import PNG, embedding_of, problem_of
+from tests.support.pictures import encode, noise
+
+DATA = encode(noise(1))
+HEAD = b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+TRAILED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+
+
+def connected(service: ServiceProcess) -> socket.socket:
+    host, port = service.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def exchanged(service: ServiceProcess, request: bytes) -> bytes:
+    """What comes back before the service closes the connection."""
+    got = b""
+    with closing(connected(service)) as connection:
+        connection.sendall(request)
+        while part := connection.recv(65536):
+            got += part
+    return got
+
+
+def sent_until_cut_off(service: ServiceProcess, begin: bytes, piece: bytes, most: int) -> int:
+    """How many bytes of `piece`, again and again, the service let itself be sent."""
+    sent = 0
+    with closing(connected(service)) as connection:
+        try:
+            connection.sendall(begin)
+            while sent < most:
+                connection.sendall(piece)
+                sent += len(piece)
+        except ConnectionError:
+            return sent
+    raise AssertionError(f"{sent} bytes were taken")
+
+
+def test_a_head_that_is_too_long_is_refused(service: ServiceProcess, http: httpx.Client) -> None:
+    # Not a byte more than is read at the limit, so that the connection is not reset before the answer is.
+    long = HEAD + b"X-Long: "
+    refused = exchanged(service, long + b"x" * (MAX_HEAD_BYTES + 1 - len(long)))
+    assert refused.startswith(b"HTTP/1.1 431 ")
+    assert b"headers-too-large" in refused
+    assert b"content-type: application/problem+json" in refused
+    almost = {**PNG, "X-Long": "x" * (MAX_HEAD_BYTES - 1000)}
+    embedding_of(http.post("/v1/embed", content=DATA, headers=almost))
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        (HEAD + b"X-Long: ", b"x" * 100_000),
+        (HEAD, b"X-Many: y\r\n" * 10_000),
+        (b"GET /v1/items/", b"x" * 100_000),
+        (TRAILED, b"X-Trailer: y\r\n" * 10_000),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;", b"x" * 100_000),
+    ],
+    ids=["one header", "many headers", "the line", "trailers", "a chunk's extension"],
+)
+def test_what_never_ends_is_cut_off(
+    service: ServiceProcess, http: httpx.Client, begin: bytes, piece: bytes
+) -> None:
+    process = psutil.Process(service.pid)
+    before_mb = rss_mb(process)
+    # Some of it fills the sockets' buffers.
+    assert sent_until_cut_off(service, begin, piece, 100_000_000) < 50_000_000
+    assert rss_mb(process) - before_mb < 50
+    embedding_of(http.post("/v1/embed", content=DATA, headers=PNG))
+
+
+def test_long_bodies_are_no_heads(http: httpx.Client) -> None:
+    def chunks() -> list[bytes]:
+        return [DATA[start : start + 1] for start in range(len(DATA))]
+
+    large = encode(noise(2, 900, 700), "BMP")
+    assert len(large) > 10 * MAX_HEAD_BYTES
+    embedding_of(http.post("/v1/embed", content=large, headers=PNG))
+    embedding_of(http.post("/v1/embed", content=iter(chunks()), headers=PNG))
+
+
+@pytest.mark.parametrize("length", ["-1", "abc", "1e3", "9" * 30, "5, 6", "", "\xb2", str(len(DATA) - 9)])
+def test_a_length_that_is_not_true_ends_the_connection(service: ServiceProcess, length: str) -> None:
+    request = HEAD + f"Content-Length: {length}\r\n\r\n".encode("latin-1") + DATA
+    answers = exchanged(service, request)
+    assert b"HTTP/1.1 200" not in answers
+    assert answers.count(b"HTTP/1.1 400 ") in (1, 2)  # where it was too short: of the image, and of the rest
+
+
+def test_a_length_that_is_too_long_and_a_client_that_is_done(
+    service: ServiceProcess, http: httpx.Client
+) -> None:
+    with closing(connected(service)) as connection:
+        connection.sendall(HEAD + f"Content-Length: {len(DATA) + 9}\r\n\r\n".encode() + DATA)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(65536) == b""
+    embedding_of(http.post("/v1/embed", content=DATA, headers=PNG))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET /v1/items/\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+    ids=["two lengths", "no chunk", "TLS", "raw bytes in the path"],
+)
+def test_what_is_not_http(service: ServiceProcess, request_: bytes) -> None:
+    assert exchanged(service, request_).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/", "/v1/info", "/v1/nothing", "/metrics", "/embed"])
+def test_browsers_are_told_what_an_answer_is(http: httpx.Client, path: str) -> None:
+    answer = http.get(path)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    policy = answer.headers.get("content-security-policy", "")
+    assert ("frame-ancestors 'none'" in policy) == (path in ("/docs", "/"))
+
+
+CLIMBING = [
+    "../../etc/passwd",
+    "..%2f..%2fetc%2fpasswd",
+    "%2e%2e%2f%2e%2e%2fpasswd",
+    "%252e%252e%252f",
+    "%00",
+]
+
+
+@pytest.mark.parametrize("path", [*CLIMBING, "..%5c..%5cx", "%e2%80%ae", "%u002e", "%", "a;b", "//", "%2f"])
+def test_a_path_in_an_id_is_an_id(service: ServiceProcess, path: str) -> None:
+    request = f"GET /v1/items/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    answer = exchanged(service, request.encode())
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b'"unknown-item"' in answer
+
+
+@pytest.mark.parametrize(
+    ("call", "body", "limit"),
+    [
+        (
+            "/v1/items",
+            flood("items", [{"id": "x"}]),
+            164_000,
+        ),  # a thousand with 64 numbers and something beside
+        ("/v1/search", flood("id", "x"), 10_000),
+        ("/v1/embeddings", flood("input", "data:,"), 10_000),
+    ],
+)
+def test_json_of_many_values_is_refused_unread(
+    http: httpx.Client, call: str, body: bytes, limit: int
+) -> None:
+    refused = http.post(call, content=body, headers={"Content-Type": "application/json"})
+    assert problem_of(refused) == (400, "invalid-request")
+    assert refused.json()["limit"] == limit
+    assert refused.json()["got"] > 400_000
+
+
+@pytest.mark.parametrize("call", ["/v1/search", "/v1/items", "/v1/embeddings"])
+def test_deep_json(http: httpx.Client, call: str) -> None:
+    for deep in (b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 100_000 + b"1" + b"}" * 100_000):
+        refused = http.post(call, content=deep, headers={"Content-Type": "application/json"})
+        assert problem_of(refused) == (400, "invalid-request")

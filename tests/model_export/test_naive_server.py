@@ -1,0 +1,66 @@
+"""The naive torch server: the same embeddings as ONNX, from a torch network taken back out of ONNX."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from benchmarks.targets.process import running_service
+from model_export.baseline.from_onnx import graph_from_onnx
+from model_export.errors import ParityError, SourceError
+from model_export.export.fp32 import export_model
+from model_export.networks.backbones import BACKBONES
+from service.inference.encoder import Encoder
+from service.inference.images import decode
+from service.manifest import Manifest
+from tests.support.live import TRUNCATED, embedding_of
+from tests.support.pictures import encode, noise
+from tests.support.tiny import tiny_trained
+
+
+@pytest.fixture(scope="module")
+def naive(tmp_path_factory: pytest.TempPathFactory, zoo_model: Path) -> Iterator[httpx.Client]:
+    log = tmp_path_factory.mktemp("naive") / "log"
+    module = ("model_export", "serve", str(zoo_model))
+    with (
+        running_service(log, module=module) as service,
+        httpx.Client(base_url=service.url, timeout=60) as client,
+    ):
+        yield client
+
+
+def test_it_embeds_as_onnx_does(naive: httpx.Client, zoo_model: Path, manifest: Manifest) -> None:
+    pictures = [encode(noise(n, 300, 200 + 50 * n), kind) for n, kind in enumerate(("PNG", "JPEG", "WEBP"))]
+    pictures.append((zoo_model / "canonical.png").read_bytes())
+    encoder = Encoder(zoo_model, manifest, "cpu", 1)
+    for picture in pictures:
+        (wanted,) = encoder.encode(decode(picture, manifest.preprocessing, 10**6)[None])
+        got = embedding_of(naive.post("/embed", content=picture))
+        assert got.shape == (64,)
+        assert float(got @ wanted) >= 0.99999
+
+
+def test_a_broken_picture_is_a_400_and_the_next_is_embedded(naive: httpx.Client) -> None:
+    assert naive.post("/embed", content=TRUNCATED).status_code == 400
+    assert np.linalg.norm(embedding_of(naive.post("/embed", content=encode(noise(1))))) == pytest.approx(1)
+
+
+def test_what_does_not_go_back_into_torch(tmp_path: Path, zoo_model: Path) -> None:
+    tiny = tiny_trained("conv")
+    export_model(tiny, None, tmp_path / "tiny")
+    with pytest.raises(SourceError, match="is no backbone's of ours"):
+        graph_from_onnx(tmp_path / "tiny")
+    export_model(replace(tiny, source=BACKBONES["efficientnet-lite0"].source), None, tmp_path / "tiny")
+    with pytest.raises(SourceError, match=r"not in its ONNX file: .* more; the run"):
+        graph_from_onnx(tmp_path / "tiny")
+    shutil.copytree(zoo_model, tmp_path / "other")
+    canonical = tmp_path / "other" / "canonical.json"
+    said = json.loads(canonical.read_text())
+    canonical.write_text(json.dumps({**said, "embedding": [-one for one in said["embedding"]]}))
+    with pytest.raises(ParityError, match="the canonical picture has cosine -1"):
+        graph_from_onnx(tmp_path / "other")

@@ -1,0 +1,94 @@
+"""Few bytes that ask for much work or memory: what is refused for it, and what is not mistaken for it."""
+
+import struct
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from benchmarks.soak.faults import scan_bomb
+from service.errors import UndecodableImage
+from service.inference.images import decode
+from tests.service.test_images import MAX_PIXELS, SQUARE, pixels_of
+from tests.support.pictures import encode, noise
+
+SCANS = b"\xff\xda" * 200
+
+
+def tiff_of(jpeg: bytes, side_px: int) -> bytes:
+    """A TIFF whose only strip is this JPEG: Pillow writes none with a progressive one."""
+    tags = [(256, side_px), (257, side_px), (258, 8), (259, 7), (262, 6), (277, 3), (278, side_px)]
+    tags += [(279, len(jpeg)), (530, 0x00020002)]
+    at = 8 + 2 + 12 * (len(tags) + 1) + 4
+    entries = b"".join(
+        struct.pack("<HHII", tag, 3 if tag in (258, 530) else 4, 2 if tag == 530 else 1, value)
+        for tag, value in sorted([*tags, (273, at)])
+    )
+    return b"II*\0" + struct.pack("<IH", 8, len(tags) + 1) + entries + bytes(4) + jpeg
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
+    decode(scan_bomb(100), SQUARE, MAX_PIXELS)
+    with pytest.raises(UndecodableImage, match="more than 100 scans"):
+        decode(scan_bomb(101), SQUARE, MAX_PIXELS)
+
+
+def test_a_jpeg_in_a_tiff_is_no_way_around_it() -> None:
+    assert pixels_of(tiff_of(scan_bomb(20), 2048)).shape == (64, 64, 3)
+    with pytest.raises(UndecodableImage):
+        pixels_of(tiff_of(scan_bomb(), 2048))
+
+
+MEMORY = """
+import resource, sys
+from service.inference.images import decode
+from tests.support.pictures import encode, noise
+from tests.service.test_images import SQUARE
+
+def peak_kb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+decode(encode(noise(1)), SQUARE, 10**9)
+data, before_kb = sys.stdin.buffer.read(), peak_kb()
+decode(data, SQUARE, 10**9)
+print((peak_kb() - before_kb) * 1024)
+"""
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("RGBA", "PNG"), ("LA", "PNG"), ("F", "TIFF")])
+def test_converting_a_picture_takes_no_more_than_its_copy(mode: str, kind: str) -> None:
+    """The picture, 4 bytes a pixel, its copy in RGB, another 4, and some tiles; it was 20 to 25 bytes."""
+    data = encode(
+        Image.new(mode, (3000, 3000)), kind, **({"compression": "tiff_deflate"} if mode == "F" else {})
+    )
+    grown_bytes = subprocess.run(
+        [sys.executable, "-c", MEMORY], input=data, capture_output=True, check=True
+    ).stdout
+    assert int(grown_bytes) < 13 * 3000 * 3000
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        b"\xff\x02\xff\xff",
+        b"\xff\xff",
+        b"\xff\xd3",
+        b"\xff\x01\xff\xff",
+        b"\xff\xfe\x00\x02",
+        b"\xff\xdb\x00\x02",
+    ],
+    ids=["reserved", "fill", "restart", "TEM", "comment", "table"],
+)
+def test_nothing_hides_a_scan(between: bytes) -> None:
+    whole = scan_bomb()
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    with pytest.raises(UndecodableImage, match="more than 100 scans"):
+        pixels_of(whole.replace(last, last + between))
+
+
+def test_what_only_looks_like_scans_is_let_be() -> None:
+    jpeg = encode(noise(1), "JPEG")
+    comment = b"\xff\xfe" + struct.pack(">H", 2 + len(SCANS)) + SCANS
+    for data in (jpeg + SCANS, jpeg[:2] + comment + jpeg[2:], encode(noise(1), "PNG") + SCANS):
+        assert pixels_of(data).shape == (64, 64, 3)

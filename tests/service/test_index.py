@@ -1,0 +1,271 @@
+"""Both back ends against the same expectations; what was answered as indexed survives kill -9."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient
+
+from service.errors import FingerprintMismatch, IndexUnavailable, StartupError, UnknownDomain, UnknownItem
+from service.index import IndexWorker, Item, Query, VectorIndex
+from service.index.base import point_id, search
+from service.index.edge import EdgeIndex
+from service.index.server import ServerIndex
+from tests.support.pictures import unit
+
+DIM = 8
+
+# The stand-in says what it lacks of a server.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact"),
+]
+
+
+def in_memory_server(fingerprint: str = "model-a", client: QdrantClient | None = None) -> ServerIndex:
+    """The client's own stand-in for a server."""
+    return ServerIndex(client or QdrantClient(":memory:"), "items", DIM, fingerprint)
+
+
+@pytest.fixture(params=["edge", "server"])
+def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorIndex]:
+    opened: VectorIndex = (
+        EdgeIndex(tmp_path / "items", DIM, "model-a") if request.param == "edge" else in_memory_server()
+    )
+    yield opened
+    opened.close()
+
+
+def vectors(count: int, seed: int = 0) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    return unit(np.random.default_rng(seed).normal(size=(count, DIM)))
+
+
+def items(count: int) -> list[Item]:
+    rows = vectors(count)
+    return [Item(f"id/{n}", f"domain{n % 3}", f"label{n % 5}", rows[n], {"n": n}) for n in range(count)]
+
+
+def test_what_goes_in_comes_out(index: VectorIndex) -> None:
+    odd = Item('é/\n\0"?#%2F', "art", "", vectors(1)[0], {"deep": {"list": [1, 2.5, None, True, "x"]}})
+    index.upsert([odd])
+    found = index.get(odd.id)
+    assert found is not None
+    assert (found.id, found.domain, found.label, found.payload) == (odd.id, "art", "", odd.payload)
+    np.testing.assert_array_equal(found.embedding, odd.embedding)  # bit for bit
+    assert index.get("unknown") is None
+
+
+def test_upsert_replaces(index: VectorIndex) -> None:
+    old, new = items(2)
+    index.upsert([old])
+    index.upsert([Item(old.id, "other", "l", new.embedding)])
+    found = index.get(old.id)
+    assert found is not None
+    assert (found.domain, found.payload) == ("other", {})
+    assert index.count() == 1
+    assert index.domains() == {"other": 1}
+
+
+def test_counts_and_deletes(index: VectorIndex) -> None:
+    index.upsert(items(10))
+    assert index.count() == 10
+    assert index.domains() == {"domain0": 4, "domain1": 3, "domain2": 3}
+    assert index.existing(["id/1", "id/2", "nothing"]) == {"id/1", "id/2"}
+    index.delete(["id/1", "nothing"])
+    assert index.count() == 9
+    assert index.get("id/1") is None
+    assert index.fingerprint == "model-a"
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_search_agrees_with_numpy(index: VectorIndex, exact: bool) -> None:
+    gallery = items(300)
+    index.upsert(gallery)
+    for query in vectors(5, seed=1):
+        scores = np.stack([item.embedding for item in gallery]).astype(np.float64) @ query.astype(np.float64)
+        best = np.argsort(-scores)[:10]
+        hits = search(index, Query(query, 10, exact=exact))
+        assert [hit.item.id for hit in hits] == [gallery[n].id for n in best]
+        np.testing.assert_allclose([hit.score for hit in hits], scores[best], rtol=0, atol=1e-12)
+
+
+def test_search_in_domains_and_without_ids(index: VectorIndex) -> None:
+    gallery = items(60)
+    index.upsert(gallery)
+    query = gallery[0].embedding
+    only = search(index, Query(query, 60, domains=("domain1", "domain2")))
+    assert {hit.item.domain for hit in only} == {"domain1", "domain2"}
+    assert len(only) == 40
+    rest = search(index, Query(query, 60, exclude=("id/0", "id/5", "unknown")))
+    assert {hit.item.id for hit in rest} == {item.id for item in gallery} - {"id/0", "id/5"}
+    assert search(index, Query(query, 3, domains=("nothing",))) == []
+
+
+def test_ties_come_in_the_order_of_the_ids_even_across_the_cut(index: VectorIndex) -> None:
+    row = vectors(1)[0]
+    index.upsert([Item(f"same-{n:03d}", "a", "x", row) for n in range(100)])
+    index.upsert([Item("other", "a", "x", -row)])
+    hits = search(index, Query(row, 5))
+    assert [hit.item.id for hit in hits] == [f"same-{n:03d}" for n in range(5)]
+    assert all(hit.score == pytest.approx(1, abs=1e-6) and hit.score <= 1 for hit in hits)
+
+
+def test_search_in_an_empty_index(index: VectorIndex) -> None:
+    assert search(index, Query(vectors(1)[0], 5)) == []
+
+
+def test_point_ids_are_stable() -> None:
+    """Data on disk depends on it."""
+    assert point_id("cat.jpg") == "0a8465d4-a8de-5622-8fa6-3c0806d15c17"
+    assert point_id("cat.jpg") != point_id("cat.jpg ")
+
+
+def test_edge_reopens_what_it_had(tmp_path: Path) -> None:
+    first = EdgeIndex(tmp_path / "items", DIM, "model-a")
+    first.upsert(items(20))
+    first.close()
+    second = EdgeIndex(tmp_path / "items", DIM, "model-b")
+    assert second.count() == 20
+    assert second.fingerprint == "model-a"
+    assert second.indexed_vectors() == 0  # nothing builds a graph in the serving process
+    second.close()
+
+
+def test_edge_is_for_one_process(tmp_path: Path) -> None:
+    first = EdgeIndex(tmp_path / "items", DIM, "model-a")
+    with pytest.raises(StartupError, match="cannot be opened"):
+        EdgeIndex(tmp_path / "items", DIM, "model-a")
+    first.close()
+
+
+def test_edge_starts_again_where_its_making_was_cut_short(tmp_path: Path) -> None:
+    (tmp_path / "items" / "shard.new" / "segments").mkdir(parents=True)
+    index = EdgeIndex(tmp_path / "items", DIM, "model-a")
+    assert index.count() == 0
+    index.close()
+
+
+def test_edge_names_a_damaged_index(tmp_path: Path) -> None:
+    EdgeIndex(tmp_path / "items", DIM, "model-a").close()
+    (tmp_path / "items" / "index.json").write_text("{")
+    with pytest.raises(StartupError, match=str(tmp_path)):
+        EdgeIndex(tmp_path / "items", DIM, "model-a")
+
+
+def test_a_server_collection_of_somebody_else_is_left_alone() -> None:
+    client = QdrantClient(":memory:")
+    client.create_collection("items", vectors_config={})
+    with pytest.raises(StartupError, match="not made by this service"):
+        in_memory_server(client=client)
+
+
+def test_a_server_that_is_not_there() -> None:
+    client = QdrantClient(url="http://127.0.0.1:9", timeout=1, check_compatibility=False)
+    with pytest.raises(StartupError, match="cannot be opened"):
+        in_memory_server(client=client)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from service.index.base import Item
+from service.index.edge import EdgeIndex
+index = EdgeIndex(Path(sys.argv[1]), 8, "model-a")
+row = np.eye(8, dtype=np.float32)
+n = 0
+while True:
+    index.upsert([Item(str(n), "d", "l", row[n % 8], {"n": n})])
+    print(n, flush=True)
+    n += 1
+"""
+
+
+def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    acknowledged = 0
+    for round_ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path / "items")],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as writer:
+            assert writer.stdout is not None
+            for line in writer.stdout:
+                acknowledged = max(acknowledged, int(line))
+                if acknowledged >= 200 * (round_ + 1):
+                    break
+            os.kill(writer.pid, signal.SIGKILL)
+            acknowledged = max([acknowledged, *(int(line) for line in writer.stdout if line.endswith("\n"))])
+    index = EdgeIndex(tmp_path / "items", DIM, "model-a")
+    missing = [n for n in range(acknowledged + 1) if index.get(str(n)) is None]
+    assert not missing
+    index.close()
+
+
+@pytest.fixture
+def worker(index: VectorIndex) -> IndexWorker:
+    return IndexWorker(lambda: index, "model-a")
+
+
+async def test_worker_says_what_is_new(worker: IndexWorker) -> None:
+    one, two, three = items(3)
+    assert await worker.upsert([one, two]) == [True, True]
+    assert await worker.upsert([two, three]) == [False, True]
+    assert (await worker.counts())[0] == 3
+    assert await worker.delete(one.id)
+    assert not await worker.delete(one.id)
+    with pytest.raises(UnknownItem):
+        await worker.get(one.id)
+
+
+async def test_of_equal_ids_in_one_call_the_last_counts(worker: IndexWorker) -> None:
+    one, two = items(2)
+    assert await worker.upsert([one, Item(one.id, "late", "l", two.embedding)]) == [True, True]
+    assert (await worker.get(one.id)).domain == "late"
+
+
+async def test_worker_knows_its_domains(worker: IndexWorker) -> None:
+    await worker.upsert(items(3))
+    with pytest.raises(UnknownDomain) as refusal:
+        await worker.search(Query(vectors(1)[0], 3, domains=("domain0", "nothing")))
+    assert json.loads(json.dumps(refusal.value.problem()))["domains"] == ["nothing"]
+
+
+def test_many_equal_pictures_are_not_all_fetched(index: VectorIndex) -> None:
+    row = vectors(1)[0]
+    index.upsert([Item(f"same-{n:05d}", "a", "x", row) for n in range(3000)])
+    hits = search(index, Query(row, 5))
+    assert len(hits) == 5
+    assert {hit.score for hit in hits} == {hits[0].score}
+
+
+async def test_a_domain_is_known_even_where_all_of_it_is_excluded(worker: IndexWorker) -> None:
+    one, two = items(2)
+    await worker.upsert([one, two])
+    assert await worker.search(Query(one.embedding, 3, domains=(one.domain,), exclude=(one.id,))) == []
+    assert (await worker.counts())[0] == 2
+
+
+async def test_another_models_index_is_neither_searched_nor_written(index: VectorIndex) -> None:
+    worker = IndexWorker(lambda: index, "model-b")
+    with pytest.raises(FingerprintMismatch):
+        await worker.search(Query(vectors(1)[0], 3))
+    with pytest.raises(FingerprintMismatch):
+        await worker.upsert(items(1))
+    assert await worker.domains() == {}
+
+
+async def test_an_engine_that_fails_is_an_unavailable_index(tmp_path: Path) -> None:
+    index = EdgeIndex(tmp_path / "items", DIM, "model-a")
+    worker = IndexWorker(lambda: index, "model-a")
+    index.close()
+    with pytest.raises(IndexUnavailable):
+        await worker.search(Query(vectors(1)[0], 3))

@@ -1,0 +1,180 @@
+"""What the service reads at start, and when it refuses: settings, manifest, model, provider."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.errors import TargetError
+from benchmarks.targets.process import running_service
+from service.errors import ManifestError, SettingsError, StartupError
+from service.inference.encoder import Encoder
+from service.inference.images import decode
+from service.manifest import Manifest, fingerprint, load_canonical, load_manifest, sha256_of
+from service.settings import load_settings
+from tests.support.pictures import encode, noise
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UIE_MAX_BATCH", "4")
+    monkeypatch.setenv("UIE_API_KEYS", "old-key, new-key,")
+    settings = load_settings()
+    assert settings.max_batch == 4
+    assert [key.get_secret_value() for key in settings.api_keys] == ["old-key", "new-key"]
+    assert "old-key" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("UIE_MAX_BATCH", "0", "UIE_MAX_BATCH: Input should be greater than or equal to 1"),
+        ("UIE_MAX_BATCH", "many", "UIE_MAX_BATCH"),
+        ("UIE_COLLECTION", "../up", "UIE_COLLECTION"),
+        ("UIE_WORKERS", "2", "UIE_WORKERS=2 needs UIE_QDRANT_URL"),
+        ("UIE_API_KEYS", "", "UIE_API_KEYS"),
+        ("UIE_API_KEYS", " , ", "UIE_API_KEYS"),
+        ("UIE_API_KEY", "secret", "no such setting: UIE_API_KEY"),
+    ],
+)
+def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as refusal:
+        load_settings()
+    assert said in str(refusal.value)
+
+
+def test_two_workers_may_share_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UIE_WORKERS", "2")
+    monkeypatch.setenv("UIE_QDRANT_URL", "http://127.0.0.1:6333")
+    assert load_settings().workers == 2
+
+
+@pytest.fixture
+def model(zoo_model: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(zoo_model, tmp_path / "model"))
+
+
+def rewrite(model: Path, **changes: object) -> None:
+    file = model / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"resize": "stretch"},
+        {"crop": "random"},
+        {"exif": "maybe"},
+        {"precision": "int3"},
+        {"resize_px": 100},
+        {"surprise": 1},
+    ],
+)
+def test_a_manifest_with_unknown_values_is_an_error_that_names_the_file(
+    model: Path, changes: dict[str, object]
+) -> None:
+    rewrite(model, **changes)
+    with pytest.raises(ManifestError) as refusal:
+        load_manifest(model)
+    assert str(model / "manifest.json") in str(refusal.value)
+    assert next(iter(changes)) in str(refusal.value)
+
+
+def test_a_manifest_of_other_preprocessing_has_another_fingerprint(model: Path, manifest: Manifest) -> None:
+    changed = manifest.preprocessing.model_copy(update={"resize_px": 256})
+    assert fingerprint(manifest.onnx_sha256, changed, "fp32") != manifest.fingerprint
+    assert fingerprint(manifest.onnx_sha256, manifest.preprocessing, "fp32") == manifest.fingerprint
+    rewrite(model, resize_px=256)
+    with pytest.raises(ManifestError, match="fingerprint"):
+        load_manifest(model)
+
+
+def test_an_altered_graph_is_refused(model: Path) -> None:
+    with (model / "model.onnx").open("ab") as stream:
+        stream.write(b"\0")
+    with pytest.raises(ManifestError, match="is not the file"):
+        load_manifest(model)
+
+
+def test_an_altered_canonical_image_is_refused(model: Path) -> None:
+    (model / "canonical.png").write_bytes(encode(noise(1)))
+    with pytest.raises(ManifestError, match="is not the image"):
+        load_canonical(model)
+
+
+def test_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="does not exist"):
+        load_manifest(tmp_path)
+
+
+def test_the_shipped_model_is_small_and_says_everything(zoo_model: Path, manifest: Manifest) -> None:
+    assert (zoo_model / "model.onnx").stat().st_size <= 15_000_000
+    assert manifest.name == zoo_model.name
+    assert manifest.licence == "Apache-2.0"
+    assert len(manifest.domains) == 8
+    assert sha256_of(zoo_model / "model.onnx") == manifest.onnx_sha256
+
+
+def test_encoder_gives_the_canonical_embedding_batched_and_single(
+    zoo_model: Path, manifest: Manifest
+) -> None:
+    encoder = Encoder(zoo_model, manifest, "cpu", 2)
+    data, canonical = load_canonical(zoo_model)
+    pixels = decode(data, manifest.preprocessing, 10**6)
+    others = [decode(encode(noise(seed)), manifest.preprocessing, 10**6) for seed in range(6)]
+    batched = encoder.encode(np.stack([pixels, *others]))
+    assert batched.shape == (7, 64)
+    assert batched.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(batched, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(batched[0], canonical.embedding, atol=2e-5)
+    singles = np.concatenate([encoder.encode(one[None]) for one in (pixels, *others)])
+    np.testing.assert_allclose(batched, singles, atol=2e-6)
+
+
+def test_a_provider_that_is_not_here_is_refused(zoo_model: Path, manifest: Manifest) -> None:
+    with pytest.raises(StartupError, match="'openvino' is not available here; available: "):
+        Encoder(zoo_model, manifest, "openvino", 1)
+
+
+def test_a_graph_that_is_not_the_manifests_is_refused(zoo_model: Path, manifest: Manifest) -> None:
+    with pytest.raises(StartupError, match="does not take uint8"):
+        Encoder(zoo_model, manifest.model_copy(update={"dim": 32}), "cpu", 1)
+
+
+def test_the_command_refuses_in_one_sentence(tmp_path: Path) -> None:
+    """Before a worker is started: it would only be started again and again."""
+    with pytest.raises(TargetError) as refusal, running_service(tmp_path / "log", workers="2"):
+        pass
+    log = (tmp_path / "log").read_text()
+    assert "UIE_WORKERS=2 needs UIE_QDRANT_URL" in str(refusal.value)
+    assert "Traceback" not in log
+
+
+def test_a_second_service_on_the_same_index_is_refused(tmp_path: Path) -> None:
+    data_dir = str(tmp_path / "index")
+    with running_service(tmp_path / "first.log", data_dir=data_dir):
+        with (
+            pytest.raises(TargetError, match="cannot be opened"),
+            running_service(tmp_path / "second.log", data_dir=data_dir),
+        ):
+            pass
+        assert "Traceback" not in (tmp_path / "second.log").read_text()
+
+
+@pytest.mark.parametrize("package", ["service", "model_export", "benchmarks"])
+def test_help_is_the_map(package: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", package, "--help"], capture_output=True, text=True, check=True
+    )
+    verbs = {
+        "service": ("serve", "check", "settings"),
+        "model_export": ("export", "verify", "embed", "list"),
+        "benchmarks": ("octet", "index", "replay", "report", "efficiency", "demo"),
+    }
+    for verb in verbs[package]:
+        assert verb in done.stdout
