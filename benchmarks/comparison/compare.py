@@ -14,7 +14,7 @@ from benchmarks.replay.results import Replayed, measured, replayed, scores_of
 from benchmarks.replay.summary import retried, verdict_on
 from benchmarks.runs.latency import latencies_ms, latency
 from benchmarks.runs.run import Run
-from benchmarks.scoring.measures import QueryScore
+from benchmarks.scoring.measures import MEASURES, QueryScore
 from benchmarks.stats.intervals import Percentile, percentile_of
 from benchmarks.stats.paired_tests import Pair, compare_scores
 
@@ -88,7 +88,7 @@ def compare(a: Run, b: Run) -> Comparison:
                 "(--queries-per-domain and its seed have to be the same)"
             )
     ids = {domain: list(ours) for domain, ours in before.items()}
-    domains, mean = compare_scores(_rows(before, ids), _rows(after, ids))
+    domains, mean = compare_scores(_rows(before, ids), _rows(after, ids), MEASURES)
     queries = {domain: len(one) for domain, one in ids.items()}
     every = {one for some in ids.values() for one in some}
     before_side, after_side = (_side(one, every) for one in both)

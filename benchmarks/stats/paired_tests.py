@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.scoring.measures import MEASURES
 from benchmarks.stats.intervals import CONFIDENCE, RESAMPLES, SEED, Interval, interval_of, resample
 
 _ROUNDING = 1e-12  # sums of the same numbers in another order are still equal
@@ -43,21 +42,22 @@ class Pair:
 
 
 def compare_scores(
-    a: Mapping[str, NDArray[np.float64]], b: Mapping[str, NDArray[np.float64]]
+    a: Mapping[str, NDArray[np.float64]], b: Mapping[str, NDArray[np.float64]], names: Sequence[str]
 ) -> tuple[dict[str, dict[str, Pair]], dict[str, Pair]]:
     """Pairs by domain and measure, and of the mean over domains by measure.
 
-    `a` and `b` hold (queries, 2) per domain: R@1 and mMP@5, row for row of the same query. R@1 of a domain
-    is tested by McNemar's test, mMP@5 and the means by flipping signs.
+    `a` and `b` hold (queries, len(names)) per domain, row for row of the same query. A measure that is 0 or 1
+    for every query is tested by McNemar's test in each domain; other measures and the means by sign flips.
     """
     changes = {domain: b[domain] - rows for domain, rows in a.items()}
     drawn = [resample(one) for one in (a, b, changes)]
     means = [{domain: rows.mean(axis=0) for domain, rows in one.items()} for one in (a, b)]
     domains: dict[str, dict[str, Pair]] = {domain: {} for domain in a}
     mean = {}
-    for column, measure in enumerate(MEASURES):
+    for column, measure in enumerate(names):
         tested = [one[:, column] for one in changes.values()]
-        p_values = [mcnemar_p(one) if measure == "R@1" else sign_flip_p([one]) for one in tested]
+        binary = all(np.isin(rows[:, column], (0.0, 1.0)).all() for one in (a, b) for rows in one.values())
+        p_values = [mcnemar_p(one) if binary else sign_flip_p([one]) for one in tested]
         for domain, p in zip(a, holm(p_values), strict=True):
             domains[domain][measure] = _pair(
                 [one[domain][column] for one in means],
@@ -81,7 +81,7 @@ def _pair(values: Sequence[np.floating], drawn: Sequence[NDArray[np.float64]], p
 def mcnemar_p(differences: NDArray[np.float64]) -> float:
     """McNemar's exact test, two-sided: were as many queries won as lost?
 
-    `differences` (queries,) are of R@1: 1 won, -1 lost, 0 the same in both runs.
+    `differences` (queries,) are of a 0/1 measure: 1 won, -1 lost, 0 the same in both runs.
     """
     from scipy.stats import binomtest  # imported late: it takes seconds
 

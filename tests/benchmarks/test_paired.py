@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from benchmarks.scoring.measures import MEASURES
 from benchmarks.stats.intervals import RESAMPLES
 from benchmarks.stats.paired_tests import compare_scores, holm, mcnemar_p, sign_flip_p
 
@@ -95,7 +96,7 @@ def test_a_large_difference_is_real_where_the_queries_say_so() -> None:
         "small": rows(np.array([0.0, 0.0, 1.0, 1.0])),
         "same": rows(same),
     }
-    domains, mean = compare_scores(before, after)
+    domains, mean = compare_scores(before, after, MEASURES)
     pair = domains["big"]["R@1"]
     assert (pair.a, pair.b, pair.change) == pytest.approx((1.0, 0.8, -0.2))
     assert pair.p == pytest.approx(3 * 2 / 2**40)  # the smallest of three tests
@@ -115,7 +116,7 @@ def test_pairs_see_what_two_intervals_do_not() -> None:
     before = np.repeat([1.0, 0.0], 200)
     after = before.copy()
     after[:8] = 0.0
-    domains, mean = compare_scores({"a": rows(before)}, {"a": rows(after)})
+    domains, mean = compare_scores({"a": rows(before)}, {"a": rows(after)}, MEASURES)
     pair = domains["a"]["R@1"]
     assert pair.b_interval.high > pair.a_interval.low  # the intervals overlap widely ...
     assert pair.difference.high < 0  # ... and yet

@@ -29,6 +29,40 @@ ALLOWED = {
     "benchmarks": {"benchmarks"},
 }
 
+# Inside a package, by folder or top-level file: each line may import from the lines below it, and no line
+# from itself. `__init__` holds the version.
+LAYERS = {
+    "service": """
+        bento __main__
+        http
+        core tune
+        inference index fetch logs
+        settings manifest client
+        metrics errors hosts calls __init__
+    """,
+    "model_export": """
+        __main__
+        baseline inspection
+        export paper_table
+        training
+        checkpoints descriptors
+        networks folders
+        errors __init__
+    """,
+    "benchmarks": """
+        __main__
+        cli
+        demo operating_points
+        comparison reports
+        replay
+        load soak baselines
+        scoring targets runs
+        datasets files
+        stats progress errors __init__
+    """,
+}
+MOST_ENTRIES = {"service": 18, "model_export": 14, "benchmarks": 20}
+
 
 def imports_of(file: Path) -> set[str]:
     found = set()
@@ -37,7 +71,9 @@ def imports_of(file: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            found.add(node.module or "")
+            module = node.module or ""
+            # `from service import errors` imports a module of the package.
+            found |= {f"{module}.{alias.name}" for alias in node.names} if module in PACKAGES else {module}
     return found
 
 
@@ -58,6 +94,44 @@ def test_dependencies_point_one_way(package: str) -> None:
             if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in ALLOWED[package])
         }
         assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
+
+
+def upward_imports(package: Path) -> list[str]:
+    """Imports inside `package` that do not point to a lower layer, as `file imports module`."""
+    rank = {
+        name: level for level, line in enumerate(LAYERS[package.name].split("\n")) for name in line.split()
+    }
+    upward = []
+    for file in sorted(package.rglob("*.py")):
+        own = file.relative_to(package).parts[0].removesuffix(".py")
+        for module in sorted(imports_of(file)):
+            root, _, rest = module.partition(".")
+            other = rest.split(".")[0] if rest and not rest.startswith("__") else "__init__"  # __version__
+            if root == package.name and other != own and rank[other] <= rank[own]:
+                upward.append(f"{file.relative_to(package.parent)} imports {module}")
+    return upward
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_point_to_lower_layers(package: str) -> None:
+    assert upward_imports(ROOT / package) == []
+
+
+def test_a_planted_upward_import_is_found(tmp_path: Path) -> None:
+    package = tmp_path / "service"
+    (package / "inference").mkdir(parents=True)
+    (package / "inference" / "cache.py").write_text("from service.http.app import create_app\n")
+    (package / "core.py").write_text("from service import settings\nfrom service.tune import tune\n")
+    assert upward_imports(package) == [
+        "service/core.py imports service.tune",
+        "service/inference/cache.py imports service.http.app",
+    ]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_top_level_stays_small(package: str) -> None:
+    entries = {file.relative_to(ROOT / package).parts[0] for file in files_of(package)}
+    assert len(entries) <= MOST_ENTRIES[package], sorted(entries)
 
 
 @pytest.mark.parametrize("package", ["service", "benchmarks"])
