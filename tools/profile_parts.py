@@ -1,20 +1,21 @@
-"""What the threads of a service were at, by part, out of py-spy's samples. `python profile_parts.py FILE`
+"""Print the share of the service's thread time that each part takes, from py-spy's raw samples.
 
-UIE_THREADS=2 python -m service serve &          # and load on it
+UIE_THREADS=2 python -m service serve &          # and send load to it
 py-spy record --nonblocking --threads --format raw --rate 500 --duration 9 --output FILE --pid WORKER
+python tools/profile_parts.py FILE
 """
 
 import sys
 from collections import Counter
 from pathlib import Path
 
-# A sample is of the part of its innermost frame that is named here.
+# A sample counts for the innermost of its frames that is listed here.
 PARTS = {
-    "_encode_batch (service/batching": "collate",
-    "encode (service/encoder": "infer",
-    "_decode (service/batching": "decode",
+    "_encode_batch (service/inference/batching": "collate",
+    "encode (service/inference/encoder": "infer",
+    "_decode (service/inference/batching": "decode",
     "service/inference/images.py": "decode",
-    "_serve (service/batching": "queue",
+    "_serve (service/inference/batching": "queue",
     "service/inference/batching.py": "queue",
     "service/inference/pipeline.py": "queue",
     "service/metrics.py": "metrics",
@@ -35,7 +36,7 @@ PARTS = {
 
 
 def part_of(frames: list[str]) -> str:
-    """Of a stack, outermost frame first."""
+    """The part that a stack belongs to; `frames` start with the outermost one."""
     named = (part for frame in reversed(frames) for key, part in PARTS.items() if key in frame)
     return next(named, "other")
 
