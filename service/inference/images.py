@@ -86,7 +86,7 @@ def decode_whole(data: bytes, exif: str, max_pixels: int) -> Image.Image:
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Read the header only."""
-    # Pillow's decoders raise many unrelated classes on broken bytes (OSError, SyntaxError, struct.error, ...),
+    # Pillow's decoders raise unrelated classes on broken bytes (OSError, SyntaxError, struct.error, ...),
     # so every exception of these calls, here and below, means that the image is broken.
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)

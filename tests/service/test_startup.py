@@ -161,7 +161,7 @@ def test_a_second_service_on_the_same_index_is_refused(tmp_path: Path) -> None:
     data_dir = str(tmp_path / "index")
     with running_service(tmp_path / "first.log", data_dir=data_dir):
         with (
-            pytest.raises(TargetError, match="cannot be opened"),
+            pytest.raises(TargetError, match="cannot open"),
             running_service(tmp_path / "second.log", data_dir=data_dir),
         ):
             pass
