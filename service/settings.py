@@ -29,9 +29,7 @@ class Settings(BaseSettings):
         description="Models to serve, separated by commas: a zoo model's name, a folder, or NAME:VERSION in "
         "BentoML's store. Requests select a model by name; the index contains the first one's embeddings.",
     )
-    provider: str = Field(
-        "cpu", pattern="^[a-z]+$", description="ONNX Runtime execution provider: cpu, cuda, tensorrt, ..."
-    )
+    provider: str = Field("cpu", pattern="^[a-z]+$", description="Provider of ONNX Runtime: cpu, cuda, ...")
     threads: int = Field(_CORES, ge=1, description="Threads that decode images and run the model.")
     lanes: int = Field(
         default_factory=lambda values: min(2, values.get("threads", 1)),
@@ -41,9 +39,7 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, description="Service processes. More than one requires a Qdrant server.")
 
     data_dir: Path = Field(Path("data/index"), description="Folder of the embedded index.")
-    qdrant_url: str | None = Field(
-        None, description="URL of a Qdrant server that replaces the embedded index."
-    )
+    qdrant_url: str | None = Field(None, description="URL of a Qdrant server. None: the embedded index.")
     qdrant_api_key: SecretStr | None = Field(None, description="API key of the Qdrant server.")
     collection: str = Field("items", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Collection of the index.")
     index_quantization: Quantization = Field(
@@ -55,7 +51,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=MAX_EF,
-        description="Candidates of an HNSW search (at least k + 8). None: the engine's default.",
+        description="Candidates of an HNSW search, at least k + 8. None: engine default.",
     )
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
@@ -67,37 +63,28 @@ class Settings(BaseSettings):
         "*.example.org, example.org:8443, http://example.org (default: https). None: URLs are refused.",
     )
     url_timeout_s: float = Field(10, gt=0, description="Timeout for fetching an image, in seconds.")
-    max_image_bytes: int = Field(20 * 2**20, ge=1, description="Largest encoded image, in bytes.")
-    max_image_pixels: int = Field(64_000_000, ge=1, description="Largest image, width x height.")
+    max_image_bytes: int = Field(20 * 2**20, ge=1, description="Maximum size of an encoded image, in bytes.")
+    max_image_pixels: int = Field(64_000_000, ge=1, description="Maximum image size, width x height.")
     max_request_bytes: int = Field(
-        256 * 2**20, ge=1, description="Largest request body with several images, in bytes."
+        256 * 2**20, ge=1, description="Maximum bytes of a body with several images."
     )
-    max_bytes_in_flight: int = Field(
-        2**30, ge=1, description="Most bytes of request bodies and fetched images in flight."
-    )
+    max_bytes_in_flight: int = Field(2**30, ge=1, description="Maximum bytes of bodies and fetched images.")
     max_pixels_in_flight: int = Field(
-        512_000_000, ge=1, description="Most pixels in decoding, of 4 to 22 bytes each."
+        512_000_000, ge=1, description="Maximum pixels in decoding, 4-22 bytes each."
     )
     body_timeout_s: float = Field(60, gt=0, description="Timeout for receiving a request body, in seconds.")
-    stop_timeout_s: int = Field(
-        25, ge=1, description="Seconds for requests in flight to finish after SIGTERM."
-    )
-    cache_items: int = Field(
-        0, ge=0, description="Embeddings cached by the hash of the image's bytes, 0.6 KB each. 0: no cache."
-    )
+    stop_timeout_s: int = Field(25, ge=1, description="Seconds to finish requests in flight after SIGTERM.")
+    cache_items: int = Field(0, ge=0, description="Embeddings in the cache, 0.6 KB each. 0: no cache.")
     log_format: Literal["text", "json"] = Field(
         "text", description="text, or json: one object per line, with request id and trace id."
     )
     otlp_url: str | None = Field(
-        None,
-        description="Endpoint of OpenTelemetry traces: http://127.0.0.1:4318/v1/traces. None: no traces.",
+        None, description="Endpoint of OpenTelemetry, as http://127.0.0.1:4318/v1/traces. None: no traces."
     )
     access_log: bool = Field(False, description="Log a line per request.")
-    golden_interval_s: float = Field(
-        30, gt=0, description="Seconds between checks with the golden image, for /readyz and /livez."
-    )
-    max_batch: int = Field(16, ge=1, le=1024, description="Most images in an inference.")
-    queue_limit: int = Field(512, ge=1, description="Most images in flight, and most index calls in flight.")
+    golden_interval_s: float = Field(30, gt=0, description="Seconds between checks with the golden image.")
+    max_batch: int = Field(16, ge=1, le=1024, description="Maximum number of images per inference.")
+    queue_limit: int = Field(512, ge=1, description="Maximum images, and maximum index calls, in flight.")
 
     @field_validator("index_quantization", mode="before")
     @classmethod

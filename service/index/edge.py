@@ -11,53 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qdrant_edge import (
-    Distance,
-    EdgeConfig,
-    EdgeOptimizersConfig,
-    EdgeShard,
-    EdgeVectorParams,
-    FacetRequest,
-    FieldCondition,
-    Filter,
-    HasIdCondition,
-    HnswIndexConfig,
-    KeywordIndexParams,
-    MatchAny,
-    Point,
-    QuantizationSearchParams,
-    QueryRequest,
-    ScalarQuantizationConfig,
-    ScalarType,
-    SearchParams,
-    TurboQuantBitSize,
-    TurboQuantQuantizationConfig,
-    UpdateOperation,
-)
-from qdrant_edge import (
-    Query as EdgeQuery,
-)
+import qdrant_edge as edge
+from qdrant_edge import EdgeShard, UpdateOperation
 
 from service.errors import StartupError
-from service.index.base import (
-    MAX_DOMAINS,
-    Item,
-    Query,
-    check_quantization,
-    domain_counts,
-    items_of,
-    point_id,
-    point_payload,
-)
+from service.index import base
+from service.index.base import Item, Query
 from service.settings import Quantization
 
 GRAPH_FROM_ITEMS = 40_000  # where a graph begins to pay off at 64 dimensions; the engine's default
 _EF_CONSTRUCT = 100  # the engine's default, like m = 16
-_QUANTIZATIONS: dict[Quantization, ScalarQuantizationConfig | TurboQuantQuantizationConfig | None] = {
+_Config = edge.ScalarQuantizationConfig | edge.TurboQuantQuantizationConfig | None
+_QUANTIZATIONS: dict[Quantization, _Config] = {
     "none": None,
-    "scalar-int8": ScalarQuantizationConfig(ScalarType.Int8),
-    "turbo-8bit": TurboQuantQuantizationConfig(bits=TurboQuantBitSize.Bits8),
-    "turbo-4bit": TurboQuantQuantizationConfig(bits=TurboQuantBitSize.Bits4),
+    "scalar-int8": edge.ScalarQuantizationConfig(edge.ScalarType.Int8),
+    "turbo-8bit": edge.TurboQuantQuantizationConfig(bits=edge.TurboQuantBitSize.Bits8),
+    "turbo-4bit": edge.TurboQuantQuantizationConfig(bits=edge.TurboQuantBitSize.Bits4),
 }
 
 
@@ -75,48 +44,55 @@ class EdgeIndex:
             metadata = _read_metadata(folder)
             self.fingerprint = str(metadata["fingerprint"])
         remedy = "change the setting, or convert the index with `python -m service optimise`"
-        check_quantization(f"the index in {folder}", metadata, quantization, remedy)
+        base.check_quantization(f"the index in {folder}", metadata, quantization, remedy)
         self.quantization = quantization
         with _engine(folder):
             self._shard = EdgeShard.load(str(shard))
 
     def upsert(self, items: Sequence[Item]) -> None:
-        points = [Point(point_id(item.id), item.embedding.tolist(), point_payload(item)) for item in items]
+        points = [
+            edge.Point(base.point_id(item.id), item.embedding.tolist(), base.point_payload(item))
+            for item in items
+        ]
         self._shard.update(UpdateOperation.upsert_points(points))
 
     def existing(self, ids: Sequence[str]) -> set[str]:
-        records = self._shard.retrieve([point_id(i) for i in ids], with_payload=["id"], with_vector=False)
+        records = self._shard.retrieve(
+            [base.point_id(i) for i in ids], with_payload=["id"], with_vector=False
+        )
         return {record.payload["id"] for record in records if record.payload}
 
     def get(self, item_id: str) -> Item | None:
-        records = self._shard.retrieve([point_id(item_id)], with_payload=True, with_vector=True)
-        return next(iter(items_of(records)), None)
+        records = self._shard.retrieve([base.point_id(item_id)], with_payload=True, with_vector=True)
+        return next(iter(base.items_of(records)), None)
 
     def delete(self, ids: Sequence[str]) -> None:
-        self._shard.update(UpdateOperation.delete_points([point_id(i) for i in ids]))
+        self._shard.update(UpdateOperation.delete_points([base.point_id(i) for i in ids]))
 
     def nearest(self, query: Query, limit: int) -> list[Item]:
-        conditions = Filter(
-            must=[FieldCondition("domain", match=MatchAny(list(query.domains)))] if query.domains else None,
-            must_not=[HasIdCondition({point_id(i) for i in query.exclude})] if query.exclude else None,
+        in_domains = edge.FieldCondition("domain", match=edge.MatchAny(list(query.domains)))
+        excluded = edge.HasIdCondition({base.point_id(i) for i in query.exclude})
+        conditions = edge.Filter(
+            must=[in_domains] if query.domains else None, must_not=[excluded] if query.exclude else None
         )
-        request = QueryRequest(
+        request = edge.QueryRequest(
             limit,
-            query=EdgeQuery.Nearest(query.embedding.tolist()),
+            query=edge.Query.Nearest(query.embedding.tolist()),
             filter=conditions if query.domains or query.exclude else None,
-            params=SearchParams(
-                hnsw_ef=query.ef, exact=query.exact, quantization=QuantizationSearchParams(rescore=True)
+            params=edge.SearchParams(
+                hnsw_ef=query.ef, exact=query.exact, quantization=edge.QuantizationSearchParams(rescore=True)
             ),
             with_payload=True,
             with_vector=True,
         )
-        return items_of(self._shard.query(request))
+        return base.items_of(self._shard.query(request))
 
     def count(self) -> int:
         return self._shard.info().points_count  # exact, and cheaper than a count request
 
     def domains(self) -> dict[str, int]:
-        return domain_counts(self._shard.facet(FacetRequest("domain", limit=MAX_DOMAINS, exact=True)).hits)
+        request = edge.FacetRequest("domain", limit=base.MAX_DOMAINS, exact=True)
+        return base.domain_counts(self._shard.facet(request).hits)
 
     def indexed_vectors(self) -> int:
         return self._shard.info().indexed_vectors_count
@@ -156,15 +132,15 @@ def _engine(folder: Path, action: str = "open") -> Iterator[None]:
         raise StartupError(f"cannot {action} the index in {folder}: {reason}") from error
 
 
-def _config(dim: int, quantization: Quantization, from_items: int) -> EdgeConfig:
+def _config(dim: int, quantization: Quantization, from_items: int) -> edge.EdgeConfig:
     # Size of the vectors from which a segment gets a graph, and from which a filtered search uses it.
     threshold_kb = max(1, from_items * dim * 4 // 1024)
-    return EdgeConfig(
+    return edge.EdgeConfig(
         # Dot instead of cosine: embeddings have unit norm, and cosine would store a rounded copy.
-        vectors=EdgeVectorParams(dim, Distance.Dot),
-        hnsw_config=HnswIndexConfig(16, _EF_CONSTRUCT, threshold_kb, payload_m=16),
+        vectors=edge.EdgeVectorParams(dim, edge.Distance.Dot),
+        hnsw_config=edge.HnswIndexConfig(16, _EF_CONSTRUCT, threshold_kb, payload_m=16),
         quantization_config=_QUANTIZATIONS[quantization],
-        optimizers=EdgeOptimizersConfig(indexing_threshold=threshold_kb),
+        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=threshold_kb),
     )
 
 
@@ -186,7 +162,7 @@ def _create(folder: Path, dim: int, fingerprint: str, quantization: Quantization
         shutil.rmtree(unfinished)
     unfinished.mkdir(parents=True)
     shard = EdgeShard.create(str(unfinished), _config(dim, quantization, GRAPH_FROM_ITEMS))
-    shard.update(UpdateOperation.create_field_index("domain", KeywordIndexParams(is_tenant=True)))
+    shard.update(UpdateOperation.create_field_index("domain", edge.KeywordIndexParams(is_tenant=True)))
     shard.close()
     _write_metadata(folder, {"fingerprint": fingerprint, "quantization": quantization})
     unfinished.rename(folder / "shard")

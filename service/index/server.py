@@ -5,16 +5,8 @@ from collections.abc import Sequence
 from qdrant_client import QdrantClient, models
 
 from service.errors import StartupError
-from service.index.base import (
-    MAX_DOMAINS,
-    Item,
-    Query,
-    check_quantization,
-    domain_counts,
-    items_of,
-    point_id,
-    point_payload,
-)
+from service.index import base
+from service.index.base import Item, Query
 from service.settings import Quantization
 
 _QUANTIZATIONS: dict[Quantization, models.QuantizationConfig | None] = {
@@ -58,12 +50,12 @@ class ServerIndex:
         if "fingerprint" not in metadata:
             raise StartupError(f"{name} was not created by this service")
         self.fingerprint = str(metadata["fingerprint"])
-        check_quantization(name, metadata, quantization, "change the setting, or use another collection")
+        base.check_quantization(name, metadata, quantization, "change the setting, or use another collection")
 
     def upsert(self, items: Sequence[Item]) -> None:
         points = [
             models.PointStruct(
-                id=point_id(item.id), vector=item.embedding.tolist(), payload=point_payload(item)
+                id=base.point_id(item.id), vector=item.embedding.tolist(), payload=base.point_payload(item)
             )
             for item in items
         ]
@@ -71,23 +63,23 @@ class ServerIndex:
 
     def existing(self, ids: Sequence[str]) -> set[str]:
         points = self._client.retrieve(
-            self._collection, [point_id(i) for i in ids], with_payload=["id"], with_vectors=False
+            self._collection, [base.point_id(i) for i in ids], with_payload=["id"], with_vectors=False
         )
         return {point.payload["id"] for point in points if point.payload}
 
     def get(self, item_id: str) -> Item | None:
         points = self._client.retrieve(
-            self._collection, [point_id(item_id)], with_payload=True, with_vectors=True
+            self._collection, [base.point_id(item_id)], with_payload=True, with_vectors=True
         )
-        return next(iter(items_of(points)), None)
+        return next(iter(base.items_of(points)), None)
 
     def delete(self, ids: Sequence[str]) -> None:
-        selector = models.PointIdsList(points=[point_id(i) for i in ids])
+        selector = models.PointIdsList(points=[base.point_id(i) for i in ids])
         self._client.delete(self._collection, selector, wait=True)
 
     def nearest(self, query: Query, limit: int) -> list[Item]:
         in_domains = models.FieldCondition(key="domain", match=models.MatchAny(any=list(query.domains)))
-        excluded = models.HasIdCondition(has_id=[point_id(i) for i in query.exclude])
+        excluded = models.HasIdCondition(has_id=[base.point_id(i) for i in query.exclude])
         response = self._client.query_points(
             self._collection,
             query=query.embedding.tolist(),
@@ -104,14 +96,14 @@ class ServerIndex:
             with_payload=True,
             with_vectors=True,
         )
-        return items_of(response.points)
+        return base.items_of(response.points)
 
     def count(self) -> int:
         return self._client.count(self._collection, exact=True).count
 
     def domains(self) -> dict[str, int]:
-        facet = self._client.facet(self._collection, "domain", limit=MAX_DOMAINS, exact=True)
-        return domain_counts(facet.hits)
+        facet = self._client.facet(self._collection, "domain", limit=base.MAX_DOMAINS, exact=True)
+        return base.domain_counts(facet.hits)
 
     def indexed_vectors(self) -> int:
         return self._client.get_collection(self._collection).indexed_vectors_count or 0
