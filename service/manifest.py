@@ -42,13 +42,9 @@ class Preprocessing(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _crop_fits(self) -> Self:
+    def _consistent(self) -> Self:
         if self.resize_px < self.input_px:
             raise ValueError(f"resize_px {self.resize_px} is less than input_px {self.input_px}")
-        return self
-
-    @model_validator(mode="after")
-    def _no_rotation_without_antialias(self) -> Self:
         # This filter rounds sizes and offsets to whole pixels from the top left, so it is not symmetric.
         if self.interpolation == "bilinear-no-antialias" and (
             self.resize != "short-side" or self.exif != "ignore"

@@ -103,8 +103,7 @@ class Settings(BaseSettings):
     def _split_keys(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        keys = tuple(SecretStr(key.strip()) for key in value.split(",") if key.strip())
-        if not keys:
+        if not (keys := _split(value)):
             raise ValueError("set without a key: the service would be open to everyone")
         return keys
 
@@ -113,19 +112,14 @@ class Settings(BaseSettings):
     def _split_hosts(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        hosts = tuple(host.strip() for host in value.split(",") if host.strip())
-        for host in hosts:
+        for host in (hosts := _split(value)):
             parse_host(host)
         return hosts
 
     @model_validator(mode="after")
-    def _a_thread_for_each_inference(self) -> Self:
+    def _consistent(self) -> Self:
         if self.lanes > self.threads:
             raise ValueError(f"UIE_LANES={self.lanes} exceeds UIE_THREADS={self.threads}")
-        return self
-
-    @model_validator(mode="after")
-    def _one_process_per_embedded_index(self) -> Self:
         if self.workers > 1 and self.qdrant_url is None:
             raise ValueError(
                 f"UIE_WORKERS={self.workers} needs UIE_QDRANT_URL: "
@@ -139,22 +133,22 @@ class Settings(BaseSettings):
         return tuple(_folder(model) for model in self.model)
 
 
+def _split(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
 def _folder(model: str) -> Path:
     if "/" in model or model.startswith("."):
         return Path(model)
-    if ":" in model:
-        return _stored(model)
-    return _ROOT / "model_export" / "zoo" / model
-
-
-def _stored(tag: str) -> Path:
+    if ":" not in model:
+        return _ROOT / "model_export" / "zoo" / model
     import bentoml  # takes seconds to import, and only a tag needs it
     from bentoml.exceptions import BentoMLException
 
     try:
-        return Path(bentoml.models.get(tag).path)
+        return Path(bentoml.models.get(model).path)
     except (BentoMLException, ValueError) as error:
-        raise SettingsError(f"UIE_MODEL: {tag} is not in BentoML's model store: {error}") from error
+        raise SettingsError(f"UIE_MODEL: {model} is not in BentoML's model store: {error}") from error
 
 
 def load_settings() -> Settings:
@@ -166,10 +160,8 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = []
+        sentences = []
         for fault in error.errors():
-            name = "_".join(str(part) for part in fault["loc"][:1]).upper()
-            lines.append(
-                f"UIE_{name}: {fault['msg']}" if name else fault["msg"].removeprefix("Value error, ")
-            )
-        raise SettingsError("; ".join(lines)) from error
+            name = "".join(f"UIE_{part}: ".upper() for part in fault["loc"][:1])
+            sentences.append(name + fault["msg"].removeprefix("Value error, "))
+        raise SettingsError("; ".join(sentences)) from error

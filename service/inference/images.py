@@ -140,7 +140,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return _by_tiles(image, lambda tile: _gray(np.asarray(tile) >> 8))
     if image.mode in ("I", "F"):  # 32 bits per pixel without a fixed range: scaled to the image's range
-        ranges = [(values.min(), values.max()) for values in map(_finite, _tiles(image))]
+        ranges = [(values.min(), values.max()) for values in (_finite(tile) for tile, _ in _tiles(image))]
         low, high = float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
         scale = 255 / (high - low) if high > low else 0
         return _by_tiles(image, lambda tile: _gray((_finite(tile) - low) * scale))
@@ -152,18 +152,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _by_tiles(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     """Convert tile by tile, so that intermediate copies have the size of a tile."""
     converted = Image.new("RGB", image.size)
-    for tile, box in zip(_tiles(image), _boxes(image), strict=True):
-        converted.paste(convert(tile), box)
+    for tile, corner in _tiles(image):
+        converted.paste(convert(tile), corner)
     return converted
 
 
-def _tiles(image: Image.Image) -> Iterator[Image.Image]:
-    return (image.crop(box) for box in _boxes(image))
-
-
-def _boxes(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+def _tiles(image: Image.Image) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
     for top, left in itertools.product(range(0, image.height, _TILE_PX), range(0, image.width, _TILE_PX)):
-        yield left, top, min(left + _TILE_PX, image.width), min(top + _TILE_PX, image.height)
+        right, bottom = min(left + _TILE_PX, image.width), min(top + _TILE_PX, image.height)
+        yield image.crop((left, top, right, bottom)), (left, top)
 
 
 def _on_white(tile: Image.Image) -> Image.Image:

@@ -3,7 +3,7 @@
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import SettingsError
@@ -84,6 +84,7 @@ def test_the_setting_is_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> 
     assert load_settings().url_hosts == ("example.org", "*.example.org")
 
 
+@settings(deadline=None)
 @given(NAMES, NAMES)
 def test_a_name_lists_itself_and_a_wildcard_its_subdomains(name: str, other: str) -> None:
     exact = [parse_host(name)]
@@ -153,6 +154,7 @@ def test_public_addresses(address: str) -> None:
     assert is_public(address)
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4))
 def test_no_ipv6_form_makes_an_ipv4_address_public(address: ipaddress.IPv4Address) -> None:
     assert is_public(f"64:ff9b::{address}") == is_public(str(address))
@@ -163,6 +165,7 @@ def test_no_ipv6_form_makes_an_ipv4_address_public(address: ipaddress.IPv4Addres
         assert not is_public(str(ipaddress.IPv6Address(embedded)))
 
 
+@settings(deadline=None)
 @given(st.ip_addresses())
 def test_a_public_address_is_not_private_local_or_multicast(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
