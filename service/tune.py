@@ -132,15 +132,15 @@ def _decode_s(settings: Settings, manifest: Manifest, images: Sequence[bytes]) -
 
 
 def _curve(settings: Settings, manifest: Manifest, effort: Effort, console: Console) -> list[Point]:
-    lanes = [1 << power for power in range(settings.threads.bit_length())]
-    encoders = {count: _encoder(settings, manifest, count) for count in lanes}
+    counts = [1 << power for power in range(settings.threads.bit_length())]  # concurrent inferences
+    encoders = {count: _encoder(settings, manifest, count) for count in counts}
     shape = (manifest.input_px, manifest.input_px, 3)
-    best = dict.fromkeys(itertools.product(lanes, effort.batches), 0.0)
+    best = dict.fromkeys(itertools.product(counts, effort.batches), 0.0)
     for count, batch in track(effort.rounds * list(best), "measuring", console=console, transient=True):
         pixels = np.zeros((batch, *shape), dtype=np.uint8)
         best[count, batch] = max(_rate(encoders[count], pixels, count, effort.point_s), best[count, batch])
     table = Table("concurrency", *(Column(f"batch {batch}", justify="right") for batch in effort.batches))
-    for count in lanes:
+    for count in counts:
         table.add_row(str(count), *(f"{best[count, batch]:.0f}" for batch in effort.batches))
     console.print("inference alone, images/s:", table)
     return [Point(*key, rate) for key, rate in best.items()]

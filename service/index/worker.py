@@ -1,4 +1,4 @@
-"""The dedicated thread that owns the index, and its asynchronous interface: one call runs at once."""
+"""The dedicated thread that owns the index, and its asynchronous interface. Calls run sequentially."""
 
 import asyncio
 import logging
