@@ -84,7 +84,7 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "universal-image-embedding")
 
 
 def point_id(item_id: str) -> str:
-    """Map an item's id to a UUID, the only string id of a Qdrant point."""
+    """Map an item's id to a UUID, because Qdrant accepts no other strings as ids of points."""
     return str(uuid.uuid5(_NAMESPACE, item_id))
 
 

@@ -18,12 +18,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # Replaces Pillow's process-wide limit by an argument of `decode`, checked before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
-# Each scan of a progressive JPEG costs a pass over all pixels but only sixteen bytes. Real files have ten.
+# Each scan of a progressive JPEG is a pass over all pixels, for only 16 bytes. Real files have about ten.
 _MAX_SCANS = 100
 _SCAN = 0xFFDA
-_MARKER = re.compile(
-    rb"\xff([\x01-\xcf\xd8-\xfe])"
-)  # within a scan's data, 0xFF is stuffed or begins a restart
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # excludes stuffed 0xFF and restarts in a scan's data
 
 _EXIF_ORIENTATION = 0x0112
 _ROTATIONS = {
