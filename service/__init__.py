@@ -1,8 +1,8 @@
-"""The service: images in over HTTP, 64-d embeddings and cross-domain hits out."""
+"""The service: computes 64-d embeddings of images, and searches across domains, over HTTP."""
 
 import os
 
 __version__ = "0.1.0"
 
-# ONNX Runtime would report on its use to its maker, and reads this when it is imported.
+# Disables telemetry of ONNX Runtime, which reads the variable when it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

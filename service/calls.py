@@ -1,4 +1,4 @@
-"""What each call of the client sends, and what it makes of the answer."""
+"""The client's calls: each builds a request, and converts the response to its result."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ Vector = NDArray[np.float32]
 
 
 class Problem(Exception):
-    """An answer of the service that is an error; `members` is the whole problem object."""
+    """An error response of the service; `members` is the RFC 9457 problem object."""
 
     def __init__(self, members: Mapping[str, Any]) -> None:
         super().__init__(f"{members.get('status')} {members.get('type')}: {members.get('detail')}")
@@ -26,7 +26,7 @@ class Problem(Exception):
 
 @dataclass(frozen=True)
 class Hit:
-    """One item that was found."""
+    """A search result."""
 
     id: str
     domain: str
@@ -37,7 +37,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Item:
-    """One item as it is indexed."""
+    """An indexed item."""
 
     id: str
     domain: str
@@ -48,18 +48,18 @@ class Item:
 
 @dataclass(frozen=True)
 class NewItem:
-    """One item for `put_many`."""
+    """An item for `put_many`."""
 
     id: str
-    what: bytes | Vector  # an encoded image, or an embedding of the served model
+    content: bytes | Vector  # an encoded image, or an embedding of the served model
     domain: str
     label: str
     payload: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Found:
-    """A search's hits, best first, and each domain's share of them."""
+class SearchResult:
+    """Hits, best first, and the share of each domain among them."""
 
     hits: list[Hit]
     domains: dict[str, float]
@@ -67,7 +67,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """A request, and what to make of its answer."""
+    """A request, and the conversion of its response."""
 
     method: str
     path: str
@@ -79,29 +79,27 @@ def _raw(image: bytes) -> dict[str, Any]:
     return {"content": image, "headers": {"Content-Type": "application/octet-stream"}}
 
 
-def _of(model: str | None) -> dict[str, Any]:
+def _params(model: str | None) -> dict[str, Any]:
     return {"params": {"model": model}} if model else {}
 
 
 def embed(image: bytes, model: str | None = None) -> Call[Vector]:
-    """An encoded image to its embedding: float32 (dim,), unit norm. `model`: one of several served."""
-    arguments = {**_raw(image), **_of(model)}
+    """Embed an encoded image: float32 (dim,), unit norm. `model` selects one of several served models."""
+    arguments = {**_raw(image), **_params(model)}
     arguments["headers"]["Accept"] = "application/octet-stream"
-    return Call("POST", "/v1/embed", lambda answer: np.frombuffer(answer.content, "<f4"), arguments)
+    return Call("POST", "/v1/embed", lambda response: np.frombuffer(response.content, "<f4"), arguments)
 
 
 def embed_many(images: Sequence[bytes], model: str | None = None) -> Call[list[Vector | Problem]]:
-    """Up to 1,000 encoded images, each to its embedding or to what is wrong with it, in order."""
+    """Embed up to 1,000 encoded images. Returns an embedding or a Problem for each, in order."""
 
-    def read(answer: httpx.Response) -> list[Vector | Problem]:
-        results = answer.json()["results"]
+    def read(response: httpx.Response) -> list[Vector | Problem]:
         return [
-            Problem(one["error"]) if "error" in one else np.asarray(one["embedding"], dtype=np.float32)
-            for one in results
+            Problem(result["error"]) if "error" in result else _vector(result)
+            for result in response.json()["results"]
         ]
 
-    files = [("images", (str(place), image)) for place, image in enumerate(images)]
-    return Call("POST", "/v1/embed/batch", read, {"files": files, **_of(model)})
+    return Call("POST", "/v1/embed/batch", read, {"files": _files(images), **_params(model)})
 
 
 def search(
@@ -111,12 +109,15 @@ def search(
     min_score: float = -1,
     exact: bool = False,
     exclude: Sequence[str] = (),
-) -> Call[Found]:
-    """The k nearest items of an encoded image, an embedding, or an indexed item's id."""
+) -> Call[SearchResult]:
+    """Find the k nearest items of an encoded image, an embedding, or an indexed item's id."""
 
-    def read(answer: httpx.Response) -> Found:
-        said = answer.json()
-        return Found([_hit(hit) for hit in said["hits"]], said["domains"])
+    def read(response: httpx.Response) -> SearchResult:
+        body = response.json()
+        hits = [
+            Hit(hit["id"], hit["domain"], hit["label"], hit["score"], hit["payload"]) for hit in body["hits"]
+        ]
+        return SearchResult(hits, body["domains"])
 
     params = {
         "k": k,
@@ -132,10 +133,6 @@ def search(
     return Call("POST", "/v1/search", read, {"params": params, **arguments})
 
 
-def _hit(said: dict[str, Any]) -> Hit:
-    return Hit(said["id"], said["domain"], said["label"], said["score"], said["payload"])
-
-
 def put(
     id: str,  # noqa: A002 (the contract's word)
     image: bytes,
@@ -143,62 +140,70 @@ def put(
     label: str,
     payload: Mapping[str, Any] | None = None,
 ) -> Call[bool]:
-    """Index an encoded image, or replace the item of this id. Whether the id is new."""
+    """Index an encoded image, or replace the item with this id. Returns True if the id is new."""
     body = {"files": {"image": image}, "data": {"payload": json.dumps(payload)}} if payload else _raw(image)
     arguments = {"params": {"domain": domain, "label": label}, **body}
-    return Call("PUT", _item(id), lambda answer: bool(answer.json()["created"]), arguments)
+    return Call("PUT", _item_path(id), lambda response: bool(response.json()["created"]), arguments)
 
 
 def put_many(items: Sequence[NewItem]) -> Call[list[Problem | None]]:
-    """Index up to 1,000 items; of each None, or what is wrong with it. Raises ValueError for a mixture."""
+    """Index up to 1,000 items, all with images or all with embeddings. Returns None or a Problem for each."""
     rows = [
-        {"id": one.id, "domain": one.domain, "label": one.label, "payload": dict(one.payload)}
-        for one in items
+        {"id": item.id, "domain": item.domain, "label": item.label, "payload": dict(item.payload)}
+        for item in items
     ]
-    images = [one.what for one in items if isinstance(one.what, bytes)]
-    vectors = [one.what for one in items if not isinstance(one.what, bytes)]
+    images = [item.content for item in items if isinstance(item.content, bytes)]
+    vectors = [item.content for item in items if not isinstance(item.content, bytes)]
     if images and vectors:
-        raise ValueError("images, or embeddings: one request takes no mixture")
+        raise ValueError("a request takes no mixture of images and embeddings")
     if images:
-        files = [("images", (str(place), image)) for place, image in enumerate(images)]
-        arguments: dict[str, Any] = {"files": files, "data": {"items": json.dumps(rows)}}
+        arguments: dict[str, Any] = {"files": _files(images), "data": {"items": json.dumps(rows)}}
     else:
-        given = [{**row, "embedding": vector.tolist()} for row, vector in zip(rows, vectors, strict=True)]
-        arguments = {"json": {"items": given}}
+        rows = [{**row, "embedding": vector.tolist()} for row, vector in zip(rows, vectors, strict=True)]
+        arguments = {"json": {"items": rows}}
 
-    def read(answer: httpx.Response) -> list[Problem | None]:
-        return [Problem(one["error"]) if "error" in one else None for one in answer.json()["results"]]
+    def read(response: httpx.Response) -> list[Problem | None]:
+        return [Problem(row["error"]) if "error" in row else None for row in response.json()["results"]]
 
     return Call("POST", "/v1/items", read, arguments)
 
 
 def get(id: str) -> Call[Item]:  # noqa: A002
-    """The item of this id."""
+    """Get the item with this id."""
 
-    def read(answer: httpx.Response) -> Item:
-        said = answer.json()
-        embedding = np.asarray(said["embedding"], dtype=np.float32)
-        return Item(said["id"], said["domain"], said["label"], said["payload"], embedding)
+    def read(response: httpx.Response) -> Item:
+        body = response.json()
+        return Item(body["id"], body["domain"], body["label"], body["payload"], _vector(body))
 
-    return Call("GET", _item(id), read)
+    return Call("GET", _item_path(id), read)
 
 
 def domains() -> Call[dict[str, int]]:
-    """How many items each domain has."""
-    return Call(
-        "GET", "/v1/domains", lambda answer: {one["name"]: one["items"] for one in answer.json()["domains"]}
-    )
+    """Count the items of each domain."""
+
+    def read(response: httpx.Response) -> dict[str, int]:
+        return {domain["name"]: domain["items"] for domain in response.json()["domains"]}
+
+    return Call("GET", "/v1/domains", read)
 
 
 def delete(id: str) -> Call[bool]:  # noqa: A002
-    """Take an item out. Whether there was one."""
-    return Call("DELETE", _item(id), lambda answer: bool(answer.json()["deleted"]))
+    """Remove an item. Returns True if it existed."""
+    return Call("DELETE", _item_path(id), lambda response: bool(response.json()["deleted"]))
 
 
 def info() -> Call[dict[str, Any]]:
-    """The model's card, what is active, the index and the limits."""
-    return Call("GET", "/v1/info", lambda answer: dict(answer.json()))
+    """Get the model card, the active provider and precision, the index and the limits."""
+    return Call("GET", "/v1/info", lambda response: dict(response.json()))
 
 
-def _item(name: str) -> str:
+def _item_path(name: str) -> str:
     return f"/v1/items/{quote(name, safe='')}"
+
+
+def _files(images: Sequence[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("images", (str(number), image)) for number, image in enumerate(images)]
+
+
+def _vector(body: dict[str, Any]) -> Vector:
+    return np.asarray(body["embedding"], dtype=np.float32)

@@ -1,9 +1,9 @@
-"""Images by URL: from a listed host, at a public address, within bounds of time and bytes.
+"""Fetching images by URL, from listed hosts at public addresses, within limits of time and bytes.
 
-    url ──listed?──> name ──look up──> addresses ──public?──> connection ──200?──> bytes
+    url ──listed?──> name ──resolve──> addresses ──public?──> connection ──200?──> bytes
 
-A name is looked up once for each connection, and the connection goes to the very address that was checked;
-so it does not matter what the name says the next time. The name stays in `Host` and in the TLS handshake.
+A name is resolved once per connection, and the connection uses the address that was checked, so a later
+change of the name's addresses has no effect. `Host` and the TLS handshake keep the name.
 """
 
 import asyncio
@@ -21,34 +21,34 @@ from service.hosts import is_listed, is_public, parse_host
 from service.metrics import Metrics
 from service.settings import Settings
 
-Resolve = Callable[[str], Sequence[str]]  # a name to its addresses; it may block
-Take = Callable[[int], None]  # room for so many bytes, or Overloaded
+Resolve = Callable[[str], Sequence[str]]  # a name to its addresses; may block
+Reserve = Callable[[int], None]  # reserves capacity for bytes, or raises Overloaded
 
 _MAX_URL_CHARS = 8192
 _MAX_REDIRECTS = 3
-_MAX_ADDRESSES = 4  # of one name, that are tried
-_LOOKUPS = 8  # threads; a lookup cannot be given up, only left behind
+_MAX_ADDRESSES = 4  # to try per name
+_LOOKUP_THREADS = 8  # a lookup cannot be cancelled, only abandoned
 _REDIRECTS = {301, 302, 303, 307, 308}
 _HEADERS = [
     (b"User-Agent", f"universal-image-embedding/{__version__}".encode()),
     (b"Accept", b"image/*, application/octet-stream;q=0.9"),
     (b"Connection", b"close"),
-    (b"Accept-Encoding", b"identity"),  # a picture is compressed already, and a bomb would be, too
+    (b"Accept-Encoding", b"identity"),  # images are compressed already, and decompression bombs are avoided
 ]
 _FAILURES = (
     httpcore.NetworkError,
     httpcore.TimeoutException,
     httpcore.ProtocolError,
-    OSError,  # TLS's and the lookup's among them
+    OSError,  # includes errors of TLS and name resolution
     TimeoutError,
 )
-# One sentence for all of them: which it was would tell a caller what there is behind the name.
-_NOT_HAD = "no image could be had from the URL's host in time"
+# The same message for all failures, because details would reveal the network behind the name.
+_UNREACHABLE = "no image was received from the URL's host in time"
 _log = logging.getLogger(__name__)
 
 
 class Fetcher:
-    """The only part of the service that goes out for what a client names."""
+    """The only part of the service that connects to hosts chosen by a client."""
 
     def __init__(
         self,
@@ -57,107 +57,107 @@ class Fetcher:
         resolve: Resolve | None = None,
         network: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
-        """`resolve` looks names up, `network` connects to the addresses: the system's, unless a test's."""
+        """`resolve` and `network` default to those of the system."""
         self._hosts = [parse_host(entry) for entry in settings.url_hosts]
         self._timeout_s = settings.url_timeout_s
         self._limits = {"timeout": {"connect": settings.url_timeout_s}}
         self._max_bytes = settings.max_image_bytes
         self._count = metrics.fetches
-        # httpx's engine, without the parts of a client that would have to be kept from cookies, proxies
-        # and logs. No connection outlives its answer, so none was checked for somebody else's request.
+        # httpx's transport layer, which has no cookies, proxies or logs to disable. Connections are not
+        # reused, so each one is checked for its own request.
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=httpx.create_ssl_context(),
-            max_connections=None,  # the queue's limit bounds them
+            max_connections=None,  # bounded by the queue limit
             max_keepalive_connections=0,
-            network_backend=_Checked(resolve or _addresses, network or httpcore.AnyIOBackend()),
+            network_backend=_PublicNetwork(resolve or _resolve, network or httpcore.AnyIOBackend()),
         )
 
-    async def fetch(self, url: str, take: Take) -> bytes:
-        """The bytes that are there; `take` is asked for their room before they are kept.
+    async def fetch(self, url: str, reserve: Reserve) -> bytes:
+        """Return the bytes at a URL; `reserve` is called before bytes are kept in memory.
 
-        Raises InvalidRequest, UnfetchableImage, ImageTooLarge and what `take` raises.
+        Raises InvalidRequest, UnfetchableImage, ImageTooLarge and what `reserve` raises.
         """
         result = "failed"
         try:
-            target = self._start(url)
+            target = self._validate(url)
             async with asyncio.timeout(self._timeout_s):
-                data = await self._follow(target, take)
+                data = await self._follow(target, reserve)
             result = "fetched"
         except (InvalidRequest, _Refused):
             result = "refused"
             raise
         except _FAILURES as error:
-            # The host alone: a path or a query may hold a secret.
+            # Only the host, because path and query may contain secrets.
             _log.info("no image from %s: %r", target.raw_host.decode("ascii"), error)
-            raise UnfetchableImage(_NOT_HAD) from error
+            raise UnfetchableImage(_UNREACHABLE) from error
         finally:
             self._count.labels(result).inc()
         return data
 
-    def _start(self, url: str) -> httpx.URL:
+    def _validate(self, url: str) -> httpx.URL:
         if len(url) > _MAX_URL_CHARS:
             raise InvalidRequest("the URL is too long", limit=_MAX_URL_CHARS, got=len(url))
         try:
             target = httpx.URL(url)
-        except (httpx.InvalidURL, ValueError) as error:  # names that IDNA does not have are ValueErrors
-            raise InvalidRequest("the URL cannot be read") from error
+        except (httpx.InvalidURL, ValueError) as error:  # a ValueError for invalid IDNA names
+            raise InvalidRequest("the URL is malformed") from error
         if target.userinfo:
-            raise InvalidRequest("the URL must not carry a user or a password")
+            raise InvalidRequest("the URL must not contain a user or a password")
         if not is_listed(self._hosts, target.scheme, target.raw_host.decode("ascii"), target.port):
             raise InvalidRequest("UIE_URL_HOSTS does not list the URL's scheme, host and port")
         return target
 
-    async def _follow(self, target: httpx.URL, take: Take) -> bytes:
+    async def _follow(self, target: httpx.URL, reserve: Reserve) -> bytes:
         for _ in range(1 + _MAX_REDIRECTS):
-            where = httpcore.URL(
+            url = httpcore.URL(
                 scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path
             )
-            asked = self._pool.stream("GET", where, headers=_HEADERS, extensions=self._limits)
-            async with asked as answer:
-                if answer.status not in _REDIRECTS:
-                    return await self._body(answer, take)
-                location = _header(answer, b"location")
+            exchange = self._pool.stream("GET", url, headers=_HEADERS, extensions=self._limits)
+            async with exchange as response:
+                if response.status not in _REDIRECTS:
+                    return await self._read(response, reserve)
+                location = _header(response, b"location")
             try:
-                target = self._start(str(target.join(location)))
+                target = self._validate(str(target.join(location)))
             except (InvalidRequest, httpx.InvalidURL, ValueError) as error:
-                raise _Refused("the URL redirects to where no image is fetched from") from error
+                raise _Refused("the URL redirects to a location that is not allowed") from error
         raise UnfetchableImage(f"the URL redirects more than {_MAX_REDIRECTS} times")
 
-    async def _body(self, answer: httpcore.Response, take: Take) -> bytes:
-        if answer.status != 200:
-            raise UnfetchableImage(f"the URL's host answered {answer.status}")
-        if _header(answer, b"content-encoding").lower() not in ("", "identity"):
-            raise UnfetchableImage("the URL's host sent the image in an encoding that was not asked for")
-        stated = _header(answer, b"content-length")
-        length = int(stated) if stated.isdecimal() else None
+    async def _read(self, response: httpcore.Response, reserve: Reserve) -> bytes:
+        if response.status != 200:
+            raise UnfetchableImage(f"the URL's host responded with status {response.status}")
+        if _header(response, b"content-encoding").lower() not in ("", "identity"):
+            raise UnfetchableImage("the URL's host sent the image in an encoding that was not requested")
+        header = _header(response, b"content-length")
+        length = int(header) if header.isdecimal() else None
         if length is not None:
             self._check_size(length)
-            take(length)
-        chunks, got = [], 0
-        async for chunk in answer.aiter_stream():
-            got += len(chunk)
-            self._check_size(got)
+            reserve(length)
+        chunks, received = [], 0
+        async for chunk in response.aiter_stream():
+            received += len(chunk)
+            self._check_size(received)
             if length is None:
-                take(len(chunk))
+                reserve(len(chunk))
             chunks.append(chunk)
         return b"".join(chunks)
 
-    def _check_size(self, got: int) -> None:
-        if got > self._max_bytes:
-            raise ImageTooLarge("the image at the URL has too many bytes", limit=self._max_bytes, got=got)
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise ImageTooLarge("the image at the URL has too many bytes", limit=self._max_bytes, got=size)
 
 
 class _Refused(UnfetchableImage):
-    """A listed host led to where we do not go."""
+    """A listed host leads to a location or an address that is not allowed."""
 
 
-class _Checked(httpcore.AsyncNetworkBackend):
-    """Connects to public addresses only, and looks up which they are itself."""
+class _PublicNetwork(httpcore.AsyncNetworkBackend):
+    """Resolves names, and connects to public addresses only."""
 
     def __init__(self, resolve: Resolve, network: httpcore.AsyncNetworkBackend) -> None:
         self._resolve = resolve
         self._network = network
-        self._threads = ThreadPoolExecutor(_LOOKUPS, "uie-lookup")
+        self._threads = ThreadPoolExecutor(_LOOKUP_THREADS, "uie-lookup")
 
     async def connect_tcp(
         self,
@@ -167,12 +167,12 @@ class _Checked(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """To the first of the name's public addresses that answers, each with its share of the time."""
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, self._resolve, host)
-        public = [address for address in found if is_public(address)][:_MAX_ADDRESSES]
+        """Connect to the first public address that responds, each with its share of the timeout."""
+        addresses = await asyncio.get_running_loop().run_in_executor(self._threads, self._resolve, host)
+        public = [address for address in addresses if is_public(address)][:_MAX_ADDRESSES]
         if not public:
             _log.warning("%s has no public address", host)
-            raise _Refused(_NOT_HAD)
+            raise _Refused(_UNREACHABLE)
         share_s = timeout / len(public) if timeout else None
         for address in public[:-1]:
             try:
@@ -182,11 +182,11 @@ class _Checked(httpcore.AsyncNetworkBackend):
         return await self._network.connect_tcp(public[-1], port, share_s, local_address, socket_options)
 
 
-def _addresses(name: str) -> list[str]:
-    # Once each, in the order that the system prefers.
-    answers = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in answers))
+def _resolve(name: str) -> list[str]:
+    """Return the distinct addresses in the order that the system prefers."""
+    entries = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in entries))
 
 
-def _header(answer: httpcore.Response, name: bytes) -> str:
-    return next((value.decode("latin-1") for key, value in answer.headers if key.lower() == name), "")
+def _header(response: httpcore.Response, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in response.headers if key.lower() == name), "")

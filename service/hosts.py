@@ -1,4 +1,4 @@
-"""Where the service may go for an image: to the hosts that are listed, at public addresses."""
+"""The allow-list of hosts, and the public addresses, from which images may be fetched."""
 
 import ipaddress
 import re
@@ -10,56 +10,56 @@ _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _ENTRY = re.compile(rf"(?:(https?)://)?(\*\.(?={_LABEL}\.))?({_NAME.pattern})(?::([1-9][0-9]{{0,4}}))?")
 
-# Global by the registries that `ipaddress` follows, and still not somebody's web server.
-_NOT_FOR_US = [
+# `ipaddress` regards these as global, but no public web server has such an address.
+_NOT_PUBLIC = [
     ipaddress.ip_network(network)
     for network in (
         "168.63.129.16/32",  # Azure's metadata and DNS, inside each virtual machine's own host
         "192.0.0.0/24",  # protocol assignments: the nearest NAT device answers at two of them
         "192.88.99.0/24",  # 6to4 relays
-        "2002::/16",  # 6to4: an IPv4 address of anybody's choice in it
+        "2002::/16",  # 6to4: embeds an arbitrary IPv4 address
         "3fff::/20",  # documentation, since RFC 9637
     )
 ]
-_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # not in it: mapped and compatible IPv4, local, multicast
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # all of IPv4, where a network has IPv6 alone
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # excludes mapped and compatible IPv4, local, multicast
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # embeds an IPv4 address, in IPv6-only networks
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One entry of the allow-list: `name`, or all names below it, at one port by one scheme."""
+    """An entry of the allow-list: `name`, or its subdomains, with one scheme and port."""
 
     scheme: str
     name: str
     port: int
-    below: bool = False
+    subdomains: bool = False
 
-    def takes(self, scheme: str, name: str, port: int) -> bool:
-        """Whether a URL of these parts is one of this entry's."""
+    def matches(self, scheme: str, name: str, port: int) -> bool:
+        """Return True if this entry allows a URL of these parts."""
         if (scheme, port) != (self.scheme, self.port) or not _NAME.fullmatch(name):
             return False
-        return name.endswith(f".{self.name}") if self.below else name == self.name
+        return name.endswith(f".{self.name}") if self.subdomains else name == self.name
 
 
 def parse_host(entry: str) -> Host:
-    """`[http://][*.]name[:port]`. Raises ValueError."""
-    found = _ENTRY.fullmatch(entry.lower())
-    if not found or int(found[4] or 0) > 65535:
+    """Parse `[http://][*.]name[:port]`. Raises ValueError."""
+    match = _ENTRY.fullmatch(entry.lower())
+    if not match or int(match[4] or 0) > 65535:
         raise ValueError(
-            f"{entry!r} is not example.org, *.example.org, example.org:8443 or http://example.org"
+            f"{entry!r} is not of the form example.org, *.example.org, example.org:8443 or http://example.org"
         )
-    scheme = found[1] or "https"
-    return Host(scheme, found[3], int(found[4] or _DEFAULT_PORTS[scheme]), below=bool(found[2]))
+    scheme = match[1] or "https"
+    return Host(scheme, match[3], int(match[4] or _DEFAULT_PORTS[scheme]), subdomains=bool(match[2]))
 
 
 def is_listed(hosts: Sequence[Host], scheme: str, name: str, port: int | None) -> bool:
-    """Whether an image may be fetched from there, as far as the parts of its URL say where that is."""
+    """Return True if an entry allows a URL of these parts."""
     port = _DEFAULT_PORTS.get(scheme) if port is None else port
-    return port is not None and any(host.takes(scheme, name, port) for host in hosts)
+    return port is not None and any(host.matches(scheme, name, port) for host in hosts)
 
 
 def is_public(address: str) -> bool:
-    """Whether it is on the public internet. What is no address at all is not."""
+    """Return True if this is an IP address on the public internet."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -69,4 +69,4 @@ def is_public(address: str) -> bool:
             return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
         if ip not in _GLOBAL_UNICAST:
             return False
-    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_FOR_US)
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)

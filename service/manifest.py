@@ -1,7 +1,6 @@
-"""The manifest: what an exported model says of itself, beside its `model.onnx`.
+"""The manifest: the description of an exported model, beside its `model.onnx`.
 
-Preprocessing travels with the model: everything that happens to an image before the graph is
-written here, and a value that this code does not know is an error that names the file.
+It defines the complete preprocessing of an image. An unknown value is an error that names the file.
 """
 
 import hashlib
@@ -13,49 +12,44 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from service.errors import ManifestError
 
-# Another machine's kernels give .9999 at any precision; another resize filter .9991 (docs/decisions/10).
+# Another machine's kernels yield .9999 at any precision, another resize filter .9991 (docs/decisions/10).
 MIN_COSINE = 0.9995
 WEIGHTS_FILE = "model.onnx.data"  # of a graph that is too large for one file
-
 
 Jpeg = Literal["whole", "draft"]
 
 
 class Preprocessing(BaseModel):
-    """From decoded pixels to the graph's input; normalisation is inside the graph."""
+    """The steps from decoded pixels to the graph's input; normalisation is inside the graph."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     input_px: int = Field(ge=1, description="Side of the square that the graph takes.")
     resize: Literal["short-side", "squash"] = Field(
-        description="The short side, or both sides, are scaled to `resize_px`."
+        description="Scale the short side, or both sides, to `resize_px`."
     )
     resize_px: int = Field(ge=1)
     interpolation: Literal["bicubic", "bilinear", "bilinear-no-antialias"] = Field(
-        description="Pillow's filters, with antialias; or TensorFlow's bilinear, without."
+        description="Pillow's filters with antialiasing, or TensorFlow's bilinear filter without."
     )
     crop: Literal["centre"]
     exif: Literal["apply", "ignore"] = Field(description="EXIF rotation.")
-    # Not written where it is what it was before there was a choice: fingerprints stay.
+    # The default is not written, so that fingerprints from before this field stay valid.
     jpeg: Jpeg = Field(
         "whole",
         exclude_if=lambda jpeg: jpeg == "whole",
-        description="draft: decoded at 1/2, 1/4 or 1/8 of its size, while both sides keep twice `resize_px`.",
+        description="draft: decode at 1/2, 1/4 or 1/8 of the size, if both sides stay twice `resize_px`.",
     )
 
     @model_validator(mode="after")
-    def _crop_fits(self) -> Self:
+    def _consistent(self) -> Self:
         if self.resize_px < self.input_px:
             raise ValueError(f"resize_px {self.resize_px} is less than input_px {self.input_px}")
-        return self
-
-    @model_validator(mode="after")
-    def _whole_pixels_are_not_turned(self) -> Self:
-        # This one rounds sizes and offsets to whole pixels, from the top left: it is not symmetric.
+        # This filter rounds sizes and offsets to whole pixels from the top left, so it is not symmetric.
         if self.interpolation == "bilinear-no-antialias" and (
             self.resize != "short-side" or self.exif != "ignore"
         ):
-            raise ValueError("bilinear-no-antialias goes with resize short-side and exif ignore only")
+            raise ValueError("bilinear-no-antialias requires resize short-side and exif ignore")
         return self
 
 
@@ -64,7 +58,7 @@ Scores = dict[str, dict[str, float]]  # domain, or "mean" -> "R@1" and "mMP@5", 
 
 
 class Accuracy(BaseModel):
-    """What a variant scores on the test split, beside the fp32 model that it was made from."""
+    """Scores of a variant on the test split, beside those of its fp32 model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,11 +68,11 @@ class Accuracy(BaseModel):
     int8: Scores | None = None
 
     def scores(self, precision: Precision) -> Scores:
-        """Empty where that precision was not measured."""
+        """Return the scores, or an empty dict if that precision was not measured."""
         return {"fp32": self.fp32, "fp16": self.fp16, "int8": self.int8}[precision] or {}
 
     def mean_r_at_1(self, precision: Precision) -> float:
-        """As a share. Raises KeyError where that precision was not measured."""
+        """Return the mean R@1 as a share. Raises KeyError if that precision was not measured."""
         return self.scores(precision)["mean"]["R@1"]
 
 
@@ -89,23 +83,25 @@ class Manifest(Preprocessing):
     name: str
     dim: int = Field(ge=1)
     precision: Precision
-    strategy: str = Field(description="How the embedding was trained.")
-    mean: tuple[float, float, float] = Field(description="Inside the graph; of pixels in [0, 255].")
+    strategy: str = Field(description="Training strategy of the embedding.")
+    mean: tuple[float, float, float] = Field(
+        description="Normalisation inside the graph, of pixels in [0, 255]."
+    )
     std: tuple[float, float, float]
     domains: dict[str, int] = Field(description="Training domains: number of classes.")
     data_fingerprint: str
-    source: str = Field(description="Where the weights come from.")
+    source: str = Field(description="Origin of the weights.")
     source_sha256: str
     licence: str
     onnx_sha256: str
     fingerprint: str
     exported: str = Field(description="ISO date.")
     tools: dict[str, str]
-    variant_of: str | None = Field(None, description="Fingerprint of the fp32 model that it was made from.")
+    variant_of: str | None = Field(None, description="Fingerprint of the fp32 model it derives from.")
     accuracy: Accuracy | None = None
 
     @model_validator(mode="after")
-    def _a_variant_says_what_it_costs(self) -> Self:
+    def _a_variant_has_its_accuracy(self) -> Self:
         if self.precision != "fp32" and (
             self.variant_of is None or self.accuracy is None or not self.accuracy.scores(self.precision)
         ):
@@ -121,7 +117,8 @@ class Manifest(Preprocessing):
 class Canonical(BaseModel):
     """`canonical.json`: the embedding of `canonical.png`.
 
-    Of an fp32 model, as torch gave it; of a variant, its own. So one tolerance, MIN_COSINE, holds for all.
+    It was computed by torch for an fp32 model, and by the variant itself for a variant, so that the
+    tolerance MIN_COSINE applies to all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -131,13 +128,13 @@ class Canonical(BaseModel):
 
 
 def fingerprint(onnx_sha256: str, preprocessing: Preprocessing, precision: str) -> str:
-    """Hash of weights, preprocessing and precision: equal fingerprints mean comparable vectors."""
-    said = {"onnx": onnx_sha256, "precision": precision, **preprocessing.model_dump()}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    """Hash weights, preprocessing and precision: equal fingerprints mean comparable vectors."""
+    parts = {"onnx": onnx_sha256, "precision": precision, **preprocessing.model_dump()}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """Read and check `folder/manifest.json` against `folder/model.onnx`. Raises ManifestError."""
+    """Read `folder/manifest.json` and validate it against `folder/model.onnx`. Raises ManifestError."""
     file = folder / "manifest.json"
     try:
         manifest = Manifest.model_validate_json(file.read_bytes())
@@ -146,20 +143,20 @@ def load_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ManifestError(f"{file}: {faults}") from error
-    found = onnx_sha256(folder)
-    if found != manifest.onnx_sha256:
+    actual = onnx_sha256(folder)
+    if actual != manifest.onnx_sha256:
         raise ManifestError(
             f"{folder / 'model.onnx'} is not the file that {file} describes "
-            f"(sha256 {found[:12]}, expected {manifest.onnx_sha256[:12]})"
+            f"(sha256 {actual[:12]}, expected {manifest.onnx_sha256[:12]})"
         )
-    expected = fingerprint(found, manifest.preprocessing, manifest.precision)
+    expected = fingerprint(actual, manifest.preprocessing, manifest.precision)
     if manifest.fingerprint != expected:
-        raise ManifestError(f"{file}: fingerprint is {manifest.fingerprint}, its contents give {expected}")
+        raise ManifestError(f"{file}: fingerprint is {manifest.fingerprint}, expected {expected}")
     return manifest
 
 
 def load_canonical(folder: Path) -> tuple[bytes, Canonical]:
-    """The canonical image (encoded) and its embedding. Raises ManifestError."""
+    """Read the canonical image (encoded) and its embedding. Raises ManifestError."""
     image, file = folder / "canonical.png", folder / "canonical.json"
     try:
         data, canonical = image.read_bytes(), Canonical.model_validate_json(file.read_bytes())
@@ -171,13 +168,13 @@ def load_canonical(folder: Path) -> tuple[bytes, Canonical]:
 
 
 def onnx_sha256(folder: Path) -> str:
-    """Of `model.onnx`, and of its weights where they lie beside it. Raises ManifestError."""
+    """Hash `model.onnx` and, if stored separately, its weights. Raises ManifestError."""
     weights = folder / WEIGHTS_FILE
     return sha256_of(folder / "model.onnx", *([weights] if weights.exists() else []))
 
 
 def sha256_of(*files: Path) -> str:
-    """Hex SHA-256 of files, one after the other. Raises ManifestError where one cannot be read."""
+    """Return the hex SHA-256 of concatenated files. Raises ManifestError if one cannot be read."""
     digest = hashlib.sha256()
     for file in files:
         try:

@@ -1,10 +1,11 @@
-"""What Prometheus sees at /metrics, summed over the worker processes."""
+"""Prometheus metrics at /metrics, summed over the worker processes."""
 
 import contextlib
 import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -14,110 +15,99 @@ from prometheus_client.multiprocess import mark_process_dead
 from prometheus_client.registry import Collector
 
 _STAGE_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
-_STAGES = ("fetch", "decode", "queue", "infer")  # an image's
-_PID = re.compile(r"_(\d+)\.db$")  # in the names of the files that worker processes count in
+_STAGES = ("fetch", "decode", "queue", "infer")  # of an image
+_PID = re.compile(r"_(\d+)\.db$")  # in the names of the metric files of worker processes
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Metrics:
-    """All metrics of the service, in a registry of their own."""
+    """All metrics of the service, in a separate registry."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
-        self._domains: set[str] = set()  # that had items
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self._domains: set[str] = set()  # that had items at any time
         self._routes: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
-        self._requests = Counter("uie_requests", "Answered requests.", ["route", "status"], registry=registry)
-        self._durations = Histogram(
+        self._requests = counter("uie_requests", "Completed requests.", ["route", "status"])
+        self._durations = histogram(
             "uie_request_duration_seconds",
-            "From a request's head to its answer's.",
+            "Time from a request's headers to its response's.",
             ["route"],
             buckets=_STAGE_S,
-            registry=registry,
         )
-        self.stages = Histogram(
+        self.stages = histogram(
             "uie_stage_duration_seconds",
-            "Time in a stage: fetch, decode, queue, infer (of the whole batch), search.",
+            "Time in a stage: fetch, decode, queue, infer (of the complete batch), search.",
             ["model", "stage"],
             buckets=_STAGE_S,
-            registry=registry,
         )
-        self.batch_images = Histogram(
-            "uie_batch_images", "Images in an inference.", ["model"], buckets=_IMAGES, registry=registry
-        )
-        self.queue_depth = Gauge(
+        self.batch_images = histogram("uie_batch_images", "Images per inference.", ["model"], buckets=_IMAGES)
+        self.queue_depth = gauge(
             "uie_queue_depth_images",
-            "Images in the service: being fetched, decoding, waiting, or in the session.",
+            "Images in flight: being fetched, waiting, or in decoding or inference.",
             ["model"],
             multiprocess_mode="livesum",
-            registry=registry,
         )
-        self.shed = Counter(
+        self.shed = counter(
             "uie_shed",
-            "Requests and images refused for lack of room, by why: queue, bytes, index, deadline.",
+            "Requests and images refused with 429, by the limit: queue, bytes, index, deadline.",
             ["model", "reason"],
-            registry=registry,
         )
-        self.dropped = Counter(
+        self.dropped = counter(
             "uie_dropped_images",
-            "Images whose deadline passed or whose client went (gone), dropped before this stage's work.",
+            "Images dropped before a stage: deadline exceeded (deadline) or client disconnected (gone).",
             ["model", "stage", "reason"],
-            registry=registry,
         )
-        self.cache = Counter(
+        self.cache = counter(
             "uie_cache_lookups",
-            "Images looked up in the cache: hit, miss, coalesced (waited for the same image of another).",
+            "Cache lookups: hit, miss, or coalesced with a concurrent request for the same image.",
             ["model", "result"],
-            registry=registry,
         )
-        self.fetches = Counter(
+        self.fetches = counter(
             "uie_fetches",
-            "Images by URL: fetched, refused (where we do not go), failed (no image came from there).",
+            "Images by URL: fetched, refused (URL or address not allowed), failed (no image received).",
             ["result"],
-            registry=registry,
         )
-        self.index_items = Gauge(
-            "uie_index_items",
-            "Items in the index, by domain.",
-            ["domain"],
-            multiprocess_mode="livemostrecent",
-            registry=registry,
+        self.index_items = gauge(
+            "uie_index_items", "Items in the index.", ["domain"], multiprocess_mode="livemostrecent"
         )
-        self.model_info = Gauge(
+        self.model_info = gauge(
             "uie_model_info",
-            "Always 1; the labels say which model is served.",
+            "Always 1; the labels describe a served model.",
             ["model", "fingerprint", "provider", "precision"],
             multiprocess_mode="livemax",
-            registry=registry,
         )
 
     def count_request(self, route: str, status: int, duration_s: float) -> None:
-        """Of the routes' patterns, so that the series are few."""
-        known = self._routes.get((route, status))
-        if known is None:  # looked up once: a lookup by labels costs more than what it counts
-            known = self._requests.labels(route, status), self._durations.labels(route)
-            self._routes[route, status] = known
-        known[0].inc()
-        known[1].observe(duration_s)
+        """Count a request; `route` is the pattern, which bounds the number of series."""
+        series = self._routes.get((route, status))
+        if series is None:  # cached, because a lookup by labels costs more than counting
+            series = self._requests.labels(route, status), self._durations.labels(route)
+            self._routes[route, status] = series
+        series[0].inc()
+        series[1].observe(duration_s)
 
     def set_index_items(self, counts: Mapping[str, int]) -> None:
-        """By domain; one that has none any more is 0."""
+        """Set the number of items by domain, and 0 for a domain without items."""
         for domain in self._domains.union(counts):
             self.index_items.labels(domain).set(counts.get(domain, 0))
         self._domains |= counts.keys()
 
     def of(self, model: str) -> "ModelMetrics":
-        """The series of one model."""
+        """Return the series of one model."""
         return ModelMetrics(self, model)
 
 
 class Processes(Collector):
-    """What the living workers use, together: the library's own collector knows only the one that is asked."""
+    """Resources used by all living workers; the library's collector covers only the current process."""
 
     def collect(self) -> Iterator[Metric]:
-        """One sample each."""
+        """Yield one metric per resource."""
         cpu_s = resident_bytes = open_fds = 0.0
         for pid in _worker_pids():
-            with contextlib.suppress(psutil.Error):  # it died
+            with contextlib.suppress(psutil.Error):  # the worker died
                 process = psutil.Process(pid)
                 with process.oneshot():
                     times = process.cpu_times()
@@ -127,28 +117,28 @@ class Processes(Collector):
         yield CounterMetricFamily("process_cpu_seconds", "User and system CPU time of the workers.", cpu_s)
         yield GaugeMetricFamily(
             "process_resident_memory_bytes",
-            "Memory of the workers; what they share counts in each.",
+            "Memory of the workers; shared pages are counted once per worker.",
             resident_bytes,
         )
         yield GaugeMetricFamily("process_open_fds", "Open files and connections of the workers.", open_fds)
 
 
 def forget_dead_workers() -> None:
-    """What a worker that died had in flight is gone, but its gauges would say for ever that it is there."""
+    """Remove the gauges of dead workers, which would otherwise keep their last values indefinitely."""
     for pid in _worker_pids():
         if not psutil.pid_exists(pid):
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def _worker_pids() -> set[int]:
-    """Of all workers, dead ones among them. Empty where there is one process that counts for itself."""
+    """Return the ids of all workers, including dead ones. Empty if a single process counts in memory."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     files = Path(folder).iterdir() if folder else []
-    return {int(found[1]) for file in files if (found := _PID.search(file.name))}
+    return {int(match[1]) for file in files if (match := _PID.search(file.name))}
 
 
 class ModelMetrics:
-    """Looked up once, as for the routes."""
+    """The series of one model, looked up once."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._stages = {stage: metrics.stages.labels(model, stage) for stage in _STAGES}
@@ -156,16 +146,16 @@ class ModelMetrics:
         self.queue_depth = metrics.queue_depth.labels(model)
         self.shed = {reason: metrics.shed.labels(model, reason) for reason in ("queue", "deadline")}
         self._dropped = {
-            each: metrics.dropped.labels(model, *each)
-            for each in itertools.product(("decode", "infer"), ("deadline", "gone"))
+            key: metrics.dropped.labels(model, *key)
+            for key in itertools.product(("decode", "infer"), ("deadline", "gone"))
         }
-        self.cache = {how: metrics.cache.labels(model, how) for how in ("hit", "miss", "coalesced")}
+        self.cache = {result: metrics.cache.labels(model, result) for result in ("hit", "miss", "coalesced")}
 
     def count_dropped(self, stage: str, reason: str) -> None:
-        """An image, before this stage."""
+        """Count an image that was dropped before this stage."""
         self._dropped[stage, reason].inc()
 
     def observe_stages(self, stages_ms: Mapping[str, float]) -> None:
-        """Milliseconds by stage."""
+        """Record the time of each stage."""
         for stage, ms in stages_ms.items():
             self._stages[stage].observe(ms / 1e3)

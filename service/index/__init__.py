@@ -1,6 +1,6 @@
 """The index: items of all domains in one Qdrant collection, embedded (Edge) or on a server.
 
-`base` says what an index is; `edge` and `server` are the two; `worker` calls one from its own thread.
+`base` defines the interface, `edge` and `server` implement it, and `worker` calls it from a dedicated thread.
 """
 
 from service.index.base import Hit, Item, Query, VectorIndex

@@ -1,7 +1,7 @@
-"""What an index is: items, queries, hits, and the protocol that both back ends implement."""
+"""Items, queries and hits of an index, the protocol that both back ends implement, and exact scoring."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,9 +14,9 @@ from service.settings import Quantization
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One indexed picture. `(domain, label)` is its class."""
+    """An indexed image. `(domain, label)` is its class."""
 
-    id: str  # the client's own; 1 to 512 characters
+    id: str  # chosen by the client; 1 to 512 characters
     domain: str
     label: str
     embedding: NDArray[np.float32] = field(repr=False)  # (dim,), unit norm
@@ -25,14 +25,14 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What to search for. Empty `domains` means all of them."""
+    """A search. Empty `domains` means all domains."""
 
     embedding: NDArray[np.float32] = field(repr=False)  # (dim,), unit norm
     k: int
     domains: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()  # ids
     exact: bool = False
-    ef: int | None = None  # candidates on the way through an HNSW graph; None: the engine's default
+    ef: int | None = None  # candidates of an HNSW search; None: the engine's default
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,73 +44,80 @@ class Hit:
 
 
 class VectorIndex(Protocol):
-    """Synchronous, and called from one thread. A write is durable when its call returns."""
+    """Synchronous interface for a single thread. A write is durable when its call returns."""
 
     backend: str
     quantization: Quantization
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the model whose embeddings the index was made for."""
+    fingerprint: str  # of the model that computed the indexed embeddings
 
     def upsert(self, items: Sequence[Item]) -> None:
-        """Add or replace. Ids are distinct."""
+        """Add or replace items with distinct ids."""
 
     def existing(self, ids: Sequence[str]) -> set[str]:
-        """Those of `ids` that are indexed."""
+        """Return the subset of `ids` that is indexed."""
 
     def get(self, item_id: str) -> Item | None:
-        """The item, or None."""
+        """Return the item, or None."""
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove those that are there."""
+        """Remove the items that exist."""
 
     def nearest(self, query: Query, limit: int) -> list[Item]:
-        """At least the `limit` best, or all there are; their order is not used."""
+        """Return at least the `limit` best items, or all, in any order."""
 
     def count(self) -> int:
-        """Number of items."""
+        """Return the number of items."""
 
     def domains(self) -> dict[str, int]:
-        """Items by domain, in the order of the names."""
+        """Return the number of items by domain, sorted by name."""
 
     def indexed_vectors(self) -> int:
-        """Vectors in an HNSW graph; the rest is searched exactly."""
+        """Return the number of vectors in an HNSW graph; the others are searched exactly."""
 
     def close(self) -> None:
-        """Flush and release."""
+        """Flush and release the index."""
 
 
-# Any fixed namespace does; this one is the UUID of our own name.
+MAX_DOMAINS = 10_000  # that `domains` returns
+# Data on disk depends on this namespace.
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "universal-image-embedding")
 
 
 def point_id(item_id: str) -> str:
-    """Qdrant's points are UUIDs: the same string always gives the same one."""
+    """Map an item's id to a UUID, because Qdrant accepts no other strings as ids of points."""
     return str(uuid.uuid5(_NAMESPACE, item_id))
 
 
 def point_payload(item: Item) -> dict[str, Any]:
-    """What a point carries beside its vector."""
+    """Return the payload of an item's point."""
     return {"id": item.id, "domain": item.domain, "label": item.label, "payload": item.payload}
 
 
-def item_of(payload: dict[str, Any], vector: Any) -> Item:
-    """The inverse of `point_payload`."""
-    return Item(
-        payload["id"],
-        payload["domain"],
-        payload["label"],
-        np.asarray(vector, dtype=np.float32),
-        payload["payload"],
-    )
+def items_of(points: Iterable[Any]) -> list[Item]:
+    """Convert the points of either engine, with payload and vector, to items."""
+    return [
+        Item(
+            point.payload["id"],
+            point.payload["domain"],
+            point.payload["label"],
+            np.asarray(point.vector, dtype=np.float32),
+            point.payload["payload"],
+        )
+        for point in points
+    ]
 
 
-def check_quantization(place: str, made: str, wanted: Quantization, remedy: str) -> None:
-    """Raises StartupError where an index was made as another than the setting says."""
-    if made != wanted:
+def domain_counts(facet_hits: Iterable[Any]) -> dict[str, int]:
+    """Convert the facet of either engine; a domain without items is still listed there with a count of 0."""
+    return dict(sorted((str(hit.value), hit.count) for hit in facet_hits if hit.count))
+
+
+def check_quantization(name: str, metadata: dict[str, Any], setting: Quantization, remedy: str) -> None:
+    """Raises StartupError if an index has another quantization than the setting."""
+    actual = metadata.get("quantization", "none")  # older indexes do not record it
+    if actual != setting:
         raise StartupError(
-            f"{place} has quantization {made}, and UIE_INDEX_QUANTIZATION says {wanted}: {remedy}"
+            f"{name} has quantization {actual}, but UIE_INDEX_QUANTIZATION is {setting}: {remedy}"
         )
 
 
@@ -118,23 +125,23 @@ _MAX_CANDIDATES = 2048
 
 
 def search(index: VectorIndex, query: Query) -> list[Hit]:
-    """The k best, scored in float64 from the stored vectors; equal scores in the order of the ids.
+    """Return the k best items, scored in float64 from the stored vectors; ties are sorted by id.
 
-    Engines score in float32 and break ties as they like. So fetch some more than k, score again, and
-    fetch twice as many wherever the last one fetched may still tie with the k-th, up to a bound: a
-    gallery may hold ten thousand blank pictures.
+    Engines score in float32 and break ties arbitrarily. Therefore more than k items are fetched and scored
+    again, and twice as many if the last one may tie with the k-th, up to a limit: a gallery may contain
+    ten thousand blank images.
     """
-    wanted = query.embedding.astype(np.float64)
+    vector = query.embedding.astype(np.float64)
     limit = query.k + 8
     while True:
         items = index.nearest(query, limit)
         if not items:
             return []
-        # Not `@`: BLAS adds up in an order that depends on the row's place, and equal rows would not tie.
-        scores = (np.stack([item.embedding for item in items]) * wanted).sum(axis=1)  # float64
+        # Not `@`: BLAS sums in an order that depends on the row's position, and equal rows would not tie.
+        scores = (np.stack([item.embedding for item in items]) * vector).sum(axis=1)  # float64
         pairs = zip(scores.tolist(), items, strict=True)
         ranked = sorted(pairs, key=lambda pair: (-pair[0], pair[1].id))
-        # Cut off to [-1, 1] after that: of two just above 1, by rounding, the larger is the nearer.
+        # Clipped after sorting: of two scores that rounding puts above 1, the larger is the nearer.
         hits = [Hit(item, min(1.0, max(-1.0, score))) for score, item in ranked]
         cut_is_clear = len(items) < limit or hits[query.k - 1].score - hits[-1].score > 1e-6
         if cut_is_clear or limit >= _MAX_CANDIDATES:

@@ -1,4 +1,4 @@
-"""Which index the settings ask for."""
+"""Opening the index that the settings select."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from service.settings import Settings
 
 
 def open_index(settings: Settings, dim: int, fingerprint: str) -> VectorIndex:
-    """Raises StartupError."""
+    """Open the embedded index, or the one on a Qdrant server. Raises StartupError."""
     if settings.qdrant_url is None:
         return EdgeIndex(edge_folder(settings), dim, fingerprint, settings.index_quantization)
-    # Imported where it is asked for: the client takes a second to load, at every start.
+    # Imported here because loading the client takes a second.
     from qdrant_client import QdrantClient
 
     from service.index.server import ServerIndex
@@ -22,5 +22,5 @@ def open_index(settings: Settings, dim: int, fingerprint: str) -> VectorIndex:
 
 
 def edge_folder(settings: Settings) -> Path:
-    """Where the embedded index lies."""
+    """Return the folder of the embedded index."""
     return settings.data_dir / settings.collection

@@ -1,4 +1,4 @@
-"""`python -m service optimise`: the embedded index gets its HNSW graph while no service has it open."""
+"""`python -m service optimise`: build the HNSW graph of the embedded index while no service has it open."""
 
 import multiprocessing
 import signal
@@ -19,39 +19,39 @@ from service.settings import Quantization, Settings
 
 @dataclass(frozen=True)
 class Optimised:
-    """What the index holds now."""
+    """The state of the index after building its graph."""
 
     items: int
-    indexed_vectors: int  # in a graph; the others are searched exactly, beside it
+    indexed_vectors: int  # in a graph; the others are searched exactly
     quantization: Quantization
     took_s: float
 
 
 def optimise(settings: Settings, from_items: int, console: Console) -> Optimised:
-    """Build the graph over parts of at least `from_items`, with the quantization of the settings.
+    """Build the graph of segments with at least `from_items`, and quantize the vectors as set.
 
-    Ctrl-C ends it at once, and the index is as good as before. Raises StartupError.
+    Ctrl-C ends it immediately and leaves a valid index. Raises StartupError.
     """
     if settings.qdrant_url is not None:
-        raise SettingsError("UIE_QDRANT_URL is set: a Qdrant server builds its graphs by itself")
+        raise SettingsError("UIE_QDRANT_URL is set: a Qdrant server builds its graphs itself")
     folder = edge_folder(settings)
     if not (folder / "shard").exists():
         raise SettingsError(f"there is no index in {folder}")
     dim = load_manifest(settings.model_folders[0]).dim
     start = time.perf_counter()
-    look = (SpinnerColumn(), TextColumn("building the graph"), TimeElapsedColumn())
-    # The engine holds the GIL until it is done and says nothing before: the clock ticks in this process,
-    # the work is done in another, and a signal that Python would see too late ends that one by itself.
+    columns = (SpinnerColumn(), TextColumn("building the graph"), TimeElapsedColumn())
+    # The engine holds the GIL and reports no progress, so it runs in another process. There SIGINT has its
+    # default action, because Python would handle the signal only after the engine returns.
     with (
-        Progress(*look, console=console) as progress,
+        Progress(*columns, console=console) as progress,
         ProcessPoolExecutor(
             1, multiprocessing.get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_DFL)
-        ) as other,
+        ) as executor,
     ):
         progress.add_task("", total=None)
-        building = other.submit(build_graph, folder, dim, settings.index_quantization, from_items)
+        future = executor.submit(build_graph, folder, dim, settings.index_quantization, from_items)
         try:
-            items, indexed_vectors = building.result()
+            items, indexed_vectors = future.result()
         except BrokenProcessPool as error:
-            raise StartupError("no graph was built: its process was killed, perhaps for memory") from error
+            raise StartupError("no graph was built: its process was killed (out of memory?)") from error
     return Optimised(items, indexed_vectors, settings.index_quantization, time.perf_counter() - start)

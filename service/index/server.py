@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from qdrant_client import QdrantClient, models
 
 from service.errors import StartupError
-from service.index.base import Item, Query, check_quantization, item_of, point_id, point_payload
+from service.index import base
+from service.index.base import Item, Query
 from service.settings import Quantization
 
-_MAX_DOMAINS = 10_000
 _QUANTIZATIONS: dict[Quantization, models.QuantizationConfig | None] = {
     "none": None,
     "scalar-int8": models.ScalarQuantization(
@@ -24,7 +24,7 @@ _QUANTIZATIONS: dict[Quantization, models.QuantizationConfig | None] = {
 
 
 class ServerIndex:
-    """One collection of a server; any number of service processes may share it."""
+    """A collection on a server, which any number of service processes may share."""
 
     backend = "qdrant-server"
 
@@ -36,32 +36,26 @@ class ServerIndex:
         fingerprint: str,
         quantization: Quantization = "none",
     ) -> None:
-        """Use the collection, or make one for these. Raises StartupError."""
+        """Open the collection, or create it with these properties. Raises StartupError."""
         self._client = client
         self._collection = collection
         self.quantization = quantization
+        name = f"the Qdrant collection {collection!r}"
         try:
             if not client.collection_exists(collection):
                 self._create(dim, fingerprint)
             metadata = client.get_collection(collection).config.metadata or {}
         except Exception as error:  # HTTP, gRPC and validation errors share no base
-            raise StartupError(f"the Qdrant collection {collection!r} cannot be opened: {error}") from error
+            raise StartupError(f"cannot open {name}: {error}") from error
         if "fingerprint" not in metadata:
-            raise StartupError(f"the Qdrant collection {collection!r} was not made by this service")
-        self._fingerprint = str(metadata["fingerprint"])
-        made = str(metadata.get("quantization", "none"))  # collections of before did not say
-        place = f"the Qdrant collection {collection!r}"
-        check_quantization(place, made, quantization, "set that, or use another collection")
-
-    @property
-    def fingerprint(self) -> str:
-        """See VectorIndex, here and below."""
-        return self._fingerprint
+            raise StartupError(f"{name} was not created by this service")
+        self.fingerprint = str(metadata["fingerprint"])
+        base.check_quantization(name, metadata, quantization, "change the setting, or use another collection")
 
     def upsert(self, items: Sequence[Item]) -> None:
         points = [
             models.PointStruct(
-                id=point_id(item.id), vector=item.embedding.tolist(), payload=point_payload(item)
+                id=base.point_id(item.id), vector=item.embedding.tolist(), payload=base.point_payload(item)
             )
             for item in items
         ]
@@ -69,24 +63,24 @@ class ServerIndex:
 
     def existing(self, ids: Sequence[str]) -> set[str]:
         points = self._client.retrieve(
-            self._collection, [point_id(i) for i in ids], with_payload=["id"], with_vectors=False
+            self._collection, [base.point_id(i) for i in ids], with_payload=["id"], with_vectors=False
         )
         return {point.payload["id"] for point in points if point.payload}
 
     def get(self, item_id: str) -> Item | None:
         points = self._client.retrieve(
-            self._collection, [point_id(item_id)], with_payload=True, with_vectors=True
+            self._collection, [base.point_id(item_id)], with_payload=True, with_vectors=True
         )
-        return item_of(points[0].payload or {}, points[0].vector) if points else None
+        return next(iter(base.items_of(points)), None)
 
     def delete(self, ids: Sequence[str]) -> None:
-        selector = models.PointIdsList(points=[point_id(i) for i in ids])
+        selector = models.PointIdsList(points=[base.point_id(i) for i in ids])
         self._client.delete(self._collection, selector, wait=True)
 
     def nearest(self, query: Query, limit: int) -> list[Item]:
         in_domains = models.FieldCondition(key="domain", match=models.MatchAny(any=list(query.domains)))
-        excluded = models.HasIdCondition(has_id=[point_id(i) for i in query.exclude])
-        found = self._client.query_points(
+        excluded = models.HasIdCondition(has_id=[base.point_id(i) for i in query.exclude])
+        response = self._client.query_points(
             self._collection,
             query=query.embedding.tolist(),
             query_filter=models.Filter(
@@ -102,14 +96,14 @@ class ServerIndex:
             with_payload=True,
             with_vectors=True,
         )
-        return [item_of(point.payload or {}, point.vector) for point in found.points]
+        return base.items_of(response.points)
 
     def count(self) -> int:
         return self._client.count(self._collection, exact=True).count
 
     def domains(self) -> dict[str, int]:
-        facet = self._client.facet(self._collection, "domain", limit=_MAX_DOMAINS, exact=True)
-        return dict(sorted((str(hit.value), hit.count) for hit in facet.hits if hit.count))
+        facet = self._client.facet(self._collection, "domain", limit=base.MAX_DOMAINS, exact=True)
+        return base.domain_counts(facet.hits)
 
     def indexed_vectors(self) -> int:
         return self._client.get_collection(self._collection).indexed_vectors_count or 0

@@ -1,12 +1,13 @@
-"""Dynamic batching: single images from many requests, decoded and run together by a few threads.
+"""Dynamic batching: decodes and infers single images of many requests on a few shared threads.
 
-A free thread takes what is next: a batch of decoded images for the model, or an image to decode. So
-decoding and inference do not take the cores from each other, and an image that finds the service idle
-goes the whole way in one thread. A batch is taken once it is full, or nothing waits to be decoded, or as
-many were decoded as would fill it, broken ones included: nothing waits for company that has not come.
-Requests share a batch, never a fate: an image is decoded alone; one whose client has gone is left out;
-where a batch fails, its halves are run, and theirs, so that one without the memory for it is answered,
-and only an image at fault fails.
+A free thread takes the next piece of work: a batch of decoded images for the model, or an image to decode.
+Decoding and inference therefore share the cores instead of competing for them, and an image that arrives at
+an idle service is decoded and inferred by the same thread. A batch starts if it is full, if no image waits
+to be decoded, or if as many images as fill it were decoded (broken ones included): it never waits for
+requests that have not arrived.
+
+Failures are isolated. Images are decoded separately, cancelled images are skipped, and a failed batch is
+split in half and retried, so that a batch too large for the memory succeeds and only a faulty image fails.
 """
 
 import asyncio
@@ -27,68 +28,77 @@ from service.errors import EncoderFailed, NotReady, ServiceError
 
 _log = logging.getLogger(__name__)
 Stage = Literal["decode", "infer"]
-Why = Literal["deadline", "gone"]
+DropReason = Literal["deadline", "gone"]
 
-_FADING = 0.1  # how much the latest batch moves the average
+_LATEST_WEIGHT = 0.1  # of the latest batch in the moving average
 
 Decode = Callable[[bytes], NDArray[np.uint8]]
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How much is done at a time."""
+    """Limits on concurrent work."""
 
     threads: int  # that decode and infer
-    lanes: int  # at most that many of them infer
+    lanes: int  # concurrent inferences
     max_batch: int  # images
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """What the threads tell as they go."""
+class Callbacks:
+    """Functions that the threads call to report progress."""
 
-    batch: Callable[[int], None]  # images in an inference
-    dropped: Callable[[Stage, Why], None]  # an image was left out before this stage
+    batch: Callable[[int], None]  # with the number of images in an inference
+    dropped: Callable[[Stage, DropReason], None]  # with the stage that a cancelled image did not reach
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What became of one image."""
+    """An embedding and the time that each stage took."""
 
     embedding: NDArray[np.float32]  # (dim,), unit norm
     decode_ms: float
-    queue_ms: float  # for a thread, and then for a lane
-    infer_ms: float  # of the whole batch
+    queue_ms: float  # waiting for a thread to decode, then for an inference to start
+    infer_ms: float  # of the complete batch
 
 
 @dataclass(slots=True)
 class _Image:
     data: bytes
     decode: Decode
-    alone: bool  # shares no batch
+    alone: bool  # in a batch of one
     future: asyncio.Future[Encoded]
-    since: float  # it waits, for a thread or for a lane
-    deadline: float | None  # the client's, until that has gone
+    waiting_since: float
+    deadline: float | None  # the client's; None after it disconnected
     pixels: NDArray[np.uint8] | None = None  # (H, W, 3), once decoded
     decode_ms: float = 0.0
     queue_ms: float = 0.0
 
+    def encoded(self, row: NDArray[np.float32], start: float, infer_ms: float) -> Encoded:
+        queue_ms = self.queue_ms + (start - self.waiting_since) * 1e3
+        # A copy, because a view that is kept (by a cache) would keep the complete batch in memory.
+        return Encoded(row.copy(), self.decode_ms, queue_ms, infer_ms)
+
 
 class Batcher:
-    """Computes in threads of its own, so that the event loop never blocks."""
+    """Decodes and infers on its threads, so that the event loop never blocks."""
 
-    def __init__(self, encode: Encode, capacity: Capacity, watch: Watch) -> None:
+    def __init__(
+        self, encode: Encode, capacity: Capacity, callbacks: Callbacks, clock: Clock = time.monotonic
+    ) -> None:
         self._encode = encode
         self._capacity = capacity
-        self._watch = watch
-        self._last_done = time.perf_counter()
+        self._callbacks = callbacks
+        self._clock = clock
+        self._last_batch_at = clock()
         self._decoded_since_batch = 0
         self._undecoded: deque[_Image] = deque()
         self._decoded: deque[_Image] = deque()
-        self._busy: dict[int, float] = {}  # thread: since when
+        self._busy_since: dict[int, float] = {}  # by thread
         self._inferring = 0
-        self.seconds_per_image = 0.0  # all threads together, over the last batches; 0 before the first
+        self.seconds_per_image = 0.0  # moving average over all threads together; 0 before the first batch
         self._changed = threading.Condition()
         self._closing = False
         self._threads = [
@@ -99,45 +109,45 @@ class Batcher:
             thread.start()
 
     @property
-    def depth(self) -> int:
-        """Images that wait, to be decoded or for a lane."""
+    def waiting(self) -> int:
+        """Number of images that wait to be decoded or inferred."""
         return len(self._undecoded) + len(self._decoded)
 
     @property
     def alive(self) -> bool:
-        """Whether all threads run."""
+        """True if all threads run."""
         return all(thread.is_alive() for thread in self._threads)
 
     @property
-    def silence_s(self) -> float:
-        """Since a batch came out, or since a thread began what it is at: whichever is longer."""
+    def stalled_s(self) -> float:
+        """Seconds since the last batch finished or since a thread began its current work, the longer one."""
         with self._changed:
-            return time.perf_counter() - min([self._last_done, *self._busy.values()])
+            return self._clock() - min([self._last_batch_at, *self._busy_since.values()])
 
     async def submit(
         self, data: bytes, decode: Decode, alone: bool = False, deadline: float | None = None
     ) -> Encoded:
-        """An encoded image to its embedding. Cancelling drops the image if it still waits.
+        """Embed an encoded image. Cancelling drops the image if it still waits.
 
-        `deadline` (of `time.monotonic`, as are event loops) only tells why it was cancelled.
-        Raises what `decode` raises, EncoderFailed for this image alone, or NotReady once it is closed.
+        `deadline`, on the event loop's clock, only determines the reported reason of a cancellation.
+        Raises what `decode` raises, EncoderFailed for this image alone, or NotReady after `close`.
         """
         future: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
         with self._changed:
             if self._closing:
                 raise NotReady("the service is stopping")
-            image = _Image(data, decode, alone, future, time.perf_counter(), deadline)
+            image = _Image(data, decode, alone, future, self._clock(), deadline)
             self._undecoded.append(image)
             self._changed.notify()
         try:
             return await future
         except asyncio.CancelledError:
-            if _why(image) == "gone":
-                image.deadline = None  # or it might pass before a thread comes by
+            if deadline is not None and self._clock() < deadline:
+                image.deadline = None  # it must not expire before a thread drops the image
             raise
 
     def close(self) -> None:
-        """Finish what waits, then stop the threads."""
+        """Finish the waiting images, then stop the threads."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -147,124 +157,113 @@ class Batcher:
     def _serve(self, thread: int) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._next_is_there or (self._closing and not self.depth))
-                batch = self._take_batch()
-                image = None if batch else self._take_undecoded()
-                if not batch and not image:
-                    if self._closing and not self.depth:
+                while not (images := self._take()):
+                    if self._closing and not self.waiting:
                         return
-                    continue
-                self._busy[thread] = time.perf_counter()
-                self._inferring += bool(batch)
-            if image:
-                self._decode(image)
-            outcomes = self._run(batch) if batch else []
+                    self._changed.wait()
+                decoded = images[0].pixels is not None
+                self._busy_since[thread] = self._clock()
+                self._inferring += decoded
+            if not decoded:
+                self._decode(images[0])
+            outcomes = self._run(images) if decoded else []
             with self._changed:
-                del self._busy[thread]
-                if image and image.pixels is not None:
-                    self._decoded.append(image)
-                if batch:
+                del self._busy_since[thread]
+                if decoded:
                     self._inferring -= 1
-                    self._last_done = time.perf_counter()
+                    self._last_batch_at = self._clock()
+                elif images[0].pixels is not None:
+                    self._decoded.append(images[0])
                 self._changed.notify_all()
-            if batch:
-                _deliver(batch, outcomes)
+            if outcomes:
+                _deliver(images, outcomes)
 
-    @property
-    def _next_is_there(self) -> bool:
-        lane_free = self._inferring < self._capacity.lanes
-        return bool(self._undecoded or (self._decoded and lane_free))
+    def _take(self) -> list[_Image]:
+        """Take a batch to infer or one image to decode. Empty if there is no work for a free thread."""
+        while self._undecoded and self._undecoded[0].future.done():
+            self._drop(self._undecoded, "decode")
+        full = self._decoded_since_batch >= self._capacity.max_batch
+        if (full or not self._undecoded) and (batch := self._take_batch()):
+            self._decoded_since_batch = 0
+            return batch
+        if not self._undecoded:
+            return []
+        self._decoded_since_batch += 1
+        return [self._undecoded.popleft()]
 
     def _take_batch(self) -> list[_Image]:
-        """What a free lane should take now, its part of it where several are free; empty if nothing."""
-        free = self._capacity.lanes - self._inferring
-        most = self._capacity.max_batch
-        if not free or (self._undecoded and self._decoded_since_batch < most):
-            return []
-        if not self._undecoded:
-            most = min(most, math.ceil(len(self._decoded) / free))
+        limit, free = self._capacity.max_batch, self._capacity.lanes - self._inferring
+        if not self._undecoded:  # no more images will join: divide them among the free inferences
+            limit = min(limit, math.ceil(len(self._decoded) / max(1, free)))
         batch: list[_Image] = []
-        while self._decoded and len(batch) < most:
-            if batch and (batch[0].alone or self._decoded[0].alone):
+        while free and self._decoded and len(batch) < limit:
+            if self._decoded[0].future.done():
+                self._drop(self._decoded, "infer")
+            elif batch and (batch[0].alone or self._decoded[0].alone):
                 break
-            image = self._decoded.popleft()
-            if image.future.done():  # its client has gone, or its deadline has passed
-                self._watch.dropped("infer", _why(image))
             else:
-                batch.append(image)
-        if batch:
-            self._decoded_since_batch = 0
+                batch.append(self._decoded.popleft())
         return batch
 
-    def _take_undecoded(self) -> _Image | None:
-        while self._undecoded:
-            image = self._undecoded.popleft()
-            if not image.future.done():
-                self._decoded_since_batch += 1
-                return image
-            self._watch.dropped("decode", _why(image))
-        return None
+    def _drop(self, images: deque[_Image], stage: Stage) -> None:
+        deadline = images.popleft().deadline
+        expired = deadline is not None and self._clock() >= deadline
+        self._callbacks.dropped(stage, "deadline" if expired else "gone")
 
     def _decode(self, image: _Image) -> None:
-        start = time.perf_counter()
+        start = self._clock()
         try:
             image.pixels = image.decode(image.data)
-        except Exception as error:  # the thread must outlive any image
-            if not isinstance(error, ServiceError):
-                _log.exception("decoding failed")
-                error = ServiceError(f"decoding failed: {type(error).__name__}")
-            _deliver([image], [error])
-        image.data = b""  # it may wait for long
-        image.queue_ms = (start - image.since) * 1e3
-        image.since = time.perf_counter()
-        image.decode_ms = (image.since - start) * 1e3
+        except Exception as error:  # the thread must survive any image
+            _deliver([image], [_service_error(error, "decoding", ServiceError)])
+        image.data = b""  # frees the bytes while the image waits
+        image.queue_ms = (start - image.waiting_since) * 1e3
+        image.waiting_since = self._clock()
+        image.decode_ms = (image.waiting_since - start) * 1e3
 
     def _run(self, batch: list[_Image]) -> list[Encoded | ServiceError]:
         try:
             return self._encode_batch(batch)
-        except Exception as error:  # the thread must outlive any batch; each image gets its own error
-            if len(batch) > 1:  # too many for the memory, or one at fault: halves fit, or find it
+        except Exception as error:  # the thread must survive any batch
+            if len(batch) > 1:
                 half = len(batch) // 2
                 return self._run(batch[:half]) + self._run(batch[half:])
-            if not isinstance(error, ServiceError):
-                _log.exception("inference failed")
-                error = EncoderFailed(f"inference failed: {type(error).__name__}")
-            return [error]
+            return [_service_error(error, "inference", EncoderFailed)]
 
     def _encode_batch(self, batch: list[_Image]) -> list[Encoded | ServiceError]:
-        start = time.perf_counter()
+        start = self._clock()
         pixels = [image.pixels for image in batch if image.pixels is not None]
         embeddings = self._encode(np.stack(pixels))  # (N, dim) float32
-        infer_s = time.perf_counter() - start
-        self._watch.batch(len(batch))
-        decode_s = sum(image.decode_ms for image in batch) / 1e3
-        latest = (decode_s / self._capacity.threads + infer_s / self._capacity.lanes) / len(batch)
-        fading = _FADING if self.seconds_per_image else 1
-        self.seconds_per_image += (latest - self.seconds_per_image) * fading
+        infer_ms = (self._clock() - start) * 1e3
+        self._callbacks.batch(len(batch))
+        decode_ms = sum(image.decode_ms for image in batch)
+        batch_ms = decode_ms / self._capacity.threads + infer_ms / self._capacity.lanes
+        weight = _LATEST_WEIGHT if self.seconds_per_image else 1
+        self.seconds_per_image += (batch_ms / 1e3 / len(batch) - self.seconds_per_image) * weight
         return [
-            # A copy: who keeps a row (a cache) must not keep the whole batch.
-            Encoded(row.copy(), image.decode_ms, image.queue_ms + (start - image.since) * 1e3, infer_s * 1e3)
+            image.encoded(row, start, infer_ms)
             if np.isfinite(row).all()
-            else EncoderFailed("the model gave an embedding that is not finite")
+            else EncoderFailed("the model returned an embedding that is not finite")
             for image, row in zip(batch, embeddings, strict=True)
         ]
 
 
-def _why(image: _Image) -> Why:
-    """An image was cancelled."""
-    return "gone" if image.deadline is None or time.monotonic() < image.deadline else "deadline"
+def _service_error(error: Exception, stage: str, kind: type[ServiceError]) -> ServiceError:
+    if isinstance(error, ServiceError):
+        return error
+    _log.exception("%s failed", stage)
+    return kind(f"{stage} failed: {type(error).__name__}")
 
 
 def _deliver(images: list[_Image], outcomes: list[Encoded | ServiceError]) -> None:
-    """One hop to the event loop for the whole batch."""
-    done = list(zip(images, outcomes, strict=True))
-    images[0].future.get_loop().call_soon_threadsafe(_settle, done)
+    """Set all results in a single callback on the event loop."""
 
+    def settle() -> None:
+        for image, outcome in zip(images, outcomes, strict=True):
+            with contextlib.suppress(asyncio.InvalidStateError):  # cancelled meanwhile
+                if isinstance(outcome, Encoded):
+                    image.future.set_result(outcome)
+                else:
+                    image.future.set_exception(outcome)
 
-def _settle(done: list[tuple[_Image, Encoded | ServiceError]]) -> None:
-    for image, outcome in done:
-        with contextlib.suppress(asyncio.InvalidStateError):  # cancelled while it was in the batch
-            if isinstance(outcome, Encoded):
-                image.future.set_result(outcome)
-            else:
-                image.future.set_exception(outcome)
+    images[0].future.get_loop().call_soon_threadsafe(settle)

@@ -1,4 +1,4 @@
-"""Bytes to pixels: encoded image -> uint8 (input_px, input_px, 3), RGB. Pure."""
+"""Image decoding and preprocessing: encoded image -> uint8 (input_px, input_px, 3), RGB."""
 
 import contextlib
 import io
@@ -15,13 +15,13 @@ from service.manifest import Preprocessing
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
-# Pillow's own guard is a process-wide number; ours is an argument, checked before a pixel is decoded.
+# Replaces Pillow's process-wide limit by an argument of `decode`, checked before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
-# Each scan of a progressive JPEG goes over all pixels, and sixteen bytes make one. Real ones have about ten.
+# Each scan of a progressive JPEG is a pass over all pixels, for only 16 bytes. Real files have about ten.
 _MAX_SCANS = 100
 _SCAN = 0xFFDA
-_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # in a scan's data 0xFF is stuffed or a restart
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # excludes stuffed 0xFF and restarts in a scan's data
 
 _EXIF_ORIENTATION = 0x0112
 _ROTATIONS = {
@@ -34,7 +34,7 @@ _ROTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 _TILE_PX = 1024
-_DRAFT_SPARE = 2  # that the filter has something to average: twice the side it scales to
+_DRAFT_SCALE = 2  # times the resized side, so that the filter still averages several pixels
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -44,16 +44,16 @@ def decode(
     max_pixels: int,
     holding: Callable[[int], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> NDArray[np.uint8]:
-    """Decode, convert, resize, crop and turn one image.
+    """Decode, convert, resize, crop and rotate an image to uint8 (input_px, input_px, 3).
 
-    Returns uint8 (input_px, input_px, 3). Of an animated or multi-page image, the first frame.
-    `holding` is entered with the number of pixels, known from the header, before one of them is decoded.
-    Raises UndecodableImage, or ImageTooLarge where width x height is over `max_pixels`.
+    Takes the first frame of an animated or multi-page image. Decodes within `holding(pixels)`, where the
+    number of pixels is read from the header.
+    Raises UndecodableImage, or ImageTooLarge if width x height exceeds `max_pixels`.
     """
     image = _open(data, max_pixels)
     if preprocessing.jpeg == "draft":
-        least_px = _DRAFT_SPARE * preprocessing.resize_px
-        image.draft(None, (least_px, least_px))  # of a JPEG, while it is being decoded; of others nothing
+        min_px = _DRAFT_SCALE * preprocessing.resize_px
+        image.draft(None, (min_px, min_px))  # has an effect on JPEG only
     with holding(image.width * image.height):
         return _square(image, preprocessing)
 
@@ -63,16 +63,16 @@ def _square(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint
     if preprocessing.interpolation == "bilinear-no-antialias":
         return _sampled_square(_to_rgb(image), preprocessing)
     square = _centre_square(_to_rgb(image), preprocessing)
-    # A centred square may be turned after it was cut: the same pixels, but far fewer of them.
+    # Rotating the centre crop gives the same pixels as rotating the image, and touches far fewer.
     if preprocessing.exif == "apply" and orientation in _ROTATIONS:
         square = square.transpose(_ROTATIONS[orientation])
     return np.asarray(square)  # (input_px, input_px, 3) uint8
 
 
 def decode_whole(data: bytes, exif: str, max_pixels: int) -> Image.Image:
-    """The whole picture in RGB, neither resized nor cropped: what a training crop is cut from.
+    """Decode an image to RGB without resizing or cropping, for training augmentation.
 
-    Raises as `decode` does.
+    Raises the same errors as `decode`.
     """
     image = _open(data, max_pixels)
     orientation = _load(image)
@@ -83,53 +83,52 @@ def decode_whole(data: bytes, exif: str, max_pixels: int) -> Image.Image:
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """The header is read, and no pixel."""
-    # Pillow's decoders raise nearly anything on broken bytes (OSError, SyntaxError, struct.error, ...):
-    # whatever comes out of these calls, here and below, says that the image is broken, as one error.
+    """Read the header only."""
+    # Pillow's decoders raise unrelated classes on broken bytes (OSError, SyntaxError, struct.error, ...),
+    # so every exception of these calls, here and below, means that the image is broken.
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:
-        what = "no bytes were sent" if not data else "not an image of a known format"
-        raise UndecodableImage(what) from error
+        raise UndecodableImage("not an image of a known format" if data else "the image is empty") from error
     pixels = image.width * image.height
     if pixels > max_pixels:
         raise ImageTooLarge(
             f"the image has {image.width} x {image.height} pixels", limit=max_pixels, got=pixels
         )
-    # Of a JPEG within a TIFF, libtiff counts the scans itself, to the same limit.
+    # libtiff applies the same limit to a JPEG within a TIFF.
     if image.format in ("JPEG", "MPO") and _too_many_scans(data):
         raise UndecodableImage(f"the JPEG has more than {_MAX_SCANS} scans")
     return image
 
 
 def _too_many_scans(data: bytes) -> bool:
-    # At even and at odd places: a quarter of the time that `data.count` takes.
-    pairs = (np.frombuffer(data, ">u2", (len(data) - start) // 2, start) for start in (0, 1))
-    seen = sum(int(np.count_nonzero(pair == _SCAN)) for pair in pairs)
-    return seen > _MAX_SCANS and _scans(data) > _MAX_SCANS
+    # Counting at even and at odd offsets takes a quarter of the time of `data.count`.
+    words = (np.frombuffer(data, ">u2", (len(data) - start) // 2, start) for start in (0, 1))
+    upper_bound = sum(int(np.count_nonzero(part == _SCAN)) for part in words)
+    return upper_bound > _MAX_SCANS and _count_scans(data) > _MAX_SCANS
 
 
-def _scans(data: bytes) -> int:
-    """How many scans the decoder would meet: those of previews, and of what follows the image, are others."""
-    scans, found = 0, _MARKER.search(data, 2)
-    while found and found[1] != b"\xd9":
-        at, kind = found.end(), found[1][0]
-        scans += kind == _SCAN & 0xFF
-        # Segments that may hold anything, other images among it.
-        skipped = int.from_bytes(data[at : at + 2], "big") if 0xE0 <= kind <= 0xEF or kind == 0xFE else 0
-        found = _MARKER.search(data, at + skipped)
+def _count_scans(data: bytes) -> int:
+    """Count the scans that the decoder reads: not those of embedded previews, nor those after the image."""
+    scans, marker = 0, _MARKER.search(data, 2)
+    while marker and marker[1] != b"\xd9":
+        end, code = marker.end(), marker[1][0]
+        scans += code == _SCAN & 0xFF
+        # APPn and COM segments may contain anything, including other images.
+        skipped = int.from_bytes(data[end : end + 2], "big") if 0xE0 <= code <= 0xEF or code == 0xFE else 0
+        marker = _MARKER.search(data, end + skipped)
     return scans
 
 
 def _load(image: Image.Image) -> int | None:
-    """Decode all of it; returns its EXIF orientation."""
+    """Decode all pixels and return the EXIF orientation."""
     try:
         image.load()
     except Exception as error:
         raise UndecodableImage(f"the {image.format} image is truncated or damaged") from error
     try:
         return image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # whole pixels with unreadable EXIF are still an image, one that is not turned
+    except Exception:  # an image with unreadable EXIF is served without rotation
         return None
 
 
@@ -138,31 +137,28 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I;16"):
         return _by_tiles(image, lambda tile: _gray(np.asarray(tile) >> 8))
-    if image.mode in ("I", "F"):  # 32 bits a pixel, of no fixed range: spread over what there is
-        extremes = [(part.min(), part.max()) for part in map(_numbers, _tiles(image))]
-        low, high = float(min(least for least, _ in extremes)), float(max(most for _, most in extremes))
+    if image.mode in ("I", "F"):  # 32 bits per pixel without a fixed range: scaled to the image's range
+        ranges = [(values.min(), values.max()) for values in (_finite(tile) for tile, _ in _tiles(image))]
+        low, high = float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
         scale = 255 / (high - low) if high > low else 0
-        return _by_tiles(image, lambda tile: _gray((_numbers(tile) - low) * scale))
+        return _by_tiles(image, lambda tile: _gray((_finite(tile) - low) * scale))
     if image.has_transparency_data:
         return _by_tiles(image, _on_white)
     return image.convert("RGB")
 
 
 def _by_tiles(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The same as converting it whole, but what lies between is a tile and not a picture of four."""
-    made = Image.new("RGB", image.size)
-    for tile, box in zip(_tiles(image), _boxes(image), strict=True):
-        made.paste(convert(tile), box)
-    return made
+    """Convert tile by tile, so that intermediate copies have the size of a tile."""
+    converted = Image.new("RGB", image.size)
+    for tile, corner in _tiles(image):
+        converted.paste(convert(tile), corner)
+    return converted
 
 
-def _tiles(image: Image.Image) -> Iterator[Image.Image]:
-    return (image.crop(box) for box in _boxes(image))
-
-
-def _boxes(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+def _tiles(image: Image.Image) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
     for top, left in itertools.product(range(0, image.height, _TILE_PX), range(0, image.width, _TILE_PX)):
-        yield left, top, min(left + _TILE_PX, image.width), min(top + _TILE_PX, image.height)
+        right, bottom = min(left + _TILE_PX, image.width), min(top + _TILE_PX, image.height)
+        yield image.crop((left, top, right, bottom)), (left, top)
 
 
 def _on_white(tile: Image.Image) -> Image.Image:
@@ -170,7 +166,7 @@ def _on_white(tile: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-def _numbers(tile: Image.Image) -> NDArray[np.float64]:
+def _finite(tile: Image.Image) -> NDArray[np.float64]:
     return np.nan_to_num(np.asarray(tile, dtype=np.float64))
 
 
@@ -179,8 +175,7 @@ def _gray(values: NDArray[np.generic]) -> Image.Image:
 
 
 def _centre_square(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    # Scaling to resize_px and then cutting input_px out of the middle is one resize of the box that
-    # will be left, so the rest is never computed.
+    # Scaling to resize_px and cropping the centre input_px equals one resize of the box that remains.
     px, short = preprocessing.input_px, min(image.size)
     sides = image.size if preprocessing.resize == "squash" else (short, short)
     width, height = (side * px / preprocessing.resize_px for side in sides)
@@ -190,10 +185,10 @@ def _centre_square(image: Image.Image, preprocessing: Preprocessing) -> Image.Im
 
 
 def _sampled_square(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """TensorFlow's bilinear resize, which blends four pixels however far it scales down, and a crop.
+    """Resize as TensorFlow's bilinear filter does, which always blends four pixels, then crop the centre.
 
-    The short side becomes resize_px, the long side is cut to whole pixels, and so is the crop's offset
-    (as in UnED's reference code). TensorFlow keeps fractions; here they are rounded, at most 1/2 level.
+    The short side becomes resize_px; the long side and the crop's offset are truncated to integers, as in
+    UnED's reference code. Values are rounded, which differs from TensorFlow's floats by at most 1/2 level.
     """
     px, short = preprocessing.input_px, min(image.size)
     (left, right, across), (top, bottom, down) = (
@@ -210,15 +205,15 @@ def _sampled_square(image: Image.Image, preprocessing: Preprocessing) -> NDArray
 def _taps(
     side_px: int, scaled_px: int, crop_px: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """Of each pixel that the crop keeps: the two source pixels, and the second's share. (crop_px,) each."""
-    kept = (scaled_px - crop_px) // 2 + np.arange(crop_px)
-    centres = np.clip((kept + 0.5) * (side_px / scaled_px) - 0.5, 0, side_px - 1)
+    """Return both source pixels of each cropped pixel, and the weight of the second. (crop_px,) each."""
+    cropped = (scaled_px - crop_px) // 2 + np.arange(crop_px)
+    centres = np.clip((cropped + 0.5) * (side_px / scaled_px) - 0.5, 0, side_px - 1)
     first = centres.astype(np.intp)
     return first, np.minimum(first + 1, side_px - 1), (centres - first).astype(np.float32)
 
 
 def _blend(
-    one: NDArray[np.generic], other: NDArray[np.generic], share: NDArray[np.float32]
+    first: NDArray[np.generic], second: NDArray[np.generic], weight: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    start = one.astype(np.float32)
-    return start + (other.astype(np.float32) - start) * share
+    start = first.astype(np.float32)
+    return start + (second.astype(np.float32) - start) * weight

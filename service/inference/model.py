@@ -53,5 +53,5 @@ class Model:
     def alive(self) -> bool:
         """Its threads answer, and not always with a failure."""
         # The golden image comes by even where nobody else does.
-        silent = self.pipeline.batcher.silence_s >= _HANGS_AFTER * self._interval_s
+        silent = self.pipeline.batcher.stalled_s >= _HANGS_AFTER * self._interval_s
         return self.pipeline.batcher.alive and not silent and not self.golden.given_up

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import Overloaded
-from service.inference.batching import Batcher, Capacity, Decode, Watch
+from service.inference.batching import Batcher, Callbacks, Capacity, Decode
 from service.inference.budget import Budget
 from service.inference.cache import Cache, How
 from service.inference.encoder import Encoder
@@ -47,7 +47,7 @@ class Pipeline:
         self.batcher = Batcher(
             encoder.encode,
             Capacity(settings.threads, settings.lanes, settings.max_batch),
-            Watch(metrics.batch_images.observe, metrics.count_dropped),
+            Callbacks(metrics.batch_images.observe, metrics.count_dropped),
         )
         # A bulk request feeds the lanes without filling the queue that others wait in.
         at_once = settings.threads + settings.lanes * settings.max_batch

@@ -1,13 +1,13 @@
-"""Few sizes of a batch for what is no CPU, by a session that says what it was given."""
+"""Batch sizes on other providers than the CPU, recorded by a stub session."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from service.errors import StartupError
-from service.inference import encoder
 from service.inference.encoder import Encoder, buckets
 from service.manifest import Manifest
 
@@ -20,24 +20,35 @@ def test_powers_of_two_and_the_largest(max_batch: int, sizes: tuple[int, ...]) -
     assert buckets(max_batch) == sizes
 
 
-class Session:
-    """In the place of ONNX Runtime's on a GPU: an embedding is the first pixel's red."""
+class Node(NamedTuple):
+    """An input or output of a graph."""
 
-    def __init__(self, manifest: Manifest, provider: str) -> None:
+    name: str
+    type: str
+    shape: list[object]
+
+
+class Session:
+    """Stands in for an ONNX Runtime session on a GPU: an embedding repeats the first pixel's red."""
+
+    def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
-        self._provider = provider
         self.sizes: list[int] = []
 
-    def get_providers(self) -> list[str]:
-        return [self._provider]
+    def get_inputs(self) -> list[Node]:
+        px = self._manifest.input_px
+        return [Node("pixels", "tensor(uint8)", ["N", px, px, 3])]
+
+    def get_outputs(self) -> list[Node]:
+        return [Node("embedding", "tensor(float)", ["N", self._manifest.dim])]
 
     def run(self, _: list[str], feed: dict[str, NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         self.sizes.append(len(feed["pixels"]))
         return [np.repeat(feed["pixels"][:, 0, 0, :1].astype(np.float32), self._manifest.dim, axis=1)]
 
 
-class Small(Session):
-    """Has no memory for more than four."""
+class SmallSession(Session):
+    """Fails on more than four images."""
 
     def run(self, names: list[str], feed: dict[str, NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         if len(feed["pixels"]) > 4:
@@ -45,38 +56,24 @@ class Small(Session):
         return super().run(names, feed)
 
 
-def with_session(monkeypatch: pytest.MonkeyPatch, session: Session, provider: str) -> None:
-    monkeypatch.setattr(encoder, "_session", lambda *_: session)
-    monkeypatch.setattr(encoder, "available_providers", lambda: {provider: provider})
-    monkeypatch.setattr(Encoder, "_check_graph", lambda *_: None)
-
-
-def test_a_batch_that_the_memory_does_not_hold_is_a_refusal_to_start(
-    zoo_model: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_session(monkeypatch, Small(manifest, "other"), "other")
-    with pytest.raises(StartupError, match="UIE_MAX_BATCH=6 is too much: inference failed on a batch of 6"):
-        Encoder(zoo_model, manifest, "other", threads=1, max_batch=6)
+def test_a_max_batch_too_large_for_the_memory_is_a_startup_error(zoo_model: Path, manifest: Manifest) -> None:
+    session = SmallSession(manifest)
+    with pytest.raises(StartupError, match="UIE_MAX_BATCH=6"):
+        Encoder(zoo_model, manifest, "other", threads=1, max_batch=6, open_session=lambda *_: session)
 
 
 @pytest.mark.parametrize(
-    ("provider", "warmed", "then"),
+    ("provider", "warmed", "later"),
     [("other", [1, 2, 4, 6], [1, 2, 4, 4, 6, 6, 7]), ("cpu", [], [1, 2, 3, 4, 5, 6, 7])],
 )
-def test_batches_are_filled_up_to_sizes_that_were_warmed(
-    zoo_model: Path,
-    manifest: Manifest,
-    monkeypatch: pytest.MonkeyPatch,
-    provider: str,
-    warmed: list[int],
-    then: list[int],
+def test_batches_are_padded_to_sizes_that_ran_at_start(
+    zoo_model: Path, manifest: Manifest, provider: str, warmed: list[int], later: list[int]
 ) -> None:
-    session = Session(manifest, provider)
-    with_session(monkeypatch, session, provider)
-    made = Encoder(zoo_model, manifest, provider, threads=1, max_batch=6)
+    session = Session(manifest)
+    encoder = Encoder(zoo_model, manifest, provider, threads=1, max_batch=6, open_session=lambda *_: session)
     assert session.sizes == warmed
     for count in range(1, 8):
         pixels = np.zeros((count, manifest.input_px, manifest.input_px, 3), dtype=np.uint8)
         pixels[:, 0, 0, 0] = range(count)
-        assert made.encode(pixels)[:, 0].tolist() == list(range(count))
-    assert session.sizes[len(warmed) :] == then
+        assert encoder.encode(pixels)[:, 0].tolist() == list(range(count))
+    assert session.sizes[len(warmed) :] == later

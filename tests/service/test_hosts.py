@@ -1,9 +1,9 @@
-"""The allow-list of hosts, and which addresses are public."""
+"""The allow-list of hosts, and the classification of public addresses."""
 
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import SettingsError
@@ -45,7 +45,9 @@ NAMES = st.lists(LABELS, min_size=1, max_size=4).map(".".join)
         ("*.example.org", "https", "evil.com#.example.org", None, False),
     ],
 )
-def test_what_an_entry_lists(entry: str, scheme: str, name: str, port: int | None, listed: bool) -> None:
+def test_an_entry_lists_its_scheme_name_and_port(
+    entry: str, scheme: str, name: str, port: int | None, listed: bool
+) -> None:
     assert is_listed([parse_host(entry)], scheme, name, port) == listed
 
 
@@ -68,28 +70,29 @@ def test_what_an_entry_lists(entry: str, scheme: str, name: str, port: int | Non
         "bücher.example",
     ],
 )
-def test_entries_that_are_none(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"is not example\.org, "):
+def test_invalid_entries_are_refused(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"example\.org:8443"):
         parse_host(entry)
     monkeypatch.setenv("UIE_URL_HOSTS", f"example.org,{entry}")
     with pytest.raises(SettingsError, match="UIE_URL_HOSTS"):
         load_settings()
 
 
-def test_the_setting_is_a_list_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_setting_is_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().url_hosts == ()
     monkeypatch.setenv("UIE_URL_HOSTS", " example.org, *.example.org ,")
     assert load_settings().url_hosts == ("example.org", "*.example.org")
 
 
+@settings(deadline=None)
 @given(NAMES, NAMES)
-def test_a_name_lists_itself_alone_and_a_star_what_is_below(name: str, other: str) -> None:
+def test_a_name_lists_itself_and_a_wildcard_its_subdomains(name: str, other: str) -> None:
     exact = [parse_host(name)]
     assert is_listed(exact, "https", name, None)
     assert is_listed(exact, "https", other, None) == (name == other)
-    below = [parse_host(f"*.x.{name}")]
-    assert is_listed(below, "https", f"{other}.x.{name}", None)
-    assert not is_listed(below, "https", f"{other}x.{name}", None)
+    subdomains = [parse_host(f"*.x.{name}")]
+    assert is_listed(subdomains, "https", f"{other}.x.{name}", None)
+    assert not is_listed(subdomains, "https", f"{other}x.{name}", None)
 
 
 REFUSED = [
@@ -100,7 +103,7 @@ REFUSED = [
     "172.16.0.1",
     "192.168.1.1",
     "100.64.0.1",
-    "100.100.100.200",  # metadata, as the next three
+    "100.100.100.200",  # metadata, like the next three
     "169.254.169.254",
     "192.0.0.192",
     "168.63.129.16",
@@ -147,25 +150,25 @@ def test_addresses_that_are_not_public(address: str) -> None:
 @pytest.mark.parametrize(
     "address", ["93.184.215.14", "8.8.8.8", "2606:4700:4700::1111", "64:ff9b::93.184.215.14"]
 )
-def test_addresses_that_are(address: str) -> None:
+def test_public_addresses(address: str) -> None:
     assert is_public(address)
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4))
-def test_no_dress_makes_an_ipv4_address_public(address: ipaddress.IPv4Address) -> None:
+def test_no_ipv6_form_makes_an_ipv4_address_public(address: ipaddress.IPv4Address) -> None:
     assert is_public(f"64:ff9b::{address}") == is_public(str(address))
     packed = int(address)
     six_to_four, teredo = (0x2002 << 112) | packed << 80, (0x20010000 << 96) | packed
-    for dressed in (
-        (0xFFFF << 32) | packed,
-        packed,
-        six_to_four,
-        teredo,
-    ):  # the first two: mapped, compatible
-        assert not is_public(str(ipaddress.IPv6Address(dressed)))
+    mapped, compatible = (0xFFFF << 32) | packed, packed
+    for embedded in (mapped, compatible, six_to_four, teredo):
+        assert not is_public(str(ipaddress.IPv6Address(embedded)))
 
 
+@settings(deadline=None)
 @given(st.ip_addresses())
-def test_what_is_public_is_nothing_else(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+def test_a_public_address_is_not_private_local_or_multicast(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
     kinds = ("is_private", "is_multicast", "is_link_local", "is_loopback", "is_unspecified")
     assert not is_public(str(address)) or not any(getattr(address, kind) for kind in kinds)

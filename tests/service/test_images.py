@@ -1,4 +1,4 @@
-"""Bytes to pixels: every kind of picture that a client may send."""
+"""Decoding of every kind of image that a client may send."""
 
 import contextlib
 import io
@@ -13,17 +13,8 @@ from PIL import Image
 
 from service.errors import ImageTooLarge, Overloaded, UndecodableImage
 from service.inference.images import FORMATS, decode
-from service.manifest import Preprocessing, fingerprint
-from tests.support.pictures import encode, exif, noise, quadrants
-
-SQUARE = Preprocessing(
-    input_px=64, resize="short-side", resize_px=64, interpolation="bicubic", crop="centre", exif="apply"
-)
-MAX_PIXELS = 64_000_000
-
-
-def pixels_of(data: bytes, preprocessing: Preprocessing = SQUARE) -> NDArray[np.uint8]:
-    return decode(data, preprocessing, MAX_PIXELS)
+from service.manifest import fingerprint
+from tests.support.pictures import MAX_PIXELS, SQUARE, encode, exif, noise, pixels_of, quadrants
 
 
 def corners(pixels: NDArray[np.uint8]) -> list[tuple[int, ...]]:
@@ -36,7 +27,7 @@ WHITE = (255, 255, 255)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_every_format_gives_the_same_picture(kind: str) -> None:
+def test_every_format_decodes_to_the_same_image(kind: str) -> None:
     options: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}, "AVIF": {"quality": 95}}
     pixels = pixels_of(encode(quadrants(), kind, **options.get(kind, {})))
     assert pixels.shape == (64, 64, 3)
@@ -44,8 +35,8 @@ def test_every_format_gives_the_same_picture(kind: str) -> None:
     np.testing.assert_allclose(corners(pixels), [RED, GREEN, BLUE, YELLOW], atol=12)
 
 
-def test_resize_and_crop_are_those_of_the_manifest() -> None:
-    """Short side to 80, then the middle 64: as two steps in Pillow, which is the definition."""
+def test_resize_and_crop_follow_the_manifest() -> None:
+    """The reference resizes the short side to 80, then crops the centre 64, in Pillow."""
     preprocessing = SQUARE.model_copy(update={"resize_px": 80})
     image = quadrants(240, 160)
     scaled = image.resize((120, 80), Image.Resampling.BICUBIC).crop((28, 8, 92, 72))
@@ -72,32 +63,32 @@ def test_exif_rotation_is_applied(kind: str, orientation: int, expected: list[tu
     np.testing.assert_allclose(corners(pixels_of(data)), expected, atol=40)
 
 
-def test_exif_rotation_is_ignored_where_the_manifest_says_so() -> None:
+def test_exif_rotation_is_ignored_if_the_manifest_says_so() -> None:
     data = encode(quadrants(), "PNG", exif=exif(3))
     ignoring = SQUARE.model_copy(update={"exif": "ignore"})
     assert corners(pixels_of(data, ignoring)) == [RED, GREEN, BLUE, YELLOW]
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow says so, and goes on
-def test_unreadable_exif_turns_nothing() -> None:
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow warns and continues
+def test_unreadable_exif_causes_no_rotation() -> None:
     data = encode(quadrants(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\xff\xff")
     np.testing.assert_allclose(corners(pixels_of(data)), [RED, GREEN, BLUE, YELLOW], atol=40)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
-def test_transparency_goes_on_white(mode: str) -> None:
+def test_transparency_becomes_white(mode: str) -> None:
     image = Image.new("RGBA", (100, 100), (200, 0, 0, 0)).convert(mode)
     assert corners(pixels_of(encode(image, "TIFF" if mode == "PA" else "PNG"))) == [WHITE] * 4
 
 
-def test_palette_with_transparency_goes_on_white() -> None:
+def test_transparency_of_a_palette_becomes_white() -> None:
     image = Image.new("P", (100, 100), 1)
     image.putpalette([0, 0, 0, 255, 0, 0])
     assert corners(pixels_of(encode(image))) == [RED] * 4
     assert corners(pixels_of(encode(image, transparency=1))) == [WHITE] * 4
 
 
-def test_half_transparent_is_half_white() -> None:
+def test_half_transparent_black_becomes_gray() -> None:
     pixels = pixels_of(encode(Image.new("RGBA", (10, 10), (0, 0, 0, 128))))
     np.testing.assert_allclose(pixels, 127, atol=1)
 
@@ -113,7 +104,7 @@ def test_sixteen_bits_keep_their_high_byte() -> None:
 
 
 def test_sixteen_bit_colour() -> None:
-    """A hand-made PNG: Pillow cannot write this kind."""
+    """The PNG is assembled here because Pillow cannot write this kind."""
     row = b"\0" + struct.pack(">3H", 0xFF00, 0x8000, 0x0100) * 4
 
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -126,7 +117,7 @@ def test_sixteen_bit_colour() -> None:
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_thirty_two_bits_are_spread_over_their_range(mode: str) -> None:
+def test_thirty_two_bits_are_scaled_to_their_range(mode: str) -> None:
     ramp = np.linspace(-7, 100_000, 100).reshape(1, 100).repeat(100, axis=0)
     image = Image.fromarray(ramp.astype(np.int32 if mode == "I" else np.float32))
     assert image.mode == mode
@@ -136,7 +127,7 @@ def test_thirty_two_bits_are_spread_over_their_range(mode: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG", "AVIF"])
-def test_of_many_frames_the_first_is_taken(kind: str) -> None:
+def test_the_first_of_many_frames_is_decoded(kind: str) -> None:
     first, second = Image.new("RGB", (80, 80), RED), Image.new("RGB", (80, 80), BLUE)
     data = encode(first, kind, save_all=True, append_images=[second])
     np.testing.assert_allclose(corners(pixels_of(data)), [RED] * 4, atol=12)
@@ -161,13 +152,13 @@ def test_truncated_images_are_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"hello", b"<svg/>", b"%PDF-1.4", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_not_an_image_is_refused(data: bytes) -> None:
+def test_other_data_than_images_is_refused(data: bytes) -> None:
     with pytest.raises(UndecodableImage):
         pixels_of(data)
 
 
-def test_pixels_are_counted_before_decoding() -> None:
-    """A header that promises 400 million pixels, and no more than the header."""
+def test_the_pixel_limit_applies_before_decoding() -> None:
+    """The file is a header of 400 million pixels without data."""
     stream = io.BytesIO(encode(Image.new("L", (8, 8))))
     data = bytearray(stream.getvalue())
     data[16:24] = struct.pack(">2I", 20_000, 20_000)
@@ -177,53 +168,53 @@ def test_pixels_are_counted_before_decoding() -> None:
     assert refusal.value.members == {"limit": MAX_PIXELS, "got": 400_000_000}
 
 
-def test_the_limit_is_exact() -> None:
+def test_the_pixel_limit_is_exact() -> None:
     data = encode(Image.new("L", (40, 25)))
     decode(data, SQUARE, 1000)
     with pytest.raises(ImageTooLarge):
         decode(data, SQUARE, 999)
 
 
-def test_pixels_are_known_before_they_are_decoded() -> None:
-    asked: list[int] = []
+def test_capacity_is_reserved_before_pixels_are_decoded() -> None:
+    reserved: list[int] = []
 
     def refusing(pixels: int) -> contextlib.AbstractContextManager[None]:
-        asked.append(pixels)
+        reserved.append(pixels)
         raise Overloaded("full")
 
     for data in (encode(noise(1, 30, 20)), encode(noise(1, 30, 20), "JPEG")[:-50]):  # the second is damaged
         with pytest.raises(Overloaded):
             decode(data, SQUARE, 10**6, refusing)
-    assert asked == [600, 600]
+    assert reserved == [600, 600]
 
 
 @pytest.mark.parametrize(
     ("size", "kind", "decoded_px"),
     [
-        ((1100, 520), "JPEG", 275 * 130),  # at a quarter both sides are twice 64 and more, at an eighth not
+        ((1100, 520), "JPEG", 275 * 130),  # at 1/4 both sides are at least twice 64, at 1/8 not
         ((1100, 500), "JPEG", 550 * 250),
         ((250, 250), "JPEG", 250 * 250),
         ((1100, 520), "PNG", 1100 * 520),
     ],
 )
-def test_large_jpegs_are_decoded_in_part_where_the_manifest_says_so(
+def test_large_jpegs_are_decoded_at_reduced_size_if_the_manifest_says_so(
     size: tuple[int, int], kind: str, decoded_px: int
 ) -> None:
-    seen: list[int] = []
+    decoded: list[int] = []
 
-    def counted(pixels: int) -> contextlib.AbstractContextManager[None]:
-        seen.append(pixels)
+    def counting(pixels: int) -> contextlib.AbstractContextManager[None]:
+        decoded.append(pixels)
         return contextlib.nullcontext()
 
     data = encode(noise(1, 55, 26).resize(size), kind)
     draft = SQUARE.model_copy(update={"jpeg": "draft"})
-    in_part = decode(data, draft, MAX_PIXELS, counted)
-    whole = decode(data, SQUARE, MAX_PIXELS, counted)
-    assert seen == [decoded_px, size[0] * size[1]]
-    assert np.abs(in_part.astype(int) - whole).mean() < 2
+    reduced = decode(data, draft, MAX_PIXELS, counting)
+    full = decode(data, SQUARE, MAX_PIXELS, counting)
+    assert decoded == [decoded_px, size[0] * size[1]]
+    assert np.abs(reduced.astype(int) - full).mean() < 2
 
 
-def test_decoding_whole_is_not_written_so_that_fingerprints_stay() -> None:
+def test_the_default_jpeg_decoding_is_not_serialized_so_that_fingerprints_stay_valid() -> None:
     assert "jpeg" not in SQUARE.model_dump()
     draft = SQUARE.model_copy(update={"jpeg": "draft"})
     assert draft.model_dump()["jpeg"] == "draft"

@@ -1,4 +1,4 @@
-"""Both back ends against the same expectations; what was answered as indexed survives kill -9."""
+"""Both back ends against the same expectations, and durability of acknowledged writes after kill -9."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.support.pictures import unit
 
 DIM = 8
 
-# The stand-in says what it lacks of a server.
+# The in-memory server warns about features that it lacks.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect"),
     pytest.mark.filterwarnings("ignore:Local mode performs exact"),
@@ -29,17 +29,17 @@ pytestmark = [
 
 
 def in_memory_server(fingerprint: str = "model-a", client: QdrantClient | None = None) -> ServerIndex:
-    """The client's own stand-in for a server."""
+    """A ServerIndex on qdrant-client's in-memory server."""
     return ServerIndex(client or QdrantClient(":memory:"), "items", DIM, fingerprint)
 
 
 @pytest.fixture(params=["edge", "server"])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorIndex]:
-    opened: VectorIndex = (
+    index: VectorIndex = (
         EdgeIndex(tmp_path / "items", DIM, "model-a") if request.param == "edge" else in_memory_server()
     )
-    yield opened
-    opened.close()
+    yield index
+    index.close()
 
 
 def vectors(count: int, seed: int = 0) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
@@ -51,13 +51,13 @@ def items(count: int) -> list[Item]:
     return [Item(f"id/{n}", f"domain{n % 3}", f"label{n % 5}", rows[n], {"n": n}) for n in range(count)]
 
 
-def test_what_goes_in_comes_out(index: VectorIndex) -> None:
+def test_an_item_is_returned_unchanged(index: VectorIndex) -> None:
     odd = Item('é/\n\0"?#%2F', "art", "", vectors(1)[0], {"deep": {"list": [1, 2.5, None, True, "x"]}})
     index.upsert([odd])
-    found = index.get(odd.id)
-    assert found is not None
-    assert (found.id, found.domain, found.label, found.payload) == (odd.id, "art", "", odd.payload)
-    np.testing.assert_array_equal(found.embedding, odd.embedding)  # bit for bit
+    item = index.get(odd.id)
+    assert item is not None
+    assert (item.id, item.domain, item.label, item.payload) == (odd.id, "art", "", odd.payload)
+    np.testing.assert_array_equal(item.embedding, odd.embedding)  # bit for bit
     assert index.get("unknown") is None
 
 
@@ -65,9 +65,9 @@ def test_upsert_replaces(index: VectorIndex) -> None:
     old, new = items(2)
     index.upsert([old])
     index.upsert([Item(old.id, "other", "l", new.embedding)])
-    found = index.get(old.id)
-    assert found is not None
-    assert (found.domain, found.payload) == ("other", {})
+    item = index.get(old.id)
+    assert item is not None
+    assert (item.domain, item.payload) == ("other", {})
     assert index.count() == 1
     assert index.domains() == {"other": 1}
 
@@ -95,19 +95,19 @@ def test_search_agrees_with_numpy(index: VectorIndex, exact: bool) -> None:
         np.testing.assert_allclose([hit.score for hit in hits], scores[best], rtol=0, atol=1e-12)
 
 
-def test_search_in_domains_and_without_ids(index: VectorIndex) -> None:
+def test_search_within_domains_and_with_excluded_ids(index: VectorIndex) -> None:
     gallery = items(60)
     index.upsert(gallery)
     query = gallery[0].embedding
-    only = search(index, Query(query, 60, domains=("domain1", "domain2")))
-    assert {hit.item.domain for hit in only} == {"domain1", "domain2"}
-    assert len(only) == 40
-    rest = search(index, Query(query, 60, exclude=("id/0", "id/5", "unknown")))
-    assert {hit.item.id for hit in rest} == {item.id for item in gallery} - {"id/0", "id/5"}
+    in_domains = search(index, Query(query, 60, domains=("domain1", "domain2")))
+    assert {hit.item.domain for hit in in_domains} == {"domain1", "domain2"}
+    assert len(in_domains) == 40
+    not_excluded = search(index, Query(query, 60, exclude=("id/0", "id/5", "unknown")))
+    assert {hit.item.id for hit in not_excluded} == {item.id for item in gallery} - {"id/0", "id/5"}
     assert search(index, Query(query, 3, domains=("nothing",))) == []
 
 
-def test_ties_come_in_the_order_of_the_ids_even_across_the_cut(index: VectorIndex) -> None:
+def test_ties_are_sorted_by_id_even_beyond_the_last_hit(index: VectorIndex) -> None:
     row = vectors(1)[0]
     index.upsert([Item(f"same-{n:03d}", "a", "x", row) for n in range(100)])
     index.upsert([Item("other", "a", "x", -row)])
@@ -121,53 +121,53 @@ def test_search_in_an_empty_index(index: VectorIndex) -> None:
 
 
 def test_point_ids_are_stable() -> None:
-    """Data on disk depends on it."""
+    """Data on disk depends on them."""
     assert point_id("cat.jpg") == "0a8465d4-a8de-5622-8fa6-3c0806d15c17"
     assert point_id("cat.jpg") != point_id("cat.jpg ")
 
 
-def test_edge_reopens_what_it_had(tmp_path: Path) -> None:
+def test_edge_reopens_an_existing_index(tmp_path: Path) -> None:
     first = EdgeIndex(tmp_path / "items", DIM, "model-a")
     first.upsert(items(20))
     first.close()
     second = EdgeIndex(tmp_path / "items", DIM, "model-b")
     assert second.count() == 20
     assert second.fingerprint == "model-a"
-    assert second.indexed_vectors() == 0  # nothing builds a graph in the serving process
+    assert second.indexed_vectors() == 0  # the serving process never builds a graph
     second.close()
 
 
-def test_edge_is_for_one_process(tmp_path: Path) -> None:
+def test_edge_can_be_opened_by_one_process_only(tmp_path: Path) -> None:
     first = EdgeIndex(tmp_path / "items", DIM, "model-a")
-    with pytest.raises(StartupError, match="cannot be opened"):
+    with pytest.raises(StartupError, match="cannot open"):
         EdgeIndex(tmp_path / "items", DIM, "model-a")
     first.close()
 
 
-def test_edge_starts_again_where_its_making_was_cut_short(tmp_path: Path) -> None:
+def test_edge_recovers_from_an_interrupted_creation(tmp_path: Path) -> None:
     (tmp_path / "items" / "shard.new" / "segments").mkdir(parents=True)
     index = EdgeIndex(tmp_path / "items", DIM, "model-a")
     assert index.count() == 0
     index.close()
 
 
-def test_edge_names_a_damaged_index(tmp_path: Path) -> None:
+def test_the_error_names_a_damaged_edge_index(tmp_path: Path) -> None:
     EdgeIndex(tmp_path / "items", DIM, "model-a").close()
     (tmp_path / "items" / "index.json").write_text("{")
     with pytest.raises(StartupError, match=str(tmp_path)):
         EdgeIndex(tmp_path / "items", DIM, "model-a")
 
 
-def test_a_server_collection_of_somebody_else_is_left_alone() -> None:
+def test_a_foreign_server_collection_is_refused() -> None:
     client = QdrantClient(":memory:")
     client.create_collection("items", vectors_config={})
-    with pytest.raises(StartupError, match="not made by this service"):
+    with pytest.raises(StartupError, match="not created by this service"):
         in_memory_server(client=client)
 
 
-def test_a_server_that_is_not_there() -> None:
+def test_an_unreachable_server_is_a_startup_error() -> None:
     client = QdrantClient(url="http://127.0.0.1:9", timeout=1, check_compatibility=False)
-    with pytest.raises(StartupError, match="cannot be opened"):
+    with pytest.raises(StartupError, match="cannot open"):
         in_memory_server(client=client)
 
 
@@ -187,7 +187,7 @@ while True:
 """
 
 
-def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
+def test_acknowledged_writes_survive_kill_9(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     acknowledged = 0
     for round_ in range(3):
@@ -215,31 +215,31 @@ def worker(index: VectorIndex) -> IndexWorker:
     return IndexWorker(lambda: index, "model-a")
 
 
-async def test_worker_says_what_is_new(worker: IndexWorker) -> None:
-    one, two, three = items(3)
-    assert await worker.upsert([one, two]) == [True, True]
-    assert await worker.upsert([two, three]) == [False, True]
+async def test_the_worker_reports_new_ids(worker: IndexWorker) -> None:
+    first, second, third = items(3)
+    assert await worker.upsert([first, second]) == [True, True]
+    assert await worker.upsert([second, third]) == [False, True]
     assert (await worker.counts())[0] == 3
-    assert await worker.delete(one.id)
-    assert not await worker.delete(one.id)
+    assert await worker.delete(first.id)
+    assert not await worker.delete(first.id)
     with pytest.raises(UnknownItem):
-        await worker.get(one.id)
+        await worker.get(first.id)
 
 
 async def test_of_equal_ids_in_one_call_the_last_counts(worker: IndexWorker) -> None:
-    one, two = items(2)
-    assert await worker.upsert([one, Item(one.id, "late", "l", two.embedding)]) == [True, True]
-    assert (await worker.get(one.id)).domain == "late"
+    first, second = items(2)
+    assert await worker.upsert([first, Item(first.id, "late", "l", second.embedding)]) == [True, True]
+    assert (await worker.get(first.id)).domain == "late"
 
 
-async def test_worker_knows_its_domains(worker: IndexWorker) -> None:
+async def test_the_worker_refuses_unknown_domains(worker: IndexWorker) -> None:
     await worker.upsert(items(3))
     with pytest.raises(UnknownDomain) as refusal:
         await worker.search(Query(vectors(1)[0], 3, domains=("domain0", "nothing")))
     assert json.loads(json.dumps(refusal.value.problem()))["domains"] == ["nothing"]
 
 
-def test_many_equal_pictures_are_not_all_fetched(index: VectorIndex) -> None:
+def test_a_search_among_many_equal_images_is_bounded(index: VectorIndex) -> None:
     row = vectors(1)[0]
     index.upsert([Item(f"same-{n:05d}", "a", "x", row) for n in range(3000)])
     hits = search(index, Query(row, 5))
@@ -247,14 +247,14 @@ def test_many_equal_pictures_are_not_all_fetched(index: VectorIndex) -> None:
     assert {hit.score for hit in hits} == {hits[0].score}
 
 
-async def test_a_domain_is_known_even_where_all_of_it_is_excluded(worker: IndexWorker) -> None:
-    one, two = items(2)
-    await worker.upsert([one, two])
-    assert await worker.search(Query(one.embedding, 3, domains=(one.domain,), exclude=(one.id,))) == []
+async def test_a_domain_whose_items_are_all_excluded_is_known(worker: IndexWorker) -> None:
+    first, second = items(2)
+    await worker.upsert([first, second])
+    assert await worker.search(Query(first.embedding, 3, domains=(first.domain,), exclude=(first.id,))) == []
     assert (await worker.counts())[0] == 2
 
 
-async def test_another_models_index_is_neither_searched_nor_written(index: VectorIndex) -> None:
+async def test_an_index_of_another_model_is_neither_searched_nor_written(index: VectorIndex) -> None:
     worker = IndexWorker(lambda: index, "model-b")
     with pytest.raises(FingerprintMismatch):
         await worker.search(Query(vectors(1)[0], 3))
@@ -263,7 +263,7 @@ async def test_another_models_index_is_neither_searched_nor_written(index: Vecto
     assert await worker.domains() == {}
 
 
-async def test_an_engine_that_fails_is_an_unavailable_index(tmp_path: Path) -> None:
+async def test_an_engine_failure_is_an_unavailable_index(tmp_path: Path) -> None:
     index = EdgeIndex(tmp_path / "items", DIM, "model-a")
     worker = IndexWorker(lambda: index, "model-a")
     index.close()

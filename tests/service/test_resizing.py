@@ -1,4 +1,4 @@
-"""The ways of resizing that a manifest may name, each against an independent reference."""
+"""The resize methods of a manifest, each compared with an independent reference."""
 
 import numpy as np
 import pytest
@@ -25,13 +25,13 @@ SQUASHED = Preprocessing(
 
 
 def speckle(width: int, height: int) -> Image.Image:
-    """Every pixel for itself: the hardest picture for a resize."""
+    """Independent random pixels, the hardest input for a resize."""
     rng = np.random.default_rng(width * 10_000 + height)
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 def by_torch(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """The long side and the crop's offset are cut to whole pixels, as UnED's reference code does."""
+    """Truncate the long side and the crop's offset to integers, as UnED's reference code does."""
     width, height = image.size
     short, px = preprocessing.resize_px, preprocessing.input_px
     wide = (short, int(width / height * short))
@@ -50,24 +50,24 @@ def by_torch(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.flo
     [(640, 480), (481, 641), (1001, 333), (100, 37), (37, 100), (3, 5), (1, 1), (225, 224), (224, 449)],
 )
 @pytest.mark.parametrize("resize_px", [224, 257])
-def test_bilinear_without_antialias_is_that_of_torch(size: tuple[int, int], resize_px: int) -> None:
-    """Up and down, odd sizes: rounded to the nearest level, and no further off than that."""
+def test_bilinear_without_antialias_matches_torch(size: tuple[int, int], resize_px: int) -> None:
+    """Values are rounded to the nearest level, for upscaling, downscaling and odd sizes."""
     preprocessing = SAMPLED.model_copy(update={"resize_px": resize_px})
     image = speckle(*size)
-    got = decode(encode(image), preprocessing, 10**9)
-    assert got.shape == (224, 224, 3)
-    assert got.dtype == np.uint8
-    assert np.abs(got - by_torch(image, preprocessing)).max() < 0.51
+    pixels = decode(encode(image), preprocessing, 10**9)
+    assert pixels.shape == (224, 224, 3)
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels - by_torch(image, preprocessing)).max() < 0.51
 
 
-def test_without_antialias_is_not_with_it() -> None:
+def test_antialias_makes_a_difference() -> None:
     data = encode(speckle(640, 480))
     smoothed = decode(data, SAMPLED.model_copy(update={"interpolation": "bilinear"}), 10**9)
     assert np.abs(decode(data, SAMPLED, 10**9) - smoothed.astype(float)).max() > 50
 
 
-def test_a_long_picture_is_never_scaled_whole() -> None:
-    """Whole, it would be 224 x 13,440,000 pixels; its middle is where black turns to white."""
+def test_only_the_crop_of_a_long_image_is_scaled() -> None:
+    """The full result would have 224 x 13,440,000 pixels; its centre is the edge from black to white."""
     strip = np.zeros((1, 60_000, 3), dtype=np.uint8)
     strip[:, 30_000:] = 255
     row = decode(encode(Image.fromarray(strip)), SAMPLED, 10**9)[0, :, 0].astype(int)
@@ -77,21 +77,21 @@ def test_a_long_picture_is_never_scaled_whole() -> None:
 
 
 def test_exif_is_ignored_without_antialias() -> None:
-    turned = decode(encode(quadrants(), "PNG", exif=exif(3)), SAMPLED, 10**9)
-    assert (turned == decode(encode(quadrants()), SAMPLED, 10**9)).all()
+    rotated = decode(encode(quadrants(), "PNG", exif=exif(3)), SAMPLED, 10**9)
+    assert (rotated == decode(encode(quadrants()), SAMPLED, 10**9)).all()
 
 
-def test_squash_keeps_both_sides_and_not_their_ratio() -> None:
-    """Both sides to 64, then the middle 48: as two steps in Pillow, which is the definition."""
+def test_squash_ignores_the_aspect_ratio() -> None:
+    """The reference resizes both sides to 64, then crops the centre 48, in Pillow."""
     image = quadrants(300, 100)
     scaled = image.resize((64, 64), Image.Resampling.BICUBIC).crop((8, 8, 56, 56))
-    got = decode(encode(image), SQUASHED, 10**9)
-    assert np.abs(got - np.asarray(scaled).astype(int)).max() <= 2
-    upright = decode(encode(image, "PNG", exif=exif(6)), SQUASHED, 10**9)
-    assert (upright == np.rot90(got, k=-1)).all()
+    pixels = decode(encode(image), SQUASHED, 10**9)
+    assert np.abs(pixels - np.asarray(scaled).astype(int)).max() <= 2
+    rotated = decode(encode(image, "PNG", exif=exif(6)), SQUASHED, 10**9)
+    assert (rotated == np.rot90(pixels, k=-1)).all()
 
 
 @pytest.mark.parametrize("change", [{"exif": "apply"}, {"resize": "squash"}])
-def test_what_does_not_go_together_is_refused(change: dict[str, str]) -> None:
-    with pytest.raises(ValidationError, match="short-side and exif ignore only"):
+def test_incompatible_preprocessing_is_refused(change: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="bilinear-no-antialias"):
         Preprocessing.model_validate(SAMPLED.model_dump() | change)

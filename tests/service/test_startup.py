@@ -1,4 +1,4 @@
-"""What the service reads at start, and when it refuses: settings, manifest, model, provider."""
+"""Startup: settings, manifest, model and provider, and the errors that stop it."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("UIE_MAX_BATCH", "0", "UIE_MAX_BATCH: Input should be greater than or equal to 1"),
         ("UIE_MAX_BATCH", "many", "UIE_MAX_BATCH"),
@@ -40,14 +40,16 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("UIE_API_KEY", "secret", "no such setting: UIE_API_KEY"),
     ],
 )
-def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+def test_an_error_names_the_invalid_setting(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as refusal:
         load_settings()
-    assert said in str(refusal.value)
+    assert message in str(refusal.value)
 
 
-def test_two_workers_may_share_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_may_share_a_qdrant_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UIE_WORKERS", "2")
     monkeypatch.setenv("UIE_QDRANT_URL", "http://127.0.0.1:6333")
     assert load_settings().workers == 2
@@ -55,7 +57,7 @@ def test_two_workers_may_share_a_server(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 def model(zoo_model: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil."""
+    """A copy that a test may modify."""
     return Path(shutil.copytree(zoo_model, tmp_path / "model"))
 
 
@@ -75,7 +77,7 @@ def rewrite(model: Path, **changes: object) -> None:
         {"surprise": 1},
     ],
 )
-def test_a_manifest_with_unknown_values_is_an_error_that_names_the_file(
+def test_an_invalid_value_in_a_manifest_is_an_error_that_names_the_file(
     model: Path, changes: dict[str, object]
 ) -> None:
     rewrite(model, **changes)
@@ -85,7 +87,7 @@ def test_a_manifest_with_unknown_values_is_an_error_that_names_the_file(
     assert next(iter(changes)) in str(refusal.value)
 
 
-def test_a_manifest_of_other_preprocessing_has_another_fingerprint(model: Path, manifest: Manifest) -> None:
+def test_the_fingerprint_depends_on_the_preprocessing(model: Path, manifest: Manifest) -> None:
     changed = manifest.preprocessing.model_copy(update={"resize_px": 256})
     assert fingerprint(manifest.onnx_sha256, changed, "fp32") != manifest.fingerprint
     assert fingerprint(manifest.onnx_sha256, manifest.preprocessing, "fp32") == manifest.fingerprint
@@ -107,12 +109,12 @@ def test_an_altered_canonical_image_is_refused(model: Path) -> None:
         load_canonical(model)
 
 
-def test_no_model(tmp_path: Path) -> None:
+def test_a_missing_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="does not exist"):
         load_manifest(tmp_path)
 
 
-def test_the_shipped_model_is_small_and_says_everything(zoo_model: Path, manifest: Manifest) -> None:
+def test_the_shipped_model_is_small_and_its_manifest_complete(zoo_model: Path, manifest: Manifest) -> None:
     assert (zoo_model / "model.onnx").stat().st_size <= 15_000_000
     assert manifest.name == zoo_model.name
     assert manifest.licence == "Apache-2.0"
@@ -120,7 +122,7 @@ def test_the_shipped_model_is_small_and_says_everything(zoo_model: Path, manifes
     assert sha256_of(zoo_model / "model.onnx") == manifest.onnx_sha256
 
 
-def test_encoder_gives_the_canonical_embedding_batched_and_single(
+def test_the_encoder_returns_the_canonical_embedding_batched_and_single(
     zoo_model: Path, manifest: Manifest
 ) -> None:
     encoder = Encoder(zoo_model, manifest, "cpu", 2)
@@ -132,22 +134,22 @@ def test_encoder_gives_the_canonical_embedding_batched_and_single(
     assert batched.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(batched, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(batched[0], canonical.embedding, atol=2e-5)
-    singles = np.concatenate([encoder.encode(one[None]) for one in (pixels, *others)])
+    singles = np.concatenate([encoder.encode(image[None]) for image in (pixels, *others)])
     np.testing.assert_allclose(batched, singles, atol=2e-6)
 
 
-def test_a_provider_that_is_not_here_is_refused(zoo_model: Path, manifest: Manifest) -> None:
-    with pytest.raises(StartupError, match="'openvino' is not available here; available: "):
+def test_an_unavailable_provider_is_refused(zoo_model: Path, manifest: Manifest) -> None:
+    with pytest.raises(StartupError, match="'openvino' is not available"):
         Encoder(zoo_model, manifest, "openvino", 1)
 
 
-def test_a_graph_that_is_not_the_manifests_is_refused(zoo_model: Path, manifest: Manifest) -> None:
-    with pytest.raises(StartupError, match="does not take uint8"):
+def test_a_graph_that_does_not_match_the_manifest_is_refused(zoo_model: Path, manifest: Manifest) -> None:
+    with pytest.raises(StartupError, match="does not map uint8"):
         Encoder(zoo_model, manifest.model_copy(update={"dim": 32}), "cpu", 1)
 
 
-def test_the_command_refuses_in_one_sentence(tmp_path: Path) -> None:
-    """Before a worker is started: it would only be started again and again."""
+def test_the_command_reports_a_wrong_setting_without_a_traceback(tmp_path: Path) -> None:
+    """It fails before a worker starts, because the supervisor would restart that worker indefinitely."""
     with pytest.raises(TargetError) as refusal, running_service(tmp_path / "log", workers="2"):
         pass
     log = (tmp_path / "log").read_text()
@@ -159,7 +161,7 @@ def test_a_second_service_on_the_same_index_is_refused(tmp_path: Path) -> None:
     data_dir = str(tmp_path / "index")
     with running_service(tmp_path / "first.log", data_dir=data_dir):
         with (
-            pytest.raises(TargetError, match="cannot be opened"),
+            pytest.raises(TargetError, match="cannot open"),
             running_service(tmp_path / "second.log", data_dir=data_dir),
         ):
             pass
@@ -167,14 +169,14 @@ def test_a_second_service_on_the_same_index_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["service", "model_export", "benchmarks"])
-def test_help_is_the_map(package: str) -> None:
-    done = subprocess.run(
+def test_help_lists_the_commands(package: str) -> None:
+    completed = subprocess.run(
         [sys.executable, "-m", package, "--help"], capture_output=True, text=True, check=True
     )
-    verbs = {
+    commands = {
         "service": ("serve", "check", "settings"),
         "model_export": ("export", "verify", "embed", "list"),
         "benchmarks": ("octet", "index", "replay", "report", "efficiency", "demo"),
     }
-    for verb in verbs[package]:
-        assert verb in done.stdout
+    for command in commands[package]:
+        assert command in completed.stdout

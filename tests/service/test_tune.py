@@ -1,37 +1,35 @@
-"""The settings for a machine: chosen by hand-made curves, and found on this one in little time."""
+"""Tuning: the choice among the points of a curve, and a short run on this machine."""
 
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from service import tune as tuning
 from service.errors import SettingsError
 from service.settings import Settings, load_settings
-from service.tune import Point, choose, tune
+from service.tune import Effort, Point, choose, tune
 
 
 @pytest.mark.parametrize(
-    ("rates", "wanted"),
+    ("rates", "expected"),
     [
-        ({(1, 4): 50, (1, 8): 90, (1, 16): 100}, (1, 16)),  # batching pays
-        ({(1, 4): 98, (1, 8): 99, (1, 16): 100}, (1, 4)),  # it does not: a smaller batch answers sooner
+        ({(1, 4): 50, (1, 8): 90, (1, 16): 100}, (1, 16)),  # batching pays off
+        ({(1, 4): 98, (1, 8): 99, (1, 16): 100}, (1, 4)),  # it does not: a smaller batch responds sooner
         ({(1, 4): 98, (2, 4): 100}, (1, 4)),
-        ({(1, 4): 80, (2, 4): 100, (1, 8): 100}, (1, 8)),  # as many at a time, fewer lanes
-        ({(2, 1): 500, (1, 4): 100}, (1, 4)),  # a limit of one would end all batching
+        ({(1, 4): 80, (2, 4): 100, (1, 8): 100}, (1, 8)),  # as many images in flight, lower concurrency
+        ({(2, 1): 500, (1, 4): 100}, (1, 4)),  # a limit of 1 would disable batching
     ],
 )
-def test_the_fewest_images_at_a_time_that_are_as_good(
-    rates: dict[tuple[int, int], float], wanted: tuple[int, int]
+def test_the_fewest_images_in_flight_within_three_percent_are_chosen(
+    rates: dict[tuple[int, int], float], expected: tuple[int, int]
 ) -> None:
     chosen = choose([Point(lanes, batch, rate) for (lanes, batch), rate in rates.items()])
-    assert (chosen.lanes, chosen.max_batch) == wanted
+    assert (chosen.lanes, chosen.max_batch) == expected
 
 
-def test_what_is_found_here_is_what_the_service_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"_ROUNDS": 1, "_POINT_S": 0.01, "_TRIAL_S": 0.5, "_BATCHES": (1, 4)}.items():
-        monkeypatch.setattr(tuning, name, value)
-    tuned = tune(Settings(threads=2), None, Console(quiet=True))
+def test_the_tuned_settings_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    effort = Effort(batches=(1, 4), rounds=1, point_s=0.01, trial_s=0.5)
+    tuned = tune(Settings(threads=2), None, Console(quiet=True), effort)
     assert tuned.max_batch == 4
     assert 0 < tuned.predicted_images_per_s < tuned.infer_images_per_s
     assert tuned.measured_images_per_s > 0
@@ -42,6 +40,6 @@ def test_what_is_found_here_is_what_the_service_takes(monkeypatch: pytest.Monkey
     assert (settings.threads, settings.lanes, settings.max_batch) == (2, tuned.lanes, 4)
 
 
-def test_a_folder_without_pictures(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="there is no picture"):
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no image"):
         tune(Settings(), tmp_path, Console(quiet=True))

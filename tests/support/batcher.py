@@ -1,18 +1,29 @@
-"""A batcher whose encoder can be checked by hand: the embedding is the first pixel."""
+"""A batcher whose encoder returns the first pixel as the embedding."""
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, UndecodableImage
-from service.inference.batching import Batcher, Capacity, Encode, Encoded, Watch
+from service.inference.batching import (
+    Batcher,
+    Callbacks,
+    Capacity,
+    Clock,
+    DropReason,
+    Encode,
+    Encoded,
+    Stage,
+)
 
 BAD = 13
-BROKEN, BUG = 250, 251  # of these the decoder fails
+BROKEN, BUG = 250, 251  # the decoder fails on these
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
@@ -29,12 +40,12 @@ async def embed(batcher: Batcher, value: int, alone: bool = False) -> Encoded:
 
 def first_pixel(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     if (pixels[:, 0, 0, 0] == BAD).any():
-        raise EncoderFailed("a bad picture was in the batch")
+        raise EncoderFailed("a bad image was in the batch")
     return pixels[:, 0, 0, :1].astype(np.float32)
 
 
 class Gate:
-    """An encoder that waits to be let through, and so lets a test decide what waits behind it."""
+    """An encoder that blocks until the test opens it, so that the test controls what waits behind it."""
 
     def __init__(self, encode: Encode = first_pixel) -> None:
         self.entered = threading.Semaphore(0)
@@ -43,16 +54,31 @@ class Gate:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.entered.release()
-        assert self.open.acquire(timeout=20)
+        assert self.open.acquire(timeout=60)
         return self._encode(pixels)
+
+
+@dataclass
+class ManualClock:
+    """A clock that a test sets."""
+
+    now_s: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
 
 
 @contextmanager
 def batching(
-    encode: Encode, max_batch: int = 4, threads: int = 1, lanes: int = 1
+    encode: Encode,
+    max_batch: int = 4,
+    threads: int = 1,
+    lanes: int = 1,
+    dropped: Callable[[Stage, DropReason], None] = lambda _, __: None,
+    clock: Clock = time.monotonic,
 ) -> Iterator[tuple[Batcher, list[int]]]:
     sizes: list[int] = []
-    batcher = Batcher(encode, Capacity(threads, lanes, max_batch), Watch(sizes.append, lambda _, __: None))
+    batcher = Batcher(encode, Capacity(threads, lanes, max_batch), Callbacks(sizes.append, dropped), clock)
     try:
         yield batcher, sizes
     finally:
@@ -60,15 +86,15 @@ def batching(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 (the other side is a thread)
             await asyncio.sleep(0.001)
 
 
 async def submit_behind(gate: Gate, batcher: Batcher, values: list[int]) -> list[asyncio.Task[Encoded]]:
-    """The first picture is in the session, the others wait."""
+    """Submit images so that the first is being encoded and the others wait."""
     tasks = [asyncio.create_task(embed(batcher, values[0]))]
     await asyncio.to_thread(gate.entered.acquire)
     tasks += [asyncio.create_task(embed(batcher, value)) for value in values[1:]]
-    await until(lambda: batcher.depth == len(values) - 1)
+    await until(lambda: batcher.waiting == len(values) - 1)
     return tasks

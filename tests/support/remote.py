@@ -19,7 +19,7 @@ PUBLIC = "93.184.215.14"
 HOST = "http://pics.example.org"
 URL = f"{HOST}/a.png"
 IMAGE = b"an image's bytes"
-NOT_HAD = "no image could be had from the URL's host in time"
+NOT_HAD = "no image was received from the URL's host in time"
 Page = bytes | Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
