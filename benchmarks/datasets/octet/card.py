@@ -14,6 +14,7 @@ from benchmarks.datasets.octet.domains import Domain
 from benchmarks.datasets.octet.sources import Source
 from benchmarks.datasets.splits import SEED
 from benchmarks.errors import DataError
+from benchmarks.files import write_atomically
 
 BUILDER_VERSION = 1  # raise it when the same sources would build another data set
 
@@ -100,10 +101,8 @@ def save(
         "sources": source_rows,
         "domains": {name: dataclasses.asdict(row) for name, row in built.items()},
     }
-    (out / "LICENCES.md").write_text(_licences(source_rows))
-    partial = out / ".dataset.json"
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    partial.replace(out / "dataset.json")
+    write_atomically(out / "LICENCES.md", _licences(source_rows))
+    write_atomically(out / "dataset.json", json.dumps(record, indent=1) + "\n")
 
 
 def _licences(source_rows: Iterable[dict[str, Any]]) -> str:
