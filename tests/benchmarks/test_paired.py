@@ -100,12 +100,12 @@ def test_a_large_difference_is_real_where_the_queries_say_so() -> None:
     pair = domains["big"]["R@1"]
     assert (pair.a, pair.b, pair.change) == pytest.approx((1.0, 0.8, -0.2))
     assert pair.p == pytest.approx(3 * 2 / 2**40)  # the smallest of three tests
-    assert pair.real
+    assert pair.significant
     # By hand: the share lost is binomial(200, 0.2) / 200.
     ends = [-binom.ppf(tail, 200, 0.2) / 200 for tail in (0.975, 0.025)]
     assert [pair.difference.low, pair.difference.high] == pytest.approx(ends, abs=0.006)
-    assert not domains["small"]["R@1"].real  # 50 points, but p = 1/2
-    assert not domains["same"]["mMP@5"].real
+    assert not domains["small"]["R@1"].significant  # 50 points, but p = 1/2
+    assert not domains["same"]["mMP@5"].significant
     assert domains["same"]["R@1"].p == 1.0
     assert mean["R@1"].change == pytest.approx((-0.2 - 0.5) / 3)
     assert mean["mMP@5"].change == pytest.approx((-0.1 - 0.25) / 3)
@@ -120,5 +120,5 @@ def test_pairs_see_what_two_intervals_do_not() -> None:
     pair = domains["a"]["R@1"]
     assert pair.b_interval.high > pair.a_interval.low  # the intervals overlap widely ...
     assert pair.difference.high < 0  # ... and yet
-    assert pair.real
-    assert mean["R@1"].real
+    assert pair.significant
+    assert mean["R@1"].significant
