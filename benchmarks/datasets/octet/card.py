@@ -1,4 +1,4 @@
-"""What a built Octet says about itself: dataset.json, LICENCES.md, and the summary that callers get."""
+"""Description of a built Octet: dataset.json, LICENCES.md and the summary."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ from benchmarks.datasets.splits import SEED
 from benchmarks.errors import DataError
 from benchmarks.files import write_atomically
 
-BUILDER_VERSION = 1  # raise it when the same sources would build another data set
+BUILDER_VERSION = 1  # increase it when a change builds another data set from the same sources
 
 NOT_UNED = (
     "Octet is a small stand-in with UnED's layout, assembled from package registries. "
@@ -26,14 +26,16 @@ NOT_UNED = (
 
 @dataclass(frozen=True)
 class OctetSummary:
+    """Result of a build."""
+
     root: Path
-    fingerprint: str  # sha256 over all info files and images of the domains that are there
+    fingerprint: str  # sha256 over the info files and images of all built domains
     domains: dict[str, DomainCounts]
     left_out: dict[str, str]  # reason by domain
 
 
 def load_built(out: Path, domains: Iterable[Domain], pins: dict[str, str]) -> dict[str, BuiltDomain]:
-    """The domains that dataset.json records and that need not be built again; `pins` are hashes by source."""
+    """Read the up-to-date domains from dataset.json; `pins` are hashes by source. Raises DataError."""
     path = out / "dataset.json"
     if not path.is_file():
         return {}
@@ -51,7 +53,7 @@ def load_built(out: Path, domains: Iterable[Domain], pins: dict[str, str]) -> di
             and (out / "data" / "images" / domain.name).is_dir()
         }
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is malformed ({error!r}): remove it to build anew") from error
+        raise DataError(f"{path} is malformed ({error!r}): remove it to build the data set again") from error
 
 
 def _built_domain(row: dict[str, Any]) -> BuiltDomain:
@@ -59,6 +61,7 @@ def _built_domain(row: dict[str, Any]) -> BuiltDomain:
 
 
 def summarise(out: Path, built: dict[str, BuiltDomain], left_out: dict[str, str]) -> OctetSummary:
+    """Summarise a build; `left_out` holds reasons by domain."""
     lines = [f"{name} {row.fingerprint}\n" for name, row in built.items()]
     return OctetSummary(
         root=out,
@@ -75,7 +78,7 @@ def save(
     domains: Iterable[Domain],
     sources: Iterable[Source],
 ) -> None:
-    """Write dataset.json, whole or not at all, and LICENCES.md."""
+    """Write dataset.json and LICENCES.md. Raises RunError."""
     users: dict[str, list[str]] = defaultdict(list)
     for domain in domains:
         for name in domain.sources:
@@ -111,12 +114,12 @@ def _licences(source_rows: Iterable[dict[str, Any]]) -> str:
         for row in source_rows
     ]
     rows = [f"| {' | '.join(row)} |\n" for row in cells]
-    return f"""# Licences of the pictures in this folder
+    return f"""# Licences of the images in this folder
 
 {NOT_UNED}
 
-The pictures keep the licences that their packages state. The packages' own texts, which name authors and
-single pictures, lie in `licences/`. Nothing of this folder belongs into the project's repository.
+The images keep the licences that their packages state. The packages' licence texts, which name authors and
+single images, are in `licences/`. Do not add files of this folder to the project's repository.
 
 | package | version | registry | domains | licence |
 |---|---|---|---|---|
