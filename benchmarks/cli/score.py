@@ -46,19 +46,11 @@ def score(
         f"{peak.gflop_per_s:,.0f}; by CPU time {speed.gflop_per_cpu_s / peak.gflop_per_cpu_s:.0%}"
     )
     if as_json:
-        print_json(
-            {
-                **to_json(scores),
-                "split": split,
-                "self_exclusion": self_exclusion,
-                "reference_rounding": reference_rounding,
-                "intervals": intervals(scores),
-                "failed": {domain: row.failed for domain, row in scores.merged.items()},
-                "left_out": result.left_out,
-                "speed": asdict(speed),
-                "peak": asdict(peak),
-            }
-        )
+        failed = {domain: row.failed for domain, row in scores.merged.items()}
+        options = {"split": split, "self_exclusion": self_exclusion, "reference_rounding": reference_rounding}
+        details = {"intervals": intervals(scores), "failed": failed, "left_out": result.left_out}
+        speeds = {"speed": asdict(speed), "peak": asdict(peak)}
+        print_json({**to_json(scores), **options, **details, **speeds})
 
 
 def check(

@@ -36,12 +36,8 @@ def split_classes(domain: str, classes: Iterable[str], *, seed: int = SEED) -> S
     n_test = min(-(-n_classes // 2), n_classes - 2)
     n_rest = n_classes - n_test
     n_val = max(round(n_classes / 10), 2 if n_rest >= 4 else 1)
-    train, val, test = (
-        shuffled[n_test + n_val :],
-        shuffled[n_test : n_test + n_val],
-        shuffled[:n_test],
-    )
-    return Split(tuple(sorted(train)), tuple(sorted(val)), tuple(sorted(test)))
+    parts = shuffled[n_test + n_val :], shuffled[n_test : n_test + n_val], shuffled[:n_test]
+    return Split(*(tuple(sorted(names)) for names in parts))
 
 
 def _rank(seed: int, domain: str, name: str) -> bytes:

@@ -75,7 +75,8 @@ def compare_scores(
 
 def _pair(values: Sequence[np.floating], drawn: Sequence[NDArray[np.float64]], p: float) -> Pair:
     a, b = (float(value) for value in values)
-    return Pair(a, b, *(interval_of(resampled) for resampled in drawn), p)
+    a_interval, b_interval, difference = map(interval_of, drawn)
+    return Pair(a, b, a_interval, b_interval, difference, p)
 
 
 def mcnemar_p(differences: NDArray[np.float64]) -> float:

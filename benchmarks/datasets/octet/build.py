@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from benchmarks.datasets.octet.archives import read_archive
 from benchmarks.datasets.octet.card import OctetSummary, load_built, save, summarise
@@ -14,28 +13,27 @@ from benchmarks.datasets.octet.domains import DOMAINS, Domain
 from benchmarks.datasets.octet.fetch import fetch_all
 from benchmarks.datasets.octet.sources import SOURCES, Source
 from benchmarks.errors import SourceUnavailable
+from benchmarks.progress import progress_bar
 
 
-def build_octet(out: Path, *, console: Console) -> OctetSummary:
-    """Build the domains that `out` lacks. Domains with unavailable sources are left out and reported."""
-    return assemble(out, DOMAINS, SOURCES, console=console)
-
-
-def assemble(
-    out: Path, domains: Sequence[Domain], sources: Sequence[Source], *, console: Console
+def build_octet(
+    out: Path,
+    domains: Sequence[Domain] = DOMAINS,
+    sources: Sequence[Source] = SOURCES,
+    *,
+    console: Console,
 ) -> OctetSummary:
-    """Build the given domains from the given sources, as `build_octet` does."""
+    """Build the domains that `out` lacks. Domains with unavailable sources are left out and reported."""
     by_name = {source.name: source for source in sources}
     built = load_built(out, domains, {name: source.sha256 for name, source in by_name.items()})
     pending = [domain for domain in domains if domain.name not in built]
     if not pending:
-        return summarise(out, built, {})
+        return summarise(built, {})
     needed = {name: by_name[name] for domain in pending for name in domain.sources}
     files, missing = fetch_all(needed.values(), (out / "downloads").resolve(), console=console)
     left_out = {domain.name: "the build was interrupted before this domain" for domain in pending}
     cache = _ArchiveCache(out, needed, files, missing)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
+    with progress_bar(console) as progress:
         for number, domain in enumerate(pending):
             task = progress.add_task(domain.name, total=None)
             try:
@@ -45,16 +43,12 @@ def assemble(
                 progress.remove_task(task)
                 console.print(f"left out: {domain.name} ({error})", style="yellow", markup=False)
             else:
-                on_images = partial(_show, progress, task)
-                built[domain.name] = build_domain(out, domain, domain.extract(archives), on_images=on_images)
+                images = domain.extract(archives)
+                built[domain.name] = build_domain(out, domain, images, partial(progress.update, task))
                 del left_out[domain.name]
             save(out, built, left_out, domains, sources)
             cache.keep_only({name for later in pending[number + 1 :] for name in later.sources})
-    return summarise(out, built, left_out)
-
-
-def _show(progress: Progress, task: TaskID, done: int, total: int) -> None:
-    progress.update(task, completed=done, total=total)
+    return summarise(built, left_out)
 
 
 class _ArchiveCache:

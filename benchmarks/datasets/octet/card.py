@@ -16,6 +16,7 @@ from benchmarks.datasets.splits import SEED
 from benchmarks.errors import DataError
 from benchmarks.files import write_atomically
 
+_SOURCE_FIELDS = ("registry", "name", "version", "sha256", "licence")
 BUILDER_VERSION = 1  # increase it when a change builds another data set from the same sources
 
 NOT_UNED = (
@@ -28,7 +29,6 @@ NOT_UNED = (
 class OctetSummary:
     """Result of a build."""
 
-    root: Path
     fingerprint: str  # sha256 over the info files and images of all built domains
     domains: dict[str, DomainCounts]
     left_out: dict[str, str]  # reason by domain
@@ -60,11 +60,10 @@ def _built_domain(row: dict[str, Any]) -> BuiltDomain:
     return BuiltDomain(DomainCounts(**row["counts"]), tuple(row["labels"]), row["fingerprint"])
 
 
-def summarise(out: Path, built: dict[str, BuiltDomain], left_out: dict[str, str]) -> OctetSummary:
+def summarise(built: dict[str, BuiltDomain], left_out: dict[str, str]) -> OctetSummary:
     """Summarise a build; `left_out` holds reasons by domain."""
     lines = [f"{name} {row.fingerprint}\n" for name, row in built.items()]
     return OctetSummary(
-        root=out,
         fingerprint=hashlib.sha256("".join(sorted(lines)).encode()).hexdigest(),
         domains={name: row.counts for name, row in built.items()},
         left_out=left_out,
@@ -84,14 +83,7 @@ def save(
         for name in domain.sources:
             users[name].append(domain.name)
     source_rows = [
-        {
-            "registry": source.registry,
-            "name": source.name,
-            "version": source.version,
-            "sha256": source.sha256,
-            "licence": source.licence,
-            "domains": users[source.name],
-        }
+        {**{field: getattr(source, field) for field in _SOURCE_FIELDS}, "domains": users[source.name]}
         for source in sources
     ]
     record = {
@@ -99,7 +91,7 @@ def save(
         "about": NOT_UNED,
         "builder_version": BUILDER_VERSION,
         "seed": SEED,
-        "fingerprint": summarise(out, built, left_out).fingerprint,
+        "fingerprint": summarise(built, left_out).fingerprint,
         "left_out": left_out,
         "sources": source_rows,
         "domains": {name: dataclasses.asdict(row) for name, row in built.items()},

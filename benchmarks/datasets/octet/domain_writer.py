@@ -47,7 +47,7 @@ class BuiltDomain:
 
 
 def build_domain(
-    out: Path, domain: Domain, items: Iterable[Item], *, on_images: Callable[[int, int], None]
+    out: Path, domain: Domain, items: Iterable[Item], update: Callable[..., object]
 ) -> BuiltDomain:
     """Write a domain to a staging folder, then move it: an interrupted build leaves nothing in `data`."""
     images = select_images(domain, items)
@@ -59,7 +59,7 @@ def build_domain(
         target = staging / image.path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(image.content)
-        on_images(done, len(images))
+        update(completed=done, total=len(images))
     (staging / "info").mkdir()
     for name, rows in info.items():
         (staging / "info" / f"{name}.json").write_text(_as_json(rows))

@@ -19,14 +19,9 @@ GOOGLE, TWITTER, FLUENT = "emoji-datasource-google", "emoji-datasource-twitter",
 GCOMPRIS = "gcompris-qt-data"
 FLAGS = "iso-flags-png-320x240"
 STAMPS = "tuxpaint-stamps-default"
-ICON_THEMES = {
-    "oxygen-icon-theme": "oxygen",
-    "gnome-icon-theme": "gnome",
-    "faenza-icon-theme": "faenza",
-    "moka-icon-theme": "moka",
-    "elementary-xfce-icon-theme": "elementary-xfce",
-    "lxde-icon-theme": "lxde",
-}
+ICON_THEMES = tuple(
+    f"{theme}-icon-theme" for theme in ("oxygen", "gnome", "faenza", "moka", "elementary-xfce", "lxde")
+)
 
 
 class Item(NamedTuple):
@@ -153,7 +148,8 @@ def _shown(code: str, shows: Mapping[str, str]) -> str:
 
 def icons(archives: Archives) -> Iterator[Item]:
     """The largest size, at least 96 px, of each icon in each theme, by the name of the icon."""
-    for source, theme in ICON_THEMES.items():
+    for source in ICON_THEMES:
+        theme = source.removesuffix("-icon-theme")
         largest: dict[str, tuple[int, bytes]] = {}
         for name, content in archives[source].items():
             path = PurePosixPath(name)
@@ -187,5 +183,5 @@ DOMAINS: tuple[Domain, ...] = (
     Domain("cutouts", (STAMPS,), cutouts, min_images=3),
     Domain("emoji", (GOOGLE, TWITTER, FLUENT), emoji, query_set="fluent"),
     Domain("flags", (FLAGS, GOOGLE, TWITTER), flags, query_set="iso"),
-    Domain("icons", tuple(ICON_THEMES), icons),
+    Domain("icons", ICON_THEMES, icons),
 )

@@ -38,24 +38,11 @@ BLANK_ICONS = {("faenza", "audio-volume-muted"), ("faenza", "audio-volume-muted-
 
 # Flags: a class is the flag that an image shows, not the name of its file.
 # Territories that fly another country's flag, in every source:
-SAME_FLAG = {
-    "bv": "no",
-    "cp": "fr",
-    "dg": "io",
-    "ea": "es",
-    "hm": "au",
-    "sj": "no",
-    "um": "us",
-}
+SAME_FLAG = {"bv": "no", "cp": "fr", "dg": "io", "ea": "es", "hm": "au", "sj": "no", "um": "us"}
 # iso-flags shows the tricolour (in two renderings) for ten French territories, and another country's flag for
 # five more places; the emoji sets show their local flags.
-ISO_SHOWS = dict.fromkeys(("bl", "gf", "gp", "mq", "nc", "pm", "re", "tf", "wf", "yt"), "fr") | {
-    "bq": "nl",
-    "cc": "au",
-    "mf": "sx",
-    "tk": "nz",
-    "vi": "vg",
-}
+ISO_SHOWS = dict.fromkeys(("bl", "gf", "gp", "mq", "nc", "pm", "re", "tf", "wf", "yt"), "fr")
+ISO_SHOWS |= {"bq": "nl", "cc": "au", "mf": "sx", "tk": "nz", "vi": "vg"}
 # Saint Martin's emoji is the tricolour in both sets; Google's Sark is a copy of Saudi Arabia's flag.
 GOOGLE_SHOWS = {"cq": "sa", "mf": "fr"}
 TWITTER_SHOWS = {"mf": "fr"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.datasets.octet.build import assemble
+from benchmarks.datasets.octet.build import build_octet
 from benchmarks.datasets.octet.card import OctetSummary
 from benchmarks.datasets.octet.domains import DOMAINS, Archives, Domain, Item
 from benchmarks.datasets.octet.sources import SOURCES, Source
@@ -54,7 +54,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def build(out: Path, domains: list[Domain], sources: list[Source]) -> OctetSummary:
-    return assemble(out, domains, sources, console=Console(quiet=True))
+    return build_octet(out, domains, sources, console=Console(quiet=True))
 
 
 def rows(out: Path, domain: str, split: str) -> list[tuple[str, int]]:
@@ -162,7 +162,7 @@ def test_domains_with_a_missing_source_are_left_out_and_named(
 ) -> None:
     broken = [sources[0], replace(sources[1], sha256="0" * 64)]
     console = Console(file=io.StringIO(), width=200)
-    summary = assemble(out, [NUTS, FRUIT], broken, console=console)
+    summary = build_octet(out, [NUTS, FRUIT], broken, console=console)
     assert list(summary.domains) == ["fruit"]
     assert summary.left_out["nuts"].startswith("hazel 1.0.0: sha256 is")
     assert isinstance(console.file, io.StringIO)
