@@ -9,7 +9,7 @@ from rich.console import Console
 from benchmarks.cli.options import DATA, JSON, PROCESSES, print_json
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import BenchmarkError, RunError
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 from benchmarks.load.driver import Client
 from benchmarks.operating_points.ladder import ladder as climb
 from benchmarks.operating_points.ladder import print_ladder
@@ -43,7 +43,7 @@ def ladder(
     console = Console()
     rungs = climb(source, provider, _workplace(data, out, queries_per_domain, processes, console))
     print_ladder(rungs, console)
-    write_whole(out / "ladder.md", ladder_markdown(rungs))
+    write_atomically(out / "ladder.md", ladder_markdown(rungs))
     write_rows((rung.run for rung in rungs), out / "points.csv")
     if as_json:
         print_json({"steps": ladder_json(rungs)})
@@ -94,7 +94,7 @@ def strategies(
         raise BenchmarkError("name a model or a specialist at least")
     found = replay_systems(systems, _workplace(data, out, queries_per_domain, processes, console))
     print_systems(found, console)
-    write_whole(out / "strategies.md", strategies_markdown(found))
+    write_atomically(out / "strategies.md", strategies_markdown(found))
     write_rows(found.values(), out / "points.csv")
     if as_json:
         print_json(strategies_json(found))

@@ -46,7 +46,7 @@ def judge(run: Run, baseline: Run, limits: Limits) -> Verdict:
         ("mean", comparison.mean["R@1"], False),
         *((domain, pairs["R@1"], True) for domain, pairs in comparison.domains.items()),
     ):
-        if -pair.change * 100 > limits.max_drop_points + _ROUNDING and (pair.real or not must_be_real):
+        if -pair.change * 100 > limits.max_drop_points + _ROUNDING and (pair.significant or not must_be_real):
             why.append(f"{drop_in_words(name, pair)}, over the limit of {limits.max_drop_points:g}")
     if comparison.ratio(99) > limits.max_p99_ratio + _ROUNDING:
         why.append(f"{p99_in_words(comparison)}, over the limit of {limits.max_p99_ratio:g}")

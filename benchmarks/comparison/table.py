@@ -62,8 +62,8 @@ def _print_measure(found: Comparison, measure: str, console: Console) -> None:
 
 
 def _in_words(pairs: Mapping[str, Pair]) -> str:
-    real = [f"{name} {pair.change * 100:+.1f}" for name, pair in pairs.items() if pair.real]
-    rest = [name for name, pair in pairs.items() if not pair.real]
+    real = [f"{name} {pair.change * 100:+.1f}" for name, pair in pairs.items() if pair.significant]
+    rest = [name for name, pair in pairs.items() if not pair.significant]
     said = [f"real: {', '.join(real)}"] if real else ["no difference is real"]
     return "; ".join([*said, f"not told apart: {', '.join(rest)}"] if real and rest else said)
 
@@ -74,7 +74,7 @@ def _cells(queries: int, pair: Pair) -> list[str]:
         f"{queries:,}",
         *points,
         _ends(pair, "difference", "+.1f"),
-        "real" if pair.real else "not told apart",
+        "real" if pair.significant else "not told apart",
     ]
 
 

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import RunError
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 
 
 def claim(file: Path, asked: Mapping[str, Any], made: Path) -> None:
     """Before `made` is made: say in `file` what was `asked` for. Once it is there: was it the same?
 
-    Raises RunError where it was another, where nobody knows, and what `write_whole` raises.
+    Raises RunError where it was another, where nobody knows, and what `write_atomically` raises.
     """
     wanted = json.loads(json.dumps(asked))  # as it reads once it was written
     if not made.exists():
-        write_whole(file, json.dumps(wanted, indent=1) + "\n")
+        write_atomically(file, json.dumps(wanted, indent=1) + "\n")
         return
     try:
         said = dict(json.loads(file.read_text()))

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.datasets.dataset import Dataset, Record
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 from benchmarks.replay.results import Replayed
 from benchmarks.reports import text
 from benchmarks.reports.failures import RULE, worst_failures
@@ -47,7 +47,7 @@ def write_html(
         unanswered=_by_reason(summary),
         listed=_LISTED,
     )
-    write_whole(file, rendered)
+    write_atomically(file, rendered)
     return file
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 from benchmarks.runs.run import Run
 
 _NO_LANGUAGE = "zxx-Zxxx"
@@ -33,7 +33,7 @@ def write_mteb(run: Run, summary: Mapping[str, Any]) -> list[Path]:
             "date": datetime.fromisoformat(said["started"]).timestamp(),
         }
         file = folder / f"{domain}.json"
-        write_whole(file, json.dumps(result, indent=2) + "\n")
+        write_atomically(file, json.dumps(result, indent=2) + "\n")
         files.append(file)
     return files
 

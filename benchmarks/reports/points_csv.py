@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import RunError
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 from benchmarks.reports.text import model_name
 from benchmarks.runs.run import Run
 
@@ -60,5 +60,5 @@ def write_points(run: Run, summary: Mapping[str, Any], file: Path | None = None)
     )
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(file, text.getvalue())
+    write_atomically(file, text.getvalue())
     return file

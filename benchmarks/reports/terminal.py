@@ -9,14 +9,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 from benchmarks.runs.latency import PERCENTILES
 from benchmarks.scoring.measures import MEASURES
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """`summary.json`. Raises RunError."""
-    write_whole(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
 
 
 def print_table(summary: Mapping[str, Any], console: Console) -> None:

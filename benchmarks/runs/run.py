@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import zstandard
 
 from benchmarks.errors import RunError
-from benchmarks.files import open_to_append, whole_lines, write_whole
+from benchmarks.files import open_to_append, complete_lines, write_atomically
 
 PACKED = "observations.jsonl.zst"
 _OPEN = "observations*.jsonl"
@@ -85,7 +85,7 @@ class Run:
                     f"{self.folder} is another run: {', '.join(changed)} differ; name another --out"
                 )
             return self.observations()
-        write_whole(file, json.dumps(said, indent=1) + "\n")
+        write_atomically(file, json.dumps(said, indent=1) + "\n")
         return []
 
     def said(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Run:
         """The client processes of all segments. Raises RunError."""
         file = self.folder / _CLIENTS
         try:
-            records = [json.loads(line) for line in whole_lines(file)]
+            records = [json.loads(line) for line in complete_lines(file)]
             if any("busy" in record for record in records):
                 raise RunError(f"{file} was written by an earlier version: replay into another --out")
             return [
@@ -159,7 +159,7 @@ class Run:
         if packed.exists():
             yield from _unpacked(packed)
         for part in sorted(self.folder.glob(_OPEN)):
-            yield from whole_lines(part)
+            yield from complete_lines(part)
 
 
 def answered(observations: Sequence[Observation]) -> list[Observation]:

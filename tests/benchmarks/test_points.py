@@ -17,7 +17,7 @@ from rich.console import Console
 
 from benchmarks.cli import points as commands
 from benchmarks.errors import BenchmarkError, RunError
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 from benchmarks.load.driver import Client
 from benchmarks.operating_points.claim import claim, model_of
 from benchmarks.operating_points.ladder import ladder, print_ladder, steps, to_json, to_markdown
@@ -172,7 +172,7 @@ def test_what_is_there_must_be_what_is_asked_for(tmp_path: Path, zoo_model: Path
     said = json.loads((zoo_model / "manifest.json").read_text())["fingerprint"]
     assert model_of(f"{zoo_model},default") == f"{said},default"
     with pytest.raises(RunError, match="cannot be written"):
-        write_whole(made / "page.md", "")
+        write_atomically(made / "page.md", "")
 
 
 def test_the_front_is_what_no_other_point_beats() -> None:

@@ -57,7 +57,8 @@ LAYERS = {
         replay
         load soak baselines
         scoring targets runs
-        datasets files
+        datasets
+        files
         stats progress errors __init__
     """,
 }
