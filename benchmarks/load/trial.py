@@ -144,7 +144,7 @@ class Experiment:
             await asyncio.gather(*map(delete, ids))
         if failures:
             raise TargetError(
-                f"{len(failures)} of {len(ids)} items of the load are still in the domain {DOMAIN}: {failures[0]}"
+                f"{len(failures)} of {len(ids)} items of the load are still in {DOMAIN}: {failures[0]}"
             )
 
 
