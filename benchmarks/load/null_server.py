@@ -1,10 +1,11 @@
-"""A server that answers at once, whatever it is asked: what a client can generate at most is seen on it."""
+"""A server that returns a constant response to any request: it shows the maximum rate of a client."""
 
 import asyncio
 import contextlib
 import multiprocessing
 from collections.abc import Iterator
-from typing import Any, cast
+from multiprocessing.connection import Connection
+from typing import cast
 
 import httptools
 import uvloop
@@ -14,35 +15,34 @@ _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %
 
 
 @contextlib.contextmanager
-def null_server(delay_ms: float = 0) -> Iterator[str]:
-    """Its URL, on loopback; it is a process of its own, and is gone at the end."""
+def null_server() -> Iterator[str]:
+    """Run the server in a separate process on loopback; yields its URL."""
     context = multiprocessing.get_context("spawn")
-    ours, its = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(its, delay_ms / 1e3), daemon=True)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(sender,), daemon=True)
     process.start()
     try:
-        yield f"http://127.0.0.1:{ours.recv()}"
+        yield f"http://127.0.0.1:{receiver.recv()}"
     finally:
         process.kill()
         process.join()
-        ours.close()
-        its.close()
+        receiver.close()
+        sender.close()
 
 
-def _serve(told: Any, delay_s: float) -> None:
+def _serve(port: Connection) -> None:
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Connection(delay_s), "127.0.0.1", 0)
-        told.send(server.sockets[0].getsockname()[1])
+        server = await loop.create_server(_Protocol, "127.0.0.1", 0)
+        port.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(serve())
 
 
-class _Connection(asyncio.Protocol):
-    def __init__(self, delay_s: float) -> None:
-        self._delay_s = delay_s
+class _Protocol(asyncio.Protocol):
+    def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -52,11 +52,5 @@ class _Connection(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def on_message_complete(self) -> None:
-        if self._delay_s:
-            asyncio.get_running_loop().call_later(self._delay_s, self._answer)
-        else:
-            self._answer()
-
-    def _answer(self) -> None:
         if not self._transport.is_closing():
             self._transport.write(_HEAD + _BODY)

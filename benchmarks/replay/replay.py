@@ -16,7 +16,7 @@ from benchmarks.datasets.dataset import Dataset, Record, Split
 from benchmarks.datasets.subset import subset
 from benchmarks.errors import DataError, TargetError
 from benchmarks.load.driver import Client, Load, drive
-from benchmarks.load.requests import Ask, Picture, in_bulk
+from benchmarks.load.requests import LoadRequest, QueryImage, in_bulk
 from benchmarks.load.scenarios import Scenario
 from benchmarks.runs.provenance import provenance
 from benchmarks.runs.run import Observation, Run
@@ -92,17 +92,17 @@ def asked_records(data: Dataset, protocol: Protocol, searches: bool) -> list[Rec
 
 def _asks(
     data: Dataset, records: Sequence[Record], protocol: Protocol, scenario: Scenario, searches: bool
-) -> list[Ask]:
-    pictures = [Picture(one.id, one.domain, data.image(one)) for one in records]
+) -> list[LoadRequest]:
+    pictures = [QueryImage(one.id, one.domain, data.image(one)) for one in records]
     if not searches:
         if scenario.bulk > 1:
             return in_bulk(pictures, scenario.bulk)
-        return [Ask("embed", (picture,)) for picture in pictures]
+        return [LoadRequest("embed", (picture,)) for picture in pictures]
     alone = {domain: data.gallery_split(domain, protocol.split) != protocol.split for domain in data.domains}
-    return [Ask("search", (one,), _params(one, protocol, not alone[one.domain])) for one in pictures]
+    return [LoadRequest("search", (one,), _params(one, protocol, not alone[one.domain])) for one in pictures]
 
 
-def _params(picture: Picture, protocol: Protocol, in_gallery: bool) -> tuple[tuple[str, str], ...]:
+def _params(picture: QueryImage, protocol: Protocol, in_gallery: bool) -> tuple[tuple[str, str], ...]:
     by_position = in_gallery and protocol.self_exclusion == "position"
     params = [("k", str(protocol.k + by_position)), ("exact", str(protocol.exact).lower())]
     if in_gallery and not by_position:
@@ -120,7 +120,7 @@ async def _info(
     """What our service says of itself."""
     if not target.searches:
         return {}
-    async with connect(target.url, 1, key) as service:
+    async with connect(target.url, key) as service:
         if searches:
             await _check_gallery(data, service, protocol.split)
         return await service.info()
@@ -145,7 +145,7 @@ async def _check_gallery(data: Dataset, service: Service, split: Split) -> None:
         # A smaller data set takes the first places; where `index` was cut short, the last are old.
         for record in (gallery[0], gallery[-1]):
             item = await service.item(record.id)
-            if item is None or item.get("payload") != payload_of(data, record):
+            if item is None or item.payload != payload_of(data, record):
                 raise TargetError(f"the service's gallery of {domain} is of another data set: index again")
 
 

@@ -1,4 +1,4 @@
-"""Runs and observations made by hand."""
+"""Runs and observations for tests."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ RUN: dict[str, Any] = {
 
 
 def seen(query_id: str, hits: list[str], at_s: float, took_s: float, **changes: object) -> Observation:
-    """Sent on time, answered with 200, unless `changes` says otherwise."""
+    """Return an observation that was sent on time and answered with 200, with `changes`."""
     values: dict[str, Any] = {
         "query_id": query_id,
         "domain": query_id.split("/")[0],
@@ -35,8 +35,9 @@ def seen(query_id: str, hits: list[str], at_s: float, took_s: float, **changes: 
 
 
 def observe(run: Run, observations: Sequence[Observation], torn: str = "") -> None:
-    """As a client process writes them; `torn` is what a kill left of a last line."""
-    for segment in sorted({one.segment for one in observations}):
+    """Write observations as a client process does; `torn` is the rest of a line after a kill."""
+    for segment in sorted({observation.segment for observation in observations}):
         with (run.folder / f"observations-{segment:03d}-00.jsonl").open("a") as stream:
-            stream.writelines(to_line(one) for one in observations if one.segment == segment)
+            in_segment = [observation for observation in observations if observation.segment == segment]
+            stream.writelines(map(to_line, in_segment))
             stream.write(torn)
