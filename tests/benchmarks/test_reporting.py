@@ -74,7 +74,7 @@ def test_the_page_needs_nothing_else(reported: Reported) -> None:
     ]
     assert outside == []
     assert "script" not in {tag for tag, _ in page.tags}  # a label would be one
-    style = (ROOT / "benchmarks" / "reporting" / "style.css").read_text()
+    style = (ROOT / "benchmarks" / "reports" / "style.css").read_text()
     assert "url(" not in style
     assert "@import" not in style
 
