@@ -1,11 +1,11 @@
-"""Descriptors instead of a service: exact search and the same measures, over arrays.
+"""Scores of descriptors, without a service: exact search and the measures over arrays.
 
 Similarity is the inner product of L2-normalised vectors (UnED, arXiv 2309.01858). Equal scores keep the
-gallery's order. A query that is itself in the gallery is left out by id, or by position as in the
-reference: k + 1 hits are asked for and the first is dropped, whichever it is.
+gallery's order. A query that is itself in the gallery is excluded by id, or by position as in the reference:
+the search returns one more hit and the first is dropped, even if it is another item.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 
 from benchmarks.datasets.dataset import Record
 from benchmarks.errors import DataError
-from benchmarks.scoring.exact_search import Asked, Neighbours, nearest
-from benchmarks.scoring.measures import DEPTH, DomainScore, domain_score, measures
-from benchmarks.scoring.relevance import Labels, Relevance
+from benchmarks.scoring.exact_search import BySetting, Neighbours, Queries, nearest
+from benchmarks.scoring.measures import DEPTH, DomainScore, domain_score
+from benchmarks.scoring.relevance import Relevance
 
-_BLOCK = 65_536  # rows normalised at a time, in float64
-_ALREADY = 1e-6  # a norm this near 1 is float32's own error
+_BLOCK = 65_536  # rows normalised together, in float64
+_UNIT_ERROR = 1e-6  # a norm this near to 1 differs by float32's rounding only
 
 SelfExclusion = Literal["id", "position"]
+Ranked = BySetting[dict[str, list[str]]]  # gallery ids by query, best first, without queries that failed
+Scores = BySetting[dict[str, DomainScore]]  # by domain
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Vectors:
     """Records and their descriptors, row for row."""
 
     records: list[Record]
-    rows: NDArray[np.float32]  # (N, D), of any norm
+    rows: NDArray[np.float32]  # (N, D), of any norm; zeros if the image is missing
 
     def __post_init__(self) -> None:
         if len(self.records) != len(self.rows):
@@ -37,36 +39,20 @@ class Vectors:
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """Gallery ids by query, best first, in both settings; nothing of a query that was not there."""
+class UnitVectors:
+    """Normalised descriptors and their class ids, row for row: less memory than `Vectors`."""
 
-    merged: dict[str, list[str]]
-    separate: dict[str, list[str]]
-
-
-@dataclass(frozen=True)
-class Described:
-    """Descriptors and classes, row for row: queries or the gallery of one domain."""
-
-    rows: NDArray[np.float32]  # (N, D), unit norm; zeros for an image that was not there
-    labels: Labels
-
-
-@dataclass(frozen=True)
-class Scores:
-    """By domain, in both settings."""
-
-    merged: dict[str, DomainScore]
-    separate: dict[str, DomainScore]
+    rows: NDArray[np.float32]  # (N, D), unit norm; zeros if the image is missing
+    class_ids: Sequence[tuple[int, ...]]
 
 
 def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
-    """L2-normalised; a row of zeros stays one, and so does, to the bit, a row that was of unit norm."""
+    """Normalise rows to unit L2 norm. Rows of zeros, and rows of unit norm, are returned bit for bit."""
     units = np.empty(rows.shape, dtype=np.float32)
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
         norms = np.linalg.norm(block.astype(np.float64), axis=1, keepdims=True)
-        norms[(norms == 0) | (np.abs(norms - 1) < _ALREADY)] = 1
+        norms[(norms == 0) | (np.abs(norms - 1) < _UNIT_ERROR)] = 1
         units[start : start + _BLOCK] = block / norms
     return units
 
@@ -74,106 +60,105 @@ def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
 def rank(
     queries: Mapping[str, Vectors], gallery: Mapping[str, Vectors], self_exclusion: SelfExclusion = "id"
 ) -> Ranked:
-    """The first DEPTH hits of every query, by domain, in both settings.
+    """Find the first DEPTH hits of every query, in both settings.
 
-    A row of zeros stands for an image that was not there: as a query it has no ranking, so it counts as
-    failed, and in the gallery nothing finds it.
+    A row of zeros stands for a missing image: a query of zeros gets no ranking, so it counts as failed, and
+    an item of zeros is never found.
     """
-    asked = {domain: unit(one.rows) for domain, one in queries.items()}
-    own = {domain: _own_rows(one, gallery[domain]) for domain, one in queries.items()}
-    known = {domain: unit(one.rows) for domain, one in gallery.items()}
-    found = _search(asked, known, own, self_exclusion)
-    ids = [record.id for one in gallery.values() for record in one.records]
-    ranked = Ranked({}, {})
-    for domain, one in queries.items():
-        for row in np.flatnonzero(asked[domain].any(axis=1)):
-            query = one.records[row].id
-            ranked.merged[query] = [ids[hit] for hit in found[domain].merged[row] if hit >= 0]
-            ranked.separate[query] = [ids[hit] for hit in found[domain].separate[row] if hit >= 0]
+    query_rows = {domain: unit(vectors.rows) for domain, vectors in queries.items()}
+    gallery_rows = {domain: unit(vectors.rows) for domain, vectors in gallery.items()}
+    own_rows = {domain: _own_rows(vectors, gallery[domain]) for domain, vectors in queries.items()}
+    hits = _search(query_rows, gallery_rows, own_rows, self_exclusion)
+    ids = [record.id for vectors in gallery.values() for record in vectors.records]
+    ranked: Ranked = BySetting({}, {})
+    for domain, vectors in queries.items():
+        for row in np.flatnonzero(query_rows[domain].any(axis=1)):
+            query_id = vectors.records[row].id
+            ranked.merged[query_id] = [ids[hit] for hit in hits[domain].merged[row] if hit >= 0]
+            ranked.separate[query_id] = [ids[hit] for hit in hits[domain].separate[row] if hit >= 0]
     return ranked
 
 
 def score_vectors(queries: Mapping[str, Vectors], gallery: Mapping[str, Vectors]) -> dict[str, DomainScore]:
-    """Each domain's queries against the merged gallery of all domains given."""
-    known = {domain: _described(one) for domain, one in gallery.items()}
-    asked = {
-        domain: known[domain] if one is gallery[domain] else _described(one)
-        for domain, one in queries.items()
+    """Score each domain's queries against the merged gallery of all domains in `gallery`."""
+    gallery_units = {domain: _unit_vectors(vectors) for domain, vectors in gallery.items()}
+    query_units = {
+        domain: gallery_units[domain] if vectors is gallery[domain] else _unit_vectors(vectors)
+        for domain, vectors in queries.items()
     }
-    own = {domain: _own_rows(one, gallery[domain]) for domain, one in queries.items()}
-    return score(asked, known, own, "id").merged
+    own_rows = {domain: _own_rows(vectors, gallery[domain]) for domain, vectors in queries.items()}
+    return score(query_units, gallery_units, own_rows, "id").merged
 
 
 def score(
-    queries: Mapping[str, Described],
-    gallery: Mapping[str, Described],
-    own: Mapping[str, NDArray[np.int64]],
+    queries: Mapping[str, UnitVectors],
+    gallery: Mapping[str, UnitVectors],
+    own_rows: Mapping[str, NDArray[np.int64]],
     self_exclusion: SelfExclusion,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Scores:
-    """Each domain's queries against the merged gallery, and against their own domain's.
+    """Score each domain's queries, in both settings.
 
-    `own` is, (Q,) by domain, the row of its domain's gallery that a query itself is, or -1. `advance` is
-    told how many queries are done.
+    `own_rows` holds, (Q,) by domain, the row of each query in its domain's gallery, or -1. `advance` is
+    called with the number of queries that were searched since the last call.
     """
-    asked = {domain: one.rows for domain, one in queries.items()}
-    known = {domain: one.rows for domain, one in gallery.items()}
-    found = _search(asked, known, own, self_exclusion, advance)
-    scores, first = Scores({}, {}), 0
-    for domain, known_of in gallery.items():
+    query_rows = {domain: vectors.rows for domain, vectors in queries.items()}
+    gallery_rows = {domain: vectors.rows for domain, vectors in gallery.items()}
+    hits = _search(query_rows, gallery_rows, own_rows, self_exclusion, advance)
+    scores: Scores = BySetting({}, {})
+    first_row = 0
+    for domain, items in gallery.items():
         if domain in queries:
-            merged, separate = _judged(queries[domain], known_of, own[domain], found[domain], first)
-            scores.merged[domain], scores.separate[domain] = merged, separate
-        first += len(known_of.rows)
+            own = np.where(own_rows[domain] < 0, -1, own_rows[domain] + first_row)
+            of_domain = _domain_scores(queries[domain], items, own, hits[domain], first_row)
+            scores.merged[domain], scores.separate[domain] = of_domain.merged, of_domain.separate
+        first_row += len(items.rows)
     return scores
 
 
 def _search(
-    queries: Mapping[str, NDArray[np.float32]],
-    gallery: Mapping[str, NDArray[np.float32]],
-    own: Mapping[str, NDArray[np.int64]],
+    query_rows: Mapping[str, NDArray[np.float32]],
+    gallery_rows: Mapping[str, NDArray[np.float32]],
+    own_rows: Mapping[str, NDArray[np.int64]],
     self_exclusion: SelfExclusion,
     advance: Callable[[int], object] = lambda _: None,
 ) -> dict[str, Neighbours]:
-    """DEPTH hits a query, itself left out."""
+    """Find DEPTH hits of every query, itself excluded."""
     by_position = self_exclusion == "position"
-    asked = {
-        domain: Asked(rows, np.full_like(own[domain], -1) if by_position else own[domain])
-        for domain, rows in queries.items()
+    queries = {
+        domain: Queries(rows, np.full_like(own_rows[domain], -1) if by_position else own_rows[domain])
+        for domain, rows in query_rows.items()
     }
-    found = nearest(asked, gallery, DEPTH + by_position, advance)
+    hits = nearest(queries, gallery_rows, DEPTH + by_position, advance)
     if by_position:
-        found = {domain: _without_first(hits, own[domain] >= 0) for domain, hits in found.items()}
-    return found
+        hits = {domain: _without_first(rows, own_rows[domain] >= 0) for domain, rows in hits.items()}
+    return hits
 
 
-def _judged(
-    queries: Described, gallery: Described, own: NDArray[np.int64], hits: Neighbours, first: int
-) -> tuple[DomainScore, DomainScore]:
-    """Merged and separate; the domain's gallery begins at row `first` of the merged one."""
-    relevance = Relevance(gallery.labels)
-    n_q = relevance.counts(queries.labels) - relevance.matches(queries.labels, own[:, None])[:, 0]
+def _domain_scores(
+    queries: UnitVectors, gallery: UnitVectors, own: NDArray[np.int64], hits: Neighbours, first_row: int
+) -> BySetting[DomainScore]:
+    """Score one domain. `own`, `hits` and `first_row`, the domain's first, are rows of the merged gallery."""
+    relevance = Relevance(enumerate(gallery.class_ids, start=first_row))
+    matches = hits.map(lambda rows: np.zeros(rows.shape, dtype=np.bool_))
+    n_q = np.zeros(len(own), dtype=np.int64)
+    per_query = zip(own.tolist(), hits.merged.tolist(), hits.separate.tolist(), strict=True)
+    for query, (own_row, merged, separate) in enumerate(per_query):
+        relevant = relevance.items(queries.class_ids[query])
+        n_q[query] = len(relevant) - (own_row in relevant)
+        matches.merged[query] = [row in relevant for row in merged]
+        matches.separate[query] = [row in relevant for row in separate]
     failed = int((~queries.rows.any(axis=1)).sum())
-
-    def judged(merged_rows: NDArray[np.int64]) -> DomainScore:
-        rows = merged_rows - first
-        rows[(rows < 0) | (rows >= len(gallery.rows))] = -1  # of another domain
-        r_at_1, mmp_at_5 = measures(relevance.matches(queries.labels, rows), n_q)
-        return domain_score(r_at_1, mmp_at_5, n_q, len(gallery.rows), failed)
-
-    return judged(hits.merged), judged(hits.separate)
+    return matches.map(lambda found: domain_score(found, n_q, len(gallery.rows), failed))
 
 
-def _without_first(found: Neighbours, in_gallery: NDArray[np.bool_]) -> Neighbours:
-    """DEPTH of the DEPTH + 1 hits."""
-    merged, separate = (
-        np.where(in_gallery[:, None], hits[:, 1:], hits[:, :-1]) for hits in (found.merged, found.separate)
-    )
-    return Neighbours(merged, separate)
+def _without_first(hits: Neighbours, in_gallery: NDArray[np.bool_]) -> Neighbours:
+    """Drop the first hit of queries in the gallery, the last hit of the others."""
+    return hits.map(lambda rows: np.where(in_gallery[:, None], rows[:, 1:], rows[:, :-1]))
 
 
-def _described(vectors: Vectors) -> Described:
-    return Described(unit(vectors.rows), Labels.of(record.class_ids for record in vectors.records))
+def _unit_vectors(vectors: Vectors) -> UnitVectors:
+    return UnitVectors(unit(vectors.rows), [record.class_ids for record in vectors.records])
 
 
 def _own_rows(queries: Vectors, gallery: Vectors) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.datasets.dataset import Record
 from benchmarks.errors import RunError
 from benchmarks.replay.summary import accuracy
-from benchmarks.scoring.measures import Judge, domain_score, mean_over_domains
+from benchmarks.scoring.measures import DEPTH, Judge, domain_score, mean_over_domains
 
 
 def record(name: str, domain: str, *class_ids: int) -> Record:
@@ -98,6 +98,6 @@ def test_by_position_the_query_counts_where_it_stands_among_its_hits() -> None:
 
 
 def test_every_domain_has_the_same_weight() -> None:
-    one = domain_score(np.ones(1), np.ones(1), n_q=np.ones(1, dtype=np.int64), gallery=1, failed=0)
+    one = domain_score(np.ones((1, DEPTH), dtype=np.bool_), n_q=np.array([1]), gallery=1, failed=0)
     many = replace(one, queries=1000, r_at_1=0.5, mmp_at_5=0.2)
     assert mean_over_domains({"a": many, "b": one}) == {"R@1": 0.75, "mMP@5": 0.6}

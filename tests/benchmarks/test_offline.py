@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from benchmarks.datasets.dataset import Record
 from benchmarks.errors import DataError
 from benchmarks.scoring.evaluation import Vectors, rank, score_vectors, unit
-from benchmarks.scoring.exact_search import Asked, nearest
+from benchmarks.scoring.exact_search import Queries, nearest
 
 
 def records(domain: str, split: str, labels: list[int]) -> list[Record]:
@@ -99,7 +99,7 @@ def test_more_than_a_tile_of_near_equal_rows(seed: int, dim: int, spread: float)
     rows = unit(centres[rng.integers(0, 20, 1100)] + spread * rng.standard_normal((1100, dim)))
     other = unit(centres[rng.integers(0, 20, 300)] + spread * rng.standard_normal((300, dim)))
     asked, own = np.concatenate([rows[:500], other[:30]]), np.r_[np.arange(500), np.full(30, -1)]
-    found = nearest({"b": Asked(asked, own)}, {"a": other, "b": rows}, 5)["b"]
+    found = nearest({"b": Queries(asked, own)}, {"a": other, "b": rows}, 5)["b"]
     assert found.separate.tolist() == [[row + 300 for row in of] for of in in_order(asked, rows, own, 5)]
     merged = in_order(asked, np.concatenate([other, rows]), np.where(own < 0, -1, own + 300), 5)
     assert found.merged.tolist() == merged
@@ -108,7 +108,7 @@ def test_more_than_a_tile_of_near_equal_rows(seed: int, dim: int, spread: float)
 def test_thousands_of_the_same_picture_come_in_order() -> None:
     same = np.tile(unit(np.arange(1, 65, dtype=np.float32)[None]), (20_000, 1))
     own = np.array([0, 3, 19_999, -1])
-    found = nearest({"a": Asked(same[:4], own)}, {"b": same[:2], "a": same}, 5)["a"]
+    found = nearest({"a": Queries(same[:4], own)}, {"b": same[:2], "a": same}, 5)["a"]
     assert (found.separate - 2).tolist() == [
         [1, 2, 3, 4, 5],
         [0, 1, 2, 4, 5],
