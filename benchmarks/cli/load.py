@@ -16,6 +16,7 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import BenchmarkError, Interrupted, RunError, TargetError
 from benchmarks.load.driver import Client
 from benchmarks.load.null_server import null_server
+from benchmarks.load.records import ConcurrencySummary, LoadRecord
 from benchmarks.load.saturate import GOOD, knee
 from benchmarks.load.saturate import saturate as find_rate
 from benchmarks.load.scenarios import Scenario
@@ -23,9 +24,9 @@ from benchmarks.load.tables import plot_trials, print_load, print_trials
 from benchmarks.load.trial import Bench, Journal, Trial, at_rate, clean, figures, observe, trial
 from benchmarks.load.workload import CacheName, Mix, SizeName, pictures_of, shares_of
 from benchmarks.reports import write_hdr_log
-from benchmarks.reports.terminal import write_summary
 from benchmarks.runs.latency import latency
 from benchmarks.runs.provenance import provenance
+from benchmarks.runs.records import write_summary
 from benchmarks.runs.run import Run
 from benchmarks.targets.service import info_of
 from benchmarks.targets.target import Target
@@ -72,16 +73,24 @@ class _Asked:
             client=Client(self.processes, key=self.key),
         )
 
-    def said(self) -> dict[str, object]:
-        """For `run.json`: all but the key, and what the service says of itself. Raises TargetError."""
-        rest = {name: getattr(self, name) for name in self.__slots__ if name != "key"}
-        return {
-            **rest,
-            "data": str(self.data.resolve()),
-            "data_fingerprint": Dataset(self.data).fingerprint,
-            "service": asyncio.run(info_of(self.url, self.key)),
-            **provenance(),
-        }
+    def record(self, kind: str, scenario: Scenario | None = None) -> LoadRecord:
+        """The run's record, without the key. Raises TargetError."""
+        return LoadRecord(
+            kind=kind,
+            url=self.url,
+            data=str(self.data.resolve()),
+            data_fingerprint=Dataset(self.data).fingerprint,
+            service=asyncio.run(info_of(self.url, self.key)),
+            mix=self.mix,
+            sizes=self.sizes,
+            cache=self.cache,
+            seconds=self.seconds,
+            slo_ms=self.slo_ms,
+            seed=self.seed,
+            processes=self.processes,
+            scenario=scenario,
+            **vars(provenance()),
+        )
 
 
 def load(
@@ -104,7 +113,7 @@ def load(
     asked = _Asked(data, url, mix, sizes, cache, seconds, slo_ms, seed, processes, key)
     bench, run = asked.bench(out), Run(out)
     scenario = at_rate(rate, seed) if rate else Scenario("ClosedLoop", streams=concurrency)
-    if run.begin({"kind": "load", "scenario": asdict(scenario), **asked.said()}):
+    if run.begin(asked.record("load", scenario)):
         raise RunError(f"{out} has a load already, and one is not resumed: name another --out")
     stopped: BenchmarkError | None = None
     try:
@@ -172,7 +181,7 @@ def concurrency(
     print_trials(trials, knee(trials), console)
     plot_trials(trials, knee(trials), out / "concurrency.png")
     said = {"trials": [asdict(one) for one in trials], "knee": knee(trials).streams}
-    write_summary(out, said)
+    write_summary(out, ConcurrencySummary(trials=trials, knee=knee(trials).streams))
     if as_json:
         print_json(said)
 
@@ -202,7 +211,7 @@ def selftest(
 
 def _attempts(asked: _Asked, out: Path, console: Console) -> Callable[[Scenario], Trial]:
     run, bench = Run(out), asked.bench(out)
-    run.begin({"kind": "trials", **asked.said()})
+    run.begin(asked.record("trials"))
     journal = Journal(out / "trials.jsonl")
     return partial(journal.trial, attempt=partial(trial, bench, console=console, folder=out / "trials"))
 

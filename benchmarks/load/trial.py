@@ -112,7 +112,8 @@ def figures(
     """Pure."""
     good = sum(one.latency_ms <= bench.slo_ms for one in answered(observations))
     times = latency(observations)
-    verdict = judge(observations, scenario.rate_per_s is not None, bench.mix.cache == "friendly", usage)
+    open_loop, friendly = scenario.rate_per_s is not None, bench.mix.cache == "friendly"
+    verdict = judge(observations, open_loop, friendly, usage, bench.client.limits)
     return Trial(
         rate_per_s=scenario.rate_per_s,
         streams=scenario.streams,

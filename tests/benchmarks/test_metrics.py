@@ -81,14 +81,14 @@ def test_means_count_failed_queries_and_those_without_a_match() -> None:
         "q3": None,
     }
     found = accuracy(JUDGE, {"a": queries}, rankings)
-    row = found["domains"]["a"]
-    assert row["R@1"] == found["mean"]["R@1"] == 1 / 4
-    assert row["mMP@5"] == (1 + 1 / 2) / 4
-    assert (row["queries"], row["gallery"], row["without_match"], row["failed"]) == (4, 9, 1, 1)
+    row = found.domains["a"]
+    assert row.r_at_1 == found.mean.r_at_1 == 1 / 4
+    assert row.mmp_at_5 == (1 + 1 / 2) / 4
+    assert (row.queries, row.gallery, row.without_match, row.failed) == (4, 9, 1, 1)
 
 
 def test_a_query_that_was_never_asked_has_failed() -> None:
-    assert accuracy(JUDGE, {"a": [record("q0", "a", 0)]}, {})["domains"]["a"]["failed"] == 1
+    assert accuracy(JUDGE, {"a": [record("q0", "a", 0)]}, {}).domains["a"].failed == 1
 
 
 def test_by_position_the_query_counts_where_it_stands_among_its_hits() -> None:

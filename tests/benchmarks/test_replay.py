@@ -1,4 +1,4 @@
-"""Replays through a live service of a tiny model: every way of asking gives the numbers that it should."""
+"""Replays through a live service of a tiny model: every protocol gives the expected scores."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import app
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import BenchmarkError
+from benchmarks.replay.records import ReplayRecord
+from benchmarks.runs.records import write_record
 from benchmarks.runs.run import PACKED, Run
 from benchmarks.targets.process import ServiceProcess, running_service
 from model_export.export.fp32 import export_model
@@ -54,7 +57,7 @@ def tiny(data: Dataset, model: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def asked(*arguments: object) -> dict[str, Any]:
-    """The JSON line of a command that must go well."""
+    """The JSON line of a command, which must succeed."""
     done = CliRunner().invoke(app, [*map(str, arguments), "--json"], env={"BENCHMARKS_KEY": KEY})
     if done.exception:
         raise done.exception
@@ -100,8 +103,7 @@ def test_every_scenario_has_the_same_accuracy(
     )
     scored = asked("score", data.root, "--vectors", offline)
     same(found, scored["merged"])
-    said = Run(tmp_path / "run").said()
-    assert said["scenario"]["name"] == scenario
+    assert Run(tmp_path / "run").record(ReplayRecord).scenario.name == scenario
     assert KEY not in (tmp_path / "run" / "run.json").read_text()
     if scenario == "Offline":  # every picture was embedded, and the harness searched
         same(found["separate"], scored["separate"])
@@ -188,12 +190,11 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_repeats_nothing(data: Dataset, tmp
             said = process.stderr.read()
             assert process.wait(60) == 130
             process.stderr.close()
-        assert said.splitlines()[-1].startswith("benchmarks: stopped; what was observed is kept")
+        assert said.splitlines()[-1].startswith("benchmarks: stopped")
         kept = Run(out).observations()
         assert 3 <= len(kept) < 38
-        run = json.loads((out / "run.json").read_text())
-        run["url"] = run["target"]["url"] = url  # the slow one is gone
-        (out / "run.json").write_text(json.dumps(run))
+        record = Run(out).record(ReplayRecord)  # the slow server has stopped: replace its URL
+        write_record(out / "run.json", replace(record, url=url, target=replace(record.target, url=url)))
         sent_before = sum(sent.values())
         assert subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
     asked_again = sum(sent.values()) - sent_before
