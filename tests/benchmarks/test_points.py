@@ -17,9 +17,7 @@ from rich.console import Console
 
 from benchmarks.cli import points as commands
 from benchmarks.errors import BenchmarkError, RunError
-from benchmarks.files import write_whole
 from benchmarks.load.driver import Client
-from benchmarks.operating_points.inputs import check_inputs, fingerprints_of
 from benchmarks.operating_points.ladder import (
     ladder,
     ladder_points,
@@ -41,7 +39,7 @@ from benchmarks.operating_points.point import (
 )
 from benchmarks.operating_points.strategies import ORACLE, Systems, replay_systems
 from benchmarks.operating_points.strategies import to_markdown as systems_markdown
-from benchmarks.operating_points.sweep import GridPoint, axes_of, front, plot_sweep, sweep
+from benchmarks.operating_points.sweep import axes_of, plot_sweep, sweep
 from benchmarks.replay.records import ReplayRecord
 from benchmarks.replay.results import embedding_of
 from benchmarks.runs.records import write_summary
@@ -165,33 +163,6 @@ def test_a_step_that_was_begun_goes_on_where_its_service_was(workspace: Workspac
     cut_short(run, [replace(one, status=503) for one in seen[:1]] + seen[1:-2])
     with pytest.raises(RunError, match="3 requests of one failed"):
         finish(run, workspace)
-
-
-def test_an_output_is_reused_only_for_the_same_inputs(tmp_path: Path, zoo_model: Path) -> None:
-    file, output = tmp_path / "run" / "point.json", tmp_path / "run" / "run.json"
-    check_inputs(file, {"ef": 32}, output)
-    check_inputs(file, {"ef": 64}, output)  # there is no output yet
-    output.touch()
-    check_inputs(file, {"ef": 64}, output)
-    with pytest.raises(RunError, match="ef was 64 and is now 32; use a new --out"):
-        check_inputs(file, {"ef": 32}, output)
-    for damage in ("{", "[1]"):
-        file.write_text(damage)
-        with pytest.raises(RunError, match="are unknown"):
-            check_inputs(file, {"ef": 64}, output)
-    fingerprint = json.loads((zoo_model / "manifest.json").read_text())["fingerprint"]
-    assert fingerprints_of(f"{zoo_model},default") == f"{fingerprint},default"
-    with pytest.raises(RunError, match="cannot be written"):
-        write_whole(output / "page.md", "")
-
-
-def test_the_front_holds_the_points_that_no_other_beats() -> None:
-    results = {"slow": (0.6, 90, 10), "best": (0.6, 80, 20), "fast": (0.5, 40, 50), "worse": (0.4, 60, 40)}
-    points = [GridPoint({"name": name}, Run(Path(name)), *values) for name, values in results.items()]
-    assert [point.axes["name"] for point in front(points, "p99_ms")] == ["best", "fast"]
-    assert [point.axes["name"] for point in front(points, "images_per_s")] == ["best", "fast"]
-    lagged = replace(points[1], r_at_1=0.9, invalid_because="the client lagged")
-    assert [point.axes["name"] for point in front([*points, lagged], "p99_ms")] == ["best", "fast"]
 
 
 def test_values_of_one_name_are_refused(workspace: Workspace) -> None:

@@ -104,7 +104,7 @@ def test_hnsw_is_for_a_target_that_searches(
     data: Dataset, tmp_path: Path, asked: tuple[str, ...], options: tuple[object, ...]
 ) -> None:
     said = refused("replay", data.root, "--out", tmp_path / "run", *asked, *options)
-    assert said.startswith("--no-exact and --ef are for a target that searches")
+    assert "a target that searches" in said
 
 
 def test_a_body_without_a_place_for_the_picture_is_refused(data: Dataset, tmp_path: Path) -> None:

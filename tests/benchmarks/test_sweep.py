@@ -1,13 +1,14 @@
-"""The axes of a sweep, parsed and refused, and its table; `test_points` measures a sweep."""
+"""A sweep: its axes, its front and its table; `test_points` measures one."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.operating_points.sweep import GridPoint, axes_of, point_at, print_sweep
+from benchmarks.operating_points.sweep import GridPoint, axes_of, front, point_at, print_sweep
 from benchmarks.runs.run import Run
 
 
@@ -44,3 +45,12 @@ def test_values_are_printed_as_they_are() -> None:
     print_sweep([point], Console(file=output, width=100))
     for text in ("model[b]", "a[/b]", "invalid: x: it [/lagged]"):
         assert text in output.getvalue()
+
+
+def test_the_front_holds_the_points_that_no_other_beats() -> None:
+    results = {"slow": (0.6, 90, 10), "best": (0.6, 80, 20), "fast": (0.5, 40, 50), "worse": (0.4, 60, 40)}
+    points = [GridPoint({"name": name}, Run(Path(name)), *values) for name, values in results.items()]
+    assert [point.axes["name"] for point in front(points, "p99_ms")] == ["best", "fast"]
+    assert [point.axes["name"] for point in front(points, "images_per_s")] == ["best", "fast"]
+    lagged = replace(points[1], r_at_1=0.9, invalid_because="the client lagged")
+    assert [point.axes["name"] for point in front([*points, lagged], "p99_ms")] == ["best", "fast"]
