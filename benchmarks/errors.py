@@ -1,17 +1,17 @@
 """Errors of the harness.
 
-BenchmarkError              shown as one sentence on stderr, exit status 1
+BenchmarkError              printed as one sentence on stderr, exit status 1
 ├── DataError               a data set is missing, incomplete or malformed
-│   └── SourceUnavailable   one source of Octet cannot be had; its domain is left out
-├── TargetError             the service cannot be reached, or answers what it should not
+│   └── SourceUnavailable   one source of Octet is unavailable; its domains are left out
+├── TargetError             the service cannot be reached, or its response is not valid
 ├── RunError                a run folder is missing, malformed, or belongs to another run
 │   └── Interrupted         Ctrl-C; exit status 130
-└── GateFailed              a run falls behind its baseline
+└── GateFailed              a run is worse than its baseline
 """
 
 
 class BenchmarkError(Exception):
-    """Base of all errors that a user of the harness may see."""
+    """Base class of all errors of the harness that users see."""
 
 
 class DataError(BenchmarkError):
@@ -19,11 +19,11 @@ class DataError(BenchmarkError):
 
 
 class SourceUnavailable(DataError):
-    """One source of Octet cannot be had on this machine; its domain is left out."""
+    """A source of Octet is unavailable on this machine; its domains are left out."""
 
 
 class TargetError(BenchmarkError):
-    """The service cannot be reached, or answers what it should not."""
+    """The service cannot be reached, or its response is not valid."""
 
 
 class RunError(BenchmarkError):
@@ -31,8 +31,8 @@ class RunError(BenchmarkError):
 
 
 class Interrupted(RunError):
-    """Ctrl-C: what was observed is kept."""
+    """Ctrl-C was pressed; the observations so far are kept."""
 
 
 class GateFailed(BenchmarkError):
-    """A run falls behind its baseline."""
+    """A run is worse than its baseline."""

@@ -1,4 +1,4 @@
-"""Files that are complete or absent, and files that only grow."""
+"""Files that are either complete or absent, and files that are only appended to."""
 
 import contextlib
 import os
@@ -10,24 +10,24 @@ from benchmarks.errors import RunError
 
 
 def open_to_append(file: Path) -> TextIO:
-    """For lines; what a kill left of a last one is cut off, or the next would be glued to it.
+    """Open a file of lines for appending. Raises OSError.
 
-    Raises OSError.
+    An incomplete last line, left by a killed process, is cut off first.
     """
     if file.is_file():
         os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
     return file.open("a", buffering=1)
 
 
-def whole_lines(file: Path) -> Iterator[str]:
-    """Of a file that may not be there; what a kill left of a last line is left out."""
+def complete_lines(file: Path) -> Iterator[str]:
+    """Yield the lines of a file, without an incomplete last one; none if the file does not exist."""
     if file.exists():
         with file.open() as stream:
             yield from (line for line in stream if line.endswith("\n"))
 
 
-def write_whole(file: Path, content: str | bytes) -> None:
-    """It has its name once all is in it. Raises RunError."""
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Write a file, and its folder, under a temporary name, then rename it. Raises RunError."""
     unfinished = file.with_name(f"{file.name}.new")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -36,4 +36,4 @@ def write_whole(file: Path, content: str | bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             unfinished.unlink()
-        raise RunError(f"{file} cannot be written: {error.strerror}; what was measured is kept") from error
+        raise RunError(f"{file} cannot be written: {error.strerror}; all other files are kept") from error

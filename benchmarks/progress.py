@@ -1,4 +1,4 @@
-"""One look for every progress bar: done, rate, time left."""
+"""The progress bar that all commands share: done, rate, time left."""
 
 from rich.console import Console
 from rich.progress import (
@@ -20,9 +20,9 @@ class _Rate(ProgressColumn):
 
 
 def progress_bar(console: Console) -> Progress:
-    """To be used as a context manager."""
+    """Create a progress bar, to be used as a context manager."""
     return Progress(
-        TextColumn("{task.description}", markup=False),  # it may be a data set's name
+        TextColumn("{task.description}", markup=False),  # a data set's name may look like markup
         BarColumn(),
         MofNCompleteColumn(),
         _Rate(),

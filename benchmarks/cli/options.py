@@ -1,4 +1,4 @@
-"""What the commands' options have in common."""
+"""Options that several commands share."""
 
 import json
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import Annotated, Any
 import typer
 
 DATA = Annotated[Path, typer.Argument(help="A data set in UnED's layout.")]
-URL = Annotated[str, typer.Option(help="The service; of another target, its call.")]
-JSON = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+URL = Annotated[str, typer.Option(help="URL of the service, or of the endpoint of another target.")]
+JSON = Annotated[bool, typer.Option("--json", help="Print one line of JSON at the end.")]
 KEY = Annotated[
-    str | None, typer.Option(envvar="BENCHMARKS_KEY", show_envvar=True, help="The service's bearer key.")
+    str | None, typer.Option(envvar="BENCHMARKS_KEY", show_envvar=True, help="Bearer key of the service.")
 ]
-PROCESSES = Annotated[int, typer.Option(min=1, max=64, help="Processes that generate the load.")]
+PROCESSES = Annotated[int, typer.Option(min=1, max=64, help="Number of processes that generate the load.")]
 LOCAL = "http://127.0.0.1:3000"
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """The one line that tools read."""
+    """Print the line of JSON that tools read."""
     print(json.dumps(value))  # noqa: T201

@@ -9,7 +9,7 @@ from rich.console import Console
 from benchmarks.cli.options import DATA, JSON, PROCESSES, print_json
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import BenchmarkError, RunError
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 from benchmarks.load.driver import Client
 from benchmarks.operating_points.ladder import ladder as measure_ladder
 from benchmarks.operating_points.ladder import ladder_to_json, print_ladder
@@ -46,7 +46,7 @@ def ladder(
     workspace = _workspace(data, out, queries_per_domain, processes, console)
     steps = measure_ladder(source, provider, workspace)
     print_ladder(steps, console)
-    write_whole(out / "ladder.md", ladder_markdown(steps))
+    write_atomically(out / "ladder.md", ladder_markdown(steps))
     write_rows((step.run for step in steps), out / "points.csv")
     if as_json:
         print_json({"steps": ladder_to_json(steps)})
@@ -99,7 +99,7 @@ def strategies(
         raise BenchmarkError("at least one --model or --specialist is required")
     runs = replay_systems(systems, _workspace(data, out, queries_per_domain, processes, console))
     print_systems(runs, console)
-    write_whole(out / "strategies.md", strategies_markdown(runs))
+    write_atomically(out / "strategies.md", strategies_markdown(runs))
     write_rows(runs.values(), out / "points.csv")
     if as_json:
         print_json(strategies_to_json(runs))

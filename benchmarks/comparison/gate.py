@@ -45,7 +45,7 @@ def judge(run: Run, baseline: Run, limits: Limits) -> Verdict:
         *((domain, pairs["R@1"], True) for domain, pairs in comparison.domains.items()),
     ):
         is_over = -pair.change * 100 > limits.max_drop_points + _ROUNDING
-        if is_over and (pair.real or not must_be_significant):
+        if is_over and (pair.significant or not must_be_significant):
             why.append(f"{describe_change(name, pair)}, over the limit of {limits.max_drop_points:g}")
     if comparison.ratio(99) > limits.max_p99_ratio + _ROUNDING:
         why.append(f"{describe_p99(comparison)}, over the limit of {limits.max_p99_ratio:g}")

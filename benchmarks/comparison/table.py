@@ -55,8 +55,8 @@ def _print_measure(comparison: Comparison, measure: str, console: Console) -> No
 
 
 def _conclusion(pairs: Mapping[str, Pair]) -> str:
-    significant = [f"{name} {pair.change * 100:+.1f}" for name, pair in pairs.items() if pair.real]
-    others = [name for name, pair in pairs.items() if not pair.real]
+    significant = [f"{name} {pair.change * 100:+.1f}" for name, pair in pairs.items() if pair.significant]
+    others = [name for name, pair in pairs.items() if not pair.significant]
     if not significant:
         return "no difference is significant"
     parts = [f"significant: {', '.join(significant)}"]
@@ -70,7 +70,7 @@ def _cells(queries: int, pair: Pair) -> list[str]:
         f"{pair.b * 100:.1f}",
         f"{pair.change * 100:+.1f}",
         _interval(pair.difference, "+.1f"),
-        "significant" if pair.real else "n.s.",
+        "significant" if pair.significant else "n.s.",
     ]
 
 

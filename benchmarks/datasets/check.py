@@ -1,4 +1,4 @@
-"""Is a data set whole? Its info files' rows, where UnED says how many; its pictures, there and decodable."""
+"""Check of a data set: rows of the info files against UnED's, and images present and decodable."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -17,50 +17,52 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.uned import DOMAINS, INFO_FILES
 from benchmarks.progress import progress_bar
 
-_BATCH = 1024  # pictures handed to the threads at a time
-_NAMED = 20  # of each kind, in JSON
+_BATCH = 1024  # images per step of the progress bar
+_LISTED = 20  # paths of each kind in JSON
 
 
 @dataclass(frozen=True)
 class DomainCheck:
-    """What was found of one domain."""
+    """Result for one domain."""
 
     rows: dict[str, int]  # by split
-    expected: dict[str, int]  # by split; empty where nobody says how many there must be
-    images: int  # each once, whatever splits it is in
-    missing: list[str]  # paths as the info files have them
+    expected: dict[str, int]  # by split; empty if the data set is not UnED
+    images: int  # distinct images of all splits
+    missing: list[str]  # paths as in the info files
     undecodable: list[str]
 
     @property
     def miscounted(self) -> list[str]:
-        """Splits whose rows are not as many as there must be."""
+        """Splits that do not have the expected number of rows."""
         return [split for split, rows in self.expected.items() if self.rows.get(split) != rows]
 
     @property
-    def whole(self) -> bool:
-        """Nothing is wrong."""
+    def complete(self) -> bool:
+        """True if no problem was found."""
         return not (self.miscounted or self.missing or self.undecodable)
 
     def to_json(self) -> dict[str, Any]:
-        """Counts, and the first few pictures that something is wrong with."""
+        """Counts, and the first few missing or undecodable images."""
         return {
-            "whole": self.whole,
+            "whole": self.complete,
             "rows": self.rows,
             "expected": self.expected,
             "images": self.images,
             "missing": len(self.missing),
             "undecodable": len(self.undecodable),
-            "first_missing": self.missing[:_NAMED],
-            "first_undecodable": self.undecodable[:_NAMED],
+            "first_missing": self.missing[:_LISTED],
+            "first_undecodable": self.undecodable[:_LISTED],
         }
 
 
 def check(data: Dataset, decode: bool, console: Console) -> dict[str, DomainCheck]:
-    """By domain, UnED's that have no info files included. Raises DataError where an info file is malformed.
+    """Check all domains, including domains of UnED without info files. Raises DataError.
 
-    Without `decode`, only whether the pictures are there.
+    Without `decode`, images only need to exist.
     """
-    expected = {domain: source.rows for domain, source in DOMAINS.items()} if _is_uned(data) else {}
+    # A data set with a card is not UnED: a command of this package built it, with any names of domains.
+    is_uned = not data.has_card and not DOMAINS.keys().isdisjoint(data.domains)
+    expected = {domain: source.rows for domain, source in DOMAINS.items()} if is_uned else {}
     with progress_bar(console) as progress:
         return {
             domain: _check_domain(data, domain, expected.get(domain, {}), decode, progress)
@@ -69,35 +71,31 @@ def check(data: Dataset, decode: bool, console: Console) -> dict[str, DomainChec
 
 
 def decodes(file: Path) -> bool:
-    """Whether Pillow reads all of it."""
+    """True if Pillow decodes the entire file."""
     try:
         with Image.open(file) as image:
             image.load()
-    except Exception:  # Pillow's decoders raise nearly anything
+    except Exception:  # Pillow's decoders raise nearly any exception
         return False
     return True
 
 
 def print_checks(checks: dict[str, DomainCheck], console: Console) -> None:
-    """A line a domain, then what is wrong and what to fetch."""
+    """Print a table of the domains, then their problems."""
     table = Table("domain", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("rows", "pictures", "missing", "undecodable"):
+    for name in ("rows", "images", "missing", "undecodable"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("whole")
-    for domain, one in checks.items():
-        counts = (sum(one.rows.values()), one.images, len(one.missing), len(one.undecodable))
-        table.add_row(Text(domain), *(f"{count:,}" for count in counts), "yes" if one.whole else "no")
+    table.add_column("complete")
+    for domain, result in checks.items():
+        counts = (sum(result.rows.values()), result.images, len(result.missing), len(result.undecodable))
+        cells = (f"{count:,}" for count in counts)
+        table.add_row(Text(domain), *cells, "yes" if result.complete else "no")
     console.print(table)
-    for domain, one in checks.items():
-        for line in _complaints(domain, one):
+    for domain, result in checks.items():
+        for line in _problems(domain, result):
             console.print(f"{domain}: {line}", markup=False, highlight=False, soft_wrap=True)
-    if any(one.miscounted for one in checks.values()):
+    if any(result.miscounted for result in checks.values()):
         console.print(INFO_FILES, highlight=False, soft_wrap=True)
-
-
-def _is_uned(data: Dataset) -> bool:
-    """What a builder of ours made has a card, and may have a domain of that name."""
-    return not data.has_card and not DOMAINS.keys().isdisjoint(data.domains)
 
 
 def _check_domain(
@@ -117,25 +115,25 @@ def _check_domain(
             present = [path for path in batch if file_of[path].is_file()]
             missing += sorted(set(batch) - set(present))
             if decode:
-                good = pool.map(decodes, [file_of[path] for path in present])
-                undecodable += [path for path, read in zip(present, good, strict=True) if not read]
+                results = pool.map(decodes, [file_of[path] for path in present])
+                undecodable += [path for path, decoded in zip(present, results, strict=True) if not decoded]
             progress.advance(bar, len(batch))
     return DomainCheck(rows, expected, len(paths), missing, undecodable)
 
 
-def _complaints(domain: str, one: DomainCheck) -> list[str]:
-    """What is wrong, and what to fetch."""
-    wrong = [
-        f"{split}.json has {one.rows[split]:,} rows, not {one.expected[split]:,}"
-        if split in one.rows
-        else f"there is no {split}.json ({one.expected[split]:,} rows)"
-        for split in one.miscounted
+def _problems(domain: str, result: DomainCheck) -> list[str]:
+    """A line that lists the domain's problems, and a line that names the source of UnED's images."""
+    problems = [
+        f"{split}.json has {result.rows[split]:,} rows, expected {result.expected[split]:,}"
+        if split in result.rows
+        else f"{split}.json is missing ({result.expected[split]:,} rows)"
+        for split in result.miscounted
     ]
-    for what, paths in (("missing", one.missing), ("undecodable", one.undecodable)):
+    for problem, paths in (("missing", result.missing), ("undecodable", result.undecodable)):
         if paths:
-            wrong.append(f"{len(paths):,} pictures {what}, the first {paths[0]}")
-    lines = ["; ".join(wrong)] if wrong else []
-    if one.expected and (one.missing or one.undecodable or not one.images):
+            problems.append(f"{len(paths):,} images {problem}, first: {paths[0]}")
+    lines = ["; ".join(problems)] if problems else []
+    if result.expected and (result.missing or result.undecodable or not result.images):
         source = DOMAINS[domain]
         lines.append(f"fetch {source.fetch}; to data/images: {source.folders}")
     return lines

@@ -1,7 +1,7 @@
 """A data set in UnED's layout: `data/info_files/<domain>/<split>.json` and `data/images/...`.
 
 An info file is a JSON list of `{"path", "class_id"}`; `class_id` is an int or a list of ints, local to
-its domain. A domain with a split `index` searches that one; elsewhere the test queries are the gallery.
+its domain. If a domain has a split `index`, that is its gallery; otherwise the test queries are the gallery.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ Split = Literal["test", "val"]
 class Record:
     """One row of an info file."""
 
-    id: str  # "<domain>/<split>/<row>": sorting by it keeps the order of the rows
+    id: str  # "<domain>/<split>/<row>": sorts in the order of the rows
     domain: str
     path: str  # relative to data/images
     class_ids: tuple[int, ...]
@@ -31,26 +31,26 @@ class Record:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder in UnED's layout. Info files are read when asked for."""
+    """A folder in UnED's layout. Info files are read on demand."""
 
     root: Path
-    present_only: bool = False  # leave out rows whose picture is not there
+    present_only: bool = False  # leave out rows whose image is missing
 
     def __post_init__(self) -> None:
         if not self._info.is_dir():
             raise DataError(
-                f"{self.root} is not a data set: there is no {self._info}; "
-                "`make demo` builds Octet, `benchmarks folder` makes one of your pictures"
+                f"{self.root} is not a data set: {self._info} does not exist; "
+                "`make demo` builds Octet, `benchmarks folder` builds a data set from your images"
             )
 
     @cached_property
     def domains(self) -> list[str]:
-        """By name."""
+        """Domains in alphabetical order."""
         return sorted(folder.name for folder in self._info.iterdir() if folder.is_dir())
 
     @cached_property
     def fingerprint(self) -> str:
-        """What the builder said of the content; elsewhere, a hash of the info files."""
+        """Fingerprint of the content from `dataset.json`, or else a hash of the info files."""
         if self.present_only:
             digest = hashlib.sha256(replace(self, present_only=False).fingerprint.encode())
             for file in sorted(self._info.rglob("*.json")):
@@ -66,25 +66,25 @@ class Dataset:
 
     @property
     def has_card(self) -> bool:
-        """Whether a builder of ours made it, and says so in `dataset.json`."""
+        """True if the data set has a `dataset.json`, as those have that this package builds."""
         return bool(self._card)
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Domains that could not be built here, and why."""
+        """Domains that could not be built, with the reason."""
         return dict(self._card.get("left_out", {}))
 
     def splits(self, domain: str) -> list[str]:
-        """The domain's info files, by name."""
+        """Names of the domain's info files in alphabetical order."""
         return sorted(file.stem for file in (self._info / domain).glob("*.json"))
 
     def gallery_split(self, domain: str, split: str = "test") -> str:
-        """Where `split` searches: `index` for test, `small_index` for val where there is one, else itself."""
-        apart = {"test": "index", "val": "small_index"}[split]
-        return apart if self._file(domain, apart).exists() else split
+        """Split that is the gallery of `split`: `index` or `small_index` if it exists, or itself."""
+        index = {"test": "index", "val": "small_index"}[split]
+        return index if self._file(domain, index).exists() else split
 
     def records(self, domain: str, split: str) -> list[Record]:
-        """The rows of one info file, in its order. Raises DataError."""
+        """Rows of one info file, in its order. Raises DataError."""
         file = self._file(domain, split)
         try:
             rows = json.loads(file.read_text())
@@ -93,41 +93,43 @@ class Dataset:
             raise DataError(f"{file} does not exist") from error
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{file} is not a list of {{path, class_id}}: {error!r}") from error
-        return [one for one in records if self.image(one).is_file()] if self.present_only else records
+        if not self.present_only:
+            return records
+        return [record for record in records if self.image(record).is_file()]
 
     def gallery(self, domain: str, split: Split = "test") -> list[Record]:
-        """The pictures that the domain puts into the merged index of `split`."""
+        """Items of the domain in the merged index of `split`."""
         return self.records(domain, self.gallery_split(domain, split))
 
     def queries(self, domain: str, split: Split = "test") -> list[Record]:
-        """The domain's queries."""
+        """Queries of the domain."""
         return self.records(domain, split)
 
     def in_turn(self) -> Iterator[Record]:
-        """The test queries of all domains in turn, for ever. Raises DataError where there are none."""
-        turns = itertools.zip_longest(*(self.queries(domain) for domain in self.domains))
-        queries = [query for turn in turns for query in turn if query is not None]
+        """Cycle endlessly through the test queries, alternating between domains. Raises DataError."""
+        rounds = itertools.zip_longest(*(self.queries(domain) for domain in self.domains))
+        queries = [query for of_round in rounds for query in of_round if query is not None]
         if not queries:
-            raise DataError(f"{self.root} has no test pictures")
+            raise DataError(f"{self.root} has no test images")
         return itertools.cycle(queries)
 
     def pictures_in_turn(self, count: int) -> list[bytes]:
-        """The encoded pictures of the first `count` of them. Raises DataError."""
+        """Encoded images of the first `count` queries of `in_turn`. Raises DataError."""
         return [self.image(query).read_bytes() for query in itertools.islice(self.in_turn(), count)]
 
     def image(self, record: Record) -> Path:
-        """The picture's file, also where an unzip tool wrote its name another way."""
+        """File of the image, even if an unzip tool escaped its name."""
         images = self.root / "data" / "images"
         file = images / record.path
         if (record.path.isascii() and "#" not in record.path) or file.exists():
             return file
-        others = (images / path for path in _spellings(record.path))
-        return next((other for other in others if other.exists()), file)
+        alternatives = (images / path for path in _spellings(record.path))
+        return next((alternative for alternative in alternatives if alternative.exists()), file)
 
     def label(self, record: Record) -> str:
-        """The class as people read it: its name where the data set has names, else its ids."""
+        """Name of the record's class, or its class ids if the data set has no names."""
         names = self._card.get("domains", {}).get(record.domain, {}).get("labels")
-        return ",".join(names[one] if names else str(one) for one in record.class_ids)
+        return ",".join(names[class_id] if names else str(class_id) for class_id in record.class_ids)
 
     @property
     def _info(self) -> Path:
@@ -139,12 +141,12 @@ class Dataset:
         if not file.exists():
             return {}
         try:
-            said = json.loads(file.read_text())
+            card = json.loads(file.read_text())
         except (OSError, ValueError) as error:
             raise DataError(f"{file} cannot be read: {error}") from error
-        if not isinstance(said, dict):
+        if not isinstance(card, dict):
             raise DataError(f"{file} is not a JSON object")
-        return said
+        return card
 
     def _file(self, domain: str, split: str) -> Path:
         return self._info / domain / f"{split}.json"
@@ -153,16 +155,16 @@ class Dataset:
 def _record(domain: str, split: str, row: int, entry: dict[str, Any]) -> Record:
     path = entry["path"]
     if not isinstance(path, str):
-        raise TypeError(f"{path!r} is no path")
+        raise TypeError(f"{path!r} is not a path")
     return Record(f"{domain}/{split}/{row:07d}", domain, path, _class_ids(entry["class_id"]))
 
 
 def _class_ids(value: int | list[int]) -> tuple[int, ...]:
-    return tuple(int(one) for one in value) if isinstance(value, list) else (int(value),)
+    return tuple(int(class_id) for class_id in value) if isinstance(value, list) else (int(value),)
 
 
 def _spellings(path: str) -> Iterator[str]:
-    """As unzip tools without Unicode write it, `#U4e2d` for one character, and the other way round."""
+    """Names as unzip tools without Unicode escape them, `#U4e2d` for a character, and unescaped."""
 
     def escaped(match: re.Match[str]) -> str:
         code = ord(match.group())

@@ -1,7 +1,7 @@
 """Class-disjoint splits: 40 % of the classes train, 10 % validate, 50 % test.
 
-The order of the classes is that of a hash over seed, domain and class name. So it depends on no random
-generator, and a class that comes or goes moves only the borders, not every other class.
+Classes are ordered by a hash of seed, domain and class name. The order depends on no random generator, and
+adding or removing a class moves only the borders between splits, not the other classes.
 """
 
 import hashlib
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from benchmarks.errors import DataError
 
-SEED = 2309  # the UnED paper's arXiv number starts with it; any fixed number would do
+SEED = 2309  # the start of the UnED paper's arXiv number; any fixed number would do
 
 
 @dataclass(frozen=True)
 class Split:
-    """Class names of one domain; a class's id is its place in train + val + test."""
+    """Class names of one domain by split."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -23,12 +23,12 @@ class Split:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        # Train classes come first, so that a classifier over them has no gaps.
+        """Class names by class id. Train classes come first, so that their ids have no gaps."""
         return self.train + self.val + self.test
 
 
 def split_classes(domain: str, classes: Iterable[str], *, seed: int = SEED) -> Split:
-    """Each split is sorted by name; test holds at least half and no split is empty."""
+    """Split classes: at least half for test, and no split is empty. Raises DataError for fewer than three."""
     shuffled = sorted(set(classes), key=lambda name: _rank(seed, domain, name))
     n_classes = len(shuffled)
     if n_classes < 3:
@@ -36,12 +36,8 @@ def split_classes(domain: str, classes: Iterable[str], *, seed: int = SEED) -> S
     n_test = min(-(-n_classes // 2), n_classes - 2)
     n_rest = n_classes - n_test
     n_val = max(round(n_classes / 10), 2 if n_rest >= 4 else 1)
-    train, val, test = (
-        shuffled[n_test + n_val :],
-        shuffled[n_test : n_test + n_val],
-        shuffled[:n_test],
-    )
-    return Split(tuple(sorted(train)), tuple(sorted(val)), tuple(sorted(test)))
+    parts = shuffled[n_test + n_val :], shuffled[n_test : n_test + n_val], shuffled[:n_test]
+    return Split(*(tuple(sorted(names)) for names in parts))
 
 
 def _rank(seed: int, domain: str, name: str) -> bytes:

@@ -1,4 +1,4 @@
-"""UnED as it must be: rows of each info file, and where each domain's pictures come from.
+"""Rows of UnED's info files, and the sources of its images.
 
 Counts from arXiv 2309.01858 and its reference code (nikosips/Universal-Image-Embeddings).
 """
@@ -9,29 +9,29 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Source:
-    """One domain."""
+    """Rows of one domain, and the source of its images."""
 
     train: int
     val: int
     test: int
-    fetch: str  # what, and from where
-    folders: str  # where its pictures go, below data/images
-    apart: Mapping[str, int] = field(default_factory=dict)  # gallery splits: rows
+    fetch: str  # archives and their source
+    folders: str  # below data/images
+    indexes: Mapping[str, int] = field(default_factory=dict)  # rows of gallery splits
 
     @property
     def rows(self) -> dict[str, int]:
-        """By split."""
-        return {"train": self.train, "val": self.val, "test": self.test, **self.apart}
+        """Rows by split."""
+        return {"train": self.train, "val": self.val, "test": self.test, **self.indexes}
 
 
 INFO_FILES = (
-    "the info files are UnED's own: info_files.zip of https://cmp.felk.cvut.cz/univ_emb, unpacked in data; "
-    "that page links every domain's pictures as well"
+    "info files: info_files.zip from https://cmp.felk.cvut.cz/univ_emb, unpacked in data; "
+    "the page also links the images of every domain"
 )
 
 DOMAINS: Mapping[str, Source] = {
     "cars": Source(
-        6_346, 1_708, 8_131, "Cars196, Stanford's pictures of 196 car models: car_ims", "cars/car_ims"
+        6_346, 1_708, 8_131, "Cars196, Stanford's images of 196 car models: car_ims", "cars/car_ims"
     ),
     "sop": Source(
         48_942,
@@ -82,7 +82,7 @@ DOMAINS: Mapping[str, Source] = {
         188_724,
         17_185,
         10_931,
-        "RP2K, shelf pictures from Pinlan's page: all",
+        "RP2K, shelf images from Pinlan's page: all",
         "rp2k/all/train, rp2k/all/test",
     ),
 }

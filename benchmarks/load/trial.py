@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.errors import Interrupted, RunError, TargetError
-from benchmarks.files import open_to_append, whole_lines
+from benchmarks.files import complete_lines, open_to_append
 from benchmarks.load.driver import Client, Load, drive
 from benchmarks.load.requests import Picture
 from benchmarks.load.scenarios import Scenario
@@ -136,7 +136,7 @@ class Journal:
         """Raises RunError."""
         self._file = file
         try:
-            self._known = [Trial(**json.loads(line)) for line in whole_lines(file)]
+            self._known = [Trial(**json.loads(line)) for line in complete_lines(file)]
         except (OSError, ValueError, TypeError) as error:
             raise RunError(f"{file} cannot be read: {error}") from error
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.datasets.dataset import Dataset, Record
 from benchmarks.errors import BenchmarkError, DataError
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 from benchmarks.load.requests import Ask, Kind, Picture
 
 SizeName = Literal["own", "uned", "phone"]
@@ -112,5 +112,5 @@ def _resized(data: Dataset, record: Record, size: tuple[int, int], folder: Path)
             raise DataError(f"{data.image(record)} cannot be read: {error}") from error
         content = BytesIO()
         out.save(content, "JPEG", quality=_QUALITY)
-        write_whole(file, content.getvalue())
+        write_atomically(file, content.getvalue())
     return file

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import RunError
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 from benchmarks.runs.records import parse
 
 
@@ -22,11 +22,11 @@ class Manifest:
 def check_inputs(file: Path, inputs: Mapping[str, Any], output: Path) -> None:
     """Write `inputs` to `file` if `output` does not exist yet, otherwise compare them with its content.
 
-    Raises RunError if they differ or the file cannot be read, and what `write_whole` raises.
+    Raises RunError if they differ or the file cannot be read, and what `write_atomically` raises.
     """
     wanted = json.loads(json.dumps(inputs))  # with JSON's types, as in the file
     if not output.exists():
-        write_whole(file, json.dumps(wanted, indent=1) + "\n")
+        write_atomically(file, json.dumps(wanted, indent=1) + "\n")
         return
     try:
         recorded = dict(json.loads(file.read_text()))

@@ -182,7 +182,7 @@ def _with_interval(row: PercentileSummary) -> str:
 
 def _change(pair: Pair) -> str:
     low, high = 100 * pair.difference.low, 100 * pair.difference.high
-    return f"{100 * pair.change:+.1f}{'' if pair.real else ' n.s.'} [{low:+.1f},{high:+.1f}]"
+    return f"{100 * pair.change:+.1f}{'' if pair.significant else ' n.s.'} [{low:+.1f},{high:+.1f}]"
 
 
 def _note(steps: Sequence[Step]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.errors import RunError
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 from benchmarks.load.scenarios import scenario_row
 from benchmarks.operating_points.inputs import manifest_of
 from benchmarks.operating_points.point import (
@@ -167,7 +167,7 @@ def _oracle(specialists: Mapping[str, Path], runs: Mapping[str, Run], workspace:
         for observation in specialist.observations()
         if observation.domain == domain
     ]
-    write_whole(run.folder / "observations-000-00.jsonl", "".join(lines))
+    write_atomically(run.folder / "observations-000-00.jsonl", "".join(lines))
     run.pack()
     finish(run, workspace)
     return run

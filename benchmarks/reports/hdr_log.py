@@ -8,7 +8,7 @@ from pathlib import Path
 from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogWriter
 
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 from benchmarks.reports.plots import segment_starts
 from benchmarks.runs.records import RunRecord
 from benchmarks.runs.run import Observation, Run, answered
@@ -38,7 +38,7 @@ def write_hdr_log(run: Run, observations: Sequence[Observation]) -> Path:
         histogram.set_end_time_stamp((second + 1) * 1000)
         stream.write(f"Tag={kind},")
         log.output_interval_histogram(histogram, max_value_unit_ratio=1000.0)
-    write_whole(file, stream.getvalue())
+    write_atomically(file, stream.getvalue())
     return file
 
 

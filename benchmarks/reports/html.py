@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.datasets.dataset import Dataset, Record
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 from benchmarks.replay.records import RunSummary, Unanswered
 from benchmarks.replay.results import RankedRun
 from benchmarks.reports import text
@@ -44,7 +44,7 @@ def write_html(
         unanswered=_by_reason(summary.unanswered),
         listed=_LISTED,
     )
-    write_whole(file, rendered)
+    write_atomically(file, rendered)
     return file
 
 

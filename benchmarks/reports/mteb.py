@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 from benchmarks.replay.records import Accuracy, ReplayRecord, RunSummary
 from benchmarks.runs.run import Run
 
@@ -29,7 +29,7 @@ def write_mteb(run: Run, summary: RunSummary) -> list[Path]:
             "date": datetime.fromisoformat(record.started).timestamp(),
         }
         file = run.folder / "mteb" / f"{domain}.json"
-        write_whole(file, json.dumps(result, indent=2) + "\n")
+        write_atomically(file, json.dumps(result, indent=2) + "\n")
         files.append(file)
     return files
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import RunError
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 from benchmarks.replay.records import ReplayRecord, RunSummary
 from benchmarks.reports.text import model_name
 from benchmarks.runs.run import Run
@@ -65,5 +65,5 @@ def write_points(run: Run, summary: RunSummary, file: Path | None = None) -> Pat
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(file, text.getvalue())
+    write_atomically(file, text.getvalue())
     return file

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import TypeAdapter
 
 from benchmarks.errors import RunError
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 from benchmarks.runs.provenance import Provenance
 
 VERSION = 1
@@ -93,7 +93,7 @@ def parse(kind: type[T], line: str) -> T:
 
 def write_record(file: Path, record: object) -> None:
     """Write a record, or a dict, as JSON. Raises RunError."""
-    write_whole(file, json.dumps(to_json(record), indent=1) + "\n")
+    write_atomically(file, json.dumps(to_json(record), indent=1) + "\n")
 
 
 def write_summary(folder: Path, summary: object) -> None:

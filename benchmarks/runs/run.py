@@ -13,7 +13,7 @@ from typing import TypeVar
 import zstandard
 
 from benchmarks.errors import RunError
-from benchmarks.files import open_to_append, whole_lines, write_whole
+from benchmarks.files import complete_lines, open_to_append, write_atomically
 from benchmarks.runs.records import RunRecord, parse, read_record, to_json, write_record
 
 PACKED = "observations.jsonl.zst"
@@ -124,7 +124,7 @@ class Run:
         """The usage of the client processes of all segments. Raises RunError."""
         file = self.folder / _CLIENTS
         try:
-            segments = [parse(_SegmentUsage, line) for line in whole_lines(file)]
+            segments = [parse(_SegmentUsage, line) for line in complete_lines(file)]
         except (OSError, ValueError) as error:
             raise RunError(
                 f"{file} is damaged or from an earlier version, replay into a new --out: {error}"
@@ -138,7 +138,7 @@ class Run:
             return
         # If an earlier call was killed before it removed the parts, their lines are in both files.
         lines = "".join(dict.fromkeys(self._lines()))
-        write_whole(self.folder / PACKED, zstandard.compress(lines.encode()))
+        write_atomically(self.folder / PACKED, zstandard.compress(lines.encode()))
         for part in parts:
             part.unlink()
 
@@ -147,7 +147,7 @@ class Run:
         if packed.exists():
             yield from _unpacked(packed)
         for part in sorted(self.folder.glob(_UNPACKED)):
-            yield from whole_lines(part)
+            yield from complete_lines(part)
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ def _percent(*scores: Mapping[str, float]) -> list[str]:
 
 
 def _domains_to_score(data: Dataset, folder: Path, split: str) -> tuple[list[str], dict[str, str]]:
-    """Domains that have queries and their descriptors; for each other domain, why it is left out."""
+    """Domains that have queries and their descriptors; by other domain, the reason to leave it out."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
     domains, left_out = [], {}

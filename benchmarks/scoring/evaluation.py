@@ -65,14 +65,12 @@ def rank(
     A row of zeros stands for a missing image: a query of zeros gets no ranking, so it counts as failed, and
     an item of zeros is never found.
     """
-    query_rows = {domain: unit(vectors.rows) for domain, vectors in queries.items()}
-    gallery_rows = {domain: unit(vectors.rows) for domain, vectors in gallery.items()}
-    own_rows = {domain: _own_rows(vectors, gallery[domain]) for domain, vectors in queries.items()}
-    hits = _search(query_rows, gallery_rows, own_rows, self_exclusion)
+    query_units, gallery_units, own_rows = _normalised(queries, gallery)
+    hits = _search(query_units, gallery_units, own_rows, self_exclusion)
     ids = [record.id for vectors in gallery.values() for record in vectors.records]
     ranked: Ranked = BySetting({}, {})
     for domain, vectors in queries.items():
-        for row in np.flatnonzero(query_rows[domain].any(axis=1)):
+        for row in np.flatnonzero(query_units[domain].rows.any(axis=1)):
             query_id = vectors.records[row].id
             ranked.merged[query_id] = [ids[hit] for hit in hits[domain].merged[row] if hit >= 0]
             ranked.separate[query_id] = [ids[hit] for hit in hits[domain].separate[row] if hit >= 0]
@@ -81,13 +79,7 @@ def rank(
 
 def score_vectors(queries: Mapping[str, Vectors], gallery: Mapping[str, Vectors]) -> dict[str, DomainScore]:
     """Score each domain's queries against the merged gallery of all domains in `gallery`."""
-    gallery_units = {domain: _unit_vectors(vectors) for domain, vectors in gallery.items()}
-    query_units = {
-        domain: gallery_units[domain] if vectors is gallery[domain] else _unit_vectors(vectors)
-        for domain, vectors in queries.items()
-    }
-    own_rows = {domain: _own_rows(vectors, gallery[domain]) for domain, vectors in queries.items()}
-    return score(query_units, gallery_units, own_rows, "id").merged
+    return score(*_normalised(queries, gallery), "id").merged
 
 
 def score(
@@ -102,9 +94,7 @@ def score(
     `own_rows` holds, (Q,) by domain, the row of each query in its domain's gallery, or -1. `advance` is
     called with the number of queries that were searched since the last call.
     """
-    query_rows = {domain: vectors.rows for domain, vectors in queries.items()}
-    gallery_rows = {domain: vectors.rows for domain, vectors in gallery.items()}
-    hits = _search(query_rows, gallery_rows, own_rows, self_exclusion, advance)
+    hits = _search(queries, gallery, own_rows, self_exclusion, advance)
     scores: Scores = BySetting({}, {})
     first_row = 0
     for domain, items in gallery.items():
@@ -117,19 +107,20 @@ def score(
 
 
 def _search(
-    query_rows: Mapping[str, NDArray[np.float32]],
-    gallery_rows: Mapping[str, NDArray[np.float32]],
+    queries: Mapping[str, UnitVectors],
+    gallery: Mapping[str, UnitVectors],
     own_rows: Mapping[str, NDArray[np.int64]],
     self_exclusion: SelfExclusion,
     advance: Callable[[int], object] = lambda _: None,
 ) -> dict[str, Neighbours]:
     """Find DEPTH hits of every query, itself excluded."""
     by_position = self_exclusion == "position"
-    queries = {
-        domain: Queries(rows, np.full_like(own_rows[domain], -1) if by_position else own_rows[domain])
-        for domain, rows in query_rows.items()
+    parts = {
+        domain: Queries(vectors.rows, np.full_like(own_rows[domain], -1) if by_position else own_rows[domain])
+        for domain, vectors in queries.items()
     }
-    hits = nearest(queries, gallery_rows, DEPTH + by_position, advance)
+    gallery_rows = {domain: vectors.rows for domain, vectors in gallery.items()}
+    hits = nearest(parts, gallery_rows, DEPTH + by_position, advance)
     if by_position:
         hits = {domain: _without_first(rows, own_rows[domain] >= 0) for domain, rows in hits.items()}
     return hits
@@ -157,10 +148,19 @@ def _without_first(hits: Neighbours, in_gallery: NDArray[np.bool_]) -> Neighbour
     return hits.map(lambda rows: np.where(in_gallery[:, None], rows[:, 1:], rows[:, :-1]))
 
 
-def _unit_vectors(vectors: Vectors) -> UnitVectors:
-    return UnitVectors(unit(vectors.rows), [record.class_ids for record in vectors.records])
+def _normalised(
+    queries: Mapping[str, Vectors], gallery: Mapping[str, Vectors]
+) -> tuple[dict[str, UnitVectors], dict[str, UnitVectors], dict[str, NDArray[np.int64]]]:
+    """Normalised queries and gallery, and `own_rows` as `score` takes them."""
 
+    def normalise(vectors: Vectors) -> UnitVectors:
+        return UnitVectors(unit(vectors.rows), [record.class_ids for record in vectors.records])
 
-def _own_rows(queries: Vectors, gallery: Vectors) -> NDArray[np.int64]:
-    row_of = {record.id: row for row, record in enumerate(gallery.records)}
-    return np.array([row_of.get(record.id, -1) for record in queries.records], dtype=np.int64)
+    query_units, own_rows = {}, {}
+    gallery_units = {domain: normalise(vectors) for domain, vectors in gallery.items()}
+    for domain, vectors in queries.items():
+        items = gallery[domain]
+        query_units[domain] = gallery_units[domain] if vectors is items else normalise(vectors)
+        row_of = {record.id: row for row, record in enumerate(items.records)}
+        own_rows[domain] = np.array([row_of.get(record.id, -1) for record in vectors.records], np.int64)
+    return query_units, gallery_units, own_rows

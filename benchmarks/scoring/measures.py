@@ -44,12 +44,8 @@ class DomainScore:
 
     def to_json(self) -> dict[str, float]:
         """Measures by name, and the counts."""
-        counts = ("queries", "gallery", "without_match", "failed")
-        return {
-            "R@1": self.r_at_1,
-            "mMP@5": self.mmp_at_5,
-            **{name: getattr(self, name) for name in counts},
-        }
+        counts = {name: getattr(self, name) for name in ("queries", "gallery", "without_match", "failed")}
+        return {"R@1": self.r_at_1, "mMP@5": self.mmp_at_5, **counts}
 
 
 def measures(matches: NDArray[np.bool_], n_q: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -118,10 +114,7 @@ class Judge:
 
 def mean_over_domains(scores: Mapping[str, DomainScore]) -> dict[str, float]:
     """Unweighted mean of each measure over domains."""
-    return {
-        "R@1": _mean([score.r_at_1 for score in scores.values()]),
-        "mMP@5": _mean([score.mmp_at_5 for score in scores.values()]),
-    }
+    return {name: _mean([score.to_json()[name] for score in scores.values()]) for name in MEASURES}
 
 
 def _mean(values: Sequence[float] | NDArray[np.float64]) -> float:

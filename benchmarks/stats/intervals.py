@@ -1,4 +1,4 @@
-"""95% intervals of means and of percentiles: pure functions over NumPy arrays."""
+"""95% intervals of means and of percentiles."""
 
 import math
 from collections.abc import Mapping
@@ -9,41 +9,41 @@ from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
-SEED = 2309  # as the splits have it
+SEED = 2309  # the seed of the splits too
 _TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Both ends belong to it; an end is infinite where the sample is too small to say it."""
+    """A closed interval; an end is infinite if the sample is too small to bound it."""
 
     low: float
     high: float
 
     def to_json(self) -> list[float | None]:
-        """[low, high]; JSON has no infinity, so that is null."""
+        """`[low, high]`, with null for an infinite end."""
         return [end if math.isfinite(end) else None for end in (self.low, self.high)]
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """Means of resampled queries: per domain, float64 (RESAMPLES, columns)."""
+    """Means of resampled queries."""
 
-    domains: dict[str, NDArray[np.float64]]
+    domains: dict[str, NDArray[np.float64]]  # (RESAMPLES, columns) by domain
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """The unweighted mean over domains of each resample: (RESAMPLES, columns)."""
+        """(RESAMPLES, columns): the unweighted mean over domains of each resample."""
         mean: NDArray[np.float64] = np.mean(list(self.domains.values()), axis=0)
         return mean
 
 
 def resample(values: Mapping[str, NDArray[np.float64]]) -> Resamples:
-    """The bootstrap, stratified: each domain's queries are drawn anew from that domain alone.
+    """Draw stratified bootstrap samples: each domain's queries are resampled within the domain.
 
-    `values` holds (queries, columns) per domain, one query at least; a query's columns (R@1 and mMP@5, say)
-    stay together. How often each distinct row is drawn is multinomial, so this is the bootstrap itself, and
-    its memory depends on the distinct rows (dozens), not on the queries.
+    `values` holds (queries, columns) per domain, with at least one query. A query's columns (R@1 and mMP@5,
+    for example) stay together. The counts of each distinct row in a sample are multinomial, so only those
+    counts are drawn, and memory depends on the number of distinct rows (dozens), not of queries.
     """
     rng = np.random.default_rng(SEED)
     domains = {}
@@ -55,14 +55,14 @@ def resample(values: Mapping[str, NDArray[np.float64]]) -> Resamples:
 
 
 def interval_of(resampled: NDArray[np.float64]) -> Interval:
-    """The middle 95% of one column of resamples (the percentile bootstrap)."""
+    """Middle 95% of one column of resamples (percentile bootstrap)."""
     low, high = np.quantile(resampled, _TAILS)
     return Interval(float(low), float(high))
 
 
 @dataclass(frozen=True, slots=True)
 class Percentile:
-    """One percentile of a run's latencies."""
+    """A percentile of a run's latencies."""
 
     percent: int  # 99
     value_ms: float
@@ -74,15 +74,15 @@ class Percentile:
         ends = [
             f"{end:.1f}" if math.isfinite(end) else "?" for end in (self.interval.low, self.interval.high)
         ]
-        said = f"p{self.percent} {self.value_ms:.1f} ms [{', '.join(ends)}]"
+        text = f"p{self.percent} {self.value_ms:.1f} ms [{', '.join(ends)}]"
         p = self.percent / 100
         if enough(self.queries, p):
-            return said
-        return f"{said}; {self.queries:,} of the {queries_asked(p):,} queries that MLPerf asks for"
+            return text
+        return f"{text}; {self.queries:,} of the {queries_asked(p):,} queries that MLPerf asks for"
 
 
 def percentile_of(latencies_ms: NDArray[np.float64], percent: int) -> Percentile:
-    """A percentile of latencies (queries,), one at least, with its interval."""
+    """Compute a percentile, and its interval, of at least one latency."""
     return Percentile(
         percent=percent,
         value_ms=float(np.percentile(latencies_ms, percent)),
@@ -92,12 +92,13 @@ def percentile_of(latencies_ms: NDArray[np.float64], percent: int) -> Percentile
 
 
 def percentile_interval(values: NDArray[np.float64], p: float) -> Interval:
-    """Whatever the distribution: between two order statistics of `values` (N,).
+    """Distribution-free interval between two order statistics of `values` (N,).
 
-    How many of N values lie below the true percentile is binomial(N, p); the r-th smallest value is at most
-    the percentile unless fewer than r do. Too few values bound one side only: p99 needs 368 for both.
+    The number of values below the true percentile is binomial(N, p); the r-th smallest value is at most the
+    percentile unless fewer than r values lie below it. A small sample bounds only one side: p99 needs 368
+    values.
     """
-    from scipy.stats import binom  # imported late, here and below: it takes seconds
+    from scipy.stats import binom  # imported here because it takes seconds
 
     ordered = np.sort(values)
     low, high = (int(rank) for rank in binom.ppf(_TAILS, len(ordered), p))
@@ -108,13 +109,14 @@ def percentile_interval(values: NDArray[np.float64], p: float) -> Interval:
 
 
 def queries_asked(p: float) -> int:
-    """How many queries MLPerf Inference asks for before it believes a percentile; 0 < p < 1.
+    """Number of queries that MLPerf Inference requires to report percentile p, 0 < p < 1.
 
-    "MLPerf Inference Benchmark" (arXiv 1911.02549), section III-D, equations 1 and 2: within a twentieth of
-    1 - p, at 99% confidence, rounded up to a multiple of 2^13. Table IV: 24,576 for p90, 57,344 for p95,
-    270,336 for p99. (Later rounds of MLPerf may stop early, for a penalty; that is not done here.)
+    "MLPerf Inference Benchmark" (arXiv 1911.02549), section III-D, equations 1 and 2: a margin of a twentieth
+    of 1 - p at 99% confidence, rounded up to a multiple of 2^13. Table IV: 24,576 for p90, 57,344 for p95,
+    270,336 for p99. (Later rounds of MLPerf allow stopping early for a penalty, which is not implemented
+    here.)
     """
-    from scipy.stats import norm
+    from scipy.stats import norm  # imported here because it takes seconds
 
     margin = (1 - p) / 20
     queries = float(norm.ppf(1 - (1 - 0.99) / 2)) ** 2 * p * (1 - p) / margin**2
@@ -122,5 +124,5 @@ def queries_asked(p: float) -> int:
 
 
 def enough(n: int, p: float) -> bool:
-    """Has a run of `n` queries as many as MLPerf asks for?"""
+    """True if a run of `n` queries has as many as MLPerf requires for percentile p."""
     return n >= queries_asked(p)

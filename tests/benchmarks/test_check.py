@@ -1,4 +1,4 @@
-"""Is a data set whole, and are its pictures found whatever an unzip tool called them?"""
+"""The check of a data set, image files with escaped names, splits that are galleries, and subsets."""
 
 import json
 from pathlib import Path
@@ -19,8 +19,10 @@ from tests.support.pictures import encode, noise
 QUIET = Console(quiet=True)
 
 
-def lay(root: Path, domain: str, splits: dict[str, list[str]], card: dict[str, Any] | None = None) -> Dataset:
-    """Info files of these paths, and the pictures: none for `missing`, half of one for `broken`."""
+def write_data(
+    root: Path, domain: str, splits: dict[str, list[str]], card: dict[str, Any] | None = None
+) -> Dataset:
+    """Write info files of these paths, and images: none for `missing`, a truncated one for `broken`."""
     info, images = root / "data/info_files" / domain, root / "data/images"
     info.mkdir(parents=True)
     for split, paths in splits.items():
@@ -35,79 +37,79 @@ def lay(root: Path, domain: str, splits: dict[str, list[str]], card: dict[str, A
     return Dataset(root)
 
 
-def test_a_folder_of_ones_own_is_held_against_its_info_files(tmp_path: Path) -> None:
-    data = lay(tmp_path, "tea", {"test": ["a.png", "broken.png"], "train": ["a.png", "missing.png"]})
-    found = check(data, True, QUIET)["tea"]
-    assert (found.rows, found.images) == ({"test": 2, "train": 2}, 3)
-    assert (found.missing, found.undecodable) == (["missing.png"], ["broken.png"])
-    assert not found.whole
+def test_images_are_compared_with_the_info_files(tmp_path: Path) -> None:
+    data = write_data(tmp_path, "tea", {"test": ["a.png", "broken.png"], "train": ["a.png", "missing.png"]})
+    result = check(data, True, QUIET)["tea"]
+    assert (result.rows, result.images) == ({"test": 2, "train": 2}, 3)
+    assert (result.missing, result.undecodable) == (["missing.png"], ["broken.png"])
+    assert not result.complete
     assert check(data, False, QUIET)["tea"].undecodable == []
     (tmp_path / "data/images/missing.png").write_bytes(encode(noise(1, 8, 8)))
     (tmp_path / "data/images/broken.png").write_bytes(encode(noise(1, 8, 8)))
-    assert check(data, True, QUIET)["tea"].whole
+    assert check(data, True, QUIET)["tea"].complete
 
 
-def test_uned_is_held_against_its_table(tmp_path: Path) -> None:
-    data = lay(
+def test_uneds_rows_are_compared_with_its_table(tmp_path: Path) -> None:
+    data = write_data(
         tmp_path, "cars", {split: ["a.png"] * DOMAINS["cars"].rows[split] for split in ("val", "test")}
     )
-    found = check(data, True, QUIET)
-    assert found.keys() == DOMAINS.keys()
-    assert found["cars"].miscounted == ["train"]
-    assert found["met"].miscounted == ["train", "val", "test", "index", "small_index"]
+    results = check(data, True, QUIET)
+    assert results.keys() == DOMAINS.keys()
+    assert results["cars"].miscounted == ["train"]
+    assert results["met"].miscounted == ["train", "val", "test", "index", "small_index"]
     with_train = ["a.png"] * DOMAINS["cars"].rows["train"]
     (tmp_path / "data/info_files/cars/train.json").write_text(
         json.dumps([{"path": path, "class_id": 0} for path in with_train])
     )
-    assert check(data, True, QUIET)["cars"].whole
+    assert check(data, True, QUIET)["cars"].complete
 
 
-def test_the_table_adds_up_to_the_papers() -> None:
+def test_the_table_adds_up_to_the_papers_totals() -> None:
     rows = [source.rows for source in DOMAINS.values()]
-    assert sum(one["train"] for one in rows) == 2_831_222
-    assert sum(one["val"] for one in rows) == 293_409
-    assert sum(one.get("small_index", one["val"]) for one in rows) == 331_587
-    assert sum(one["test"] for one in rows) == 241_986
-    assert sum(one.get("index", one["test"]) for one in rows) == 1_397_126
+    assert sum(counts["train"] for counts in rows) == 2_831_222
+    assert sum(counts["val"] for counts in rows) == 293_409
+    assert sum(counts.get("small_index", counts["val"]) for counts in rows) == 331_587
+    assert sum(counts["test"] for counts in rows) == 241_986
+    assert sum(counts.get("index", counts["test"]) for counts in rows) == 1_397_126
 
 
-def test_a_built_data_set_may_have_a_domain_of_uneds(tmp_path: Path) -> None:
-    data = lay(tmp_path, "cars", {"test": ["a.png"]}, {"fingerprint": "f"})
-    assert check(data, True, QUIET)["cars"].whole
+def test_a_data_set_with_a_card_is_not_compared_with_uned(tmp_path: Path) -> None:
+    data = write_data(tmp_path, "cars", {"test": ["a.png"]}, {"fingerprint": "f"})
+    assert check(data, True, QUIET)["cars"].complete
 
 
-def test_the_command_says_what_to_fetch_and_fails(tmp_path: Path) -> None:
-    lay(tmp_path, "cars", {"test": ["missing.png"]})
+def test_the_command_fails_and_names_the_files_to_fetch(tmp_path: Path) -> None:
+    write_data(tmp_path, "cars", {"test": ["missing.png"]})
     done = CliRunner().invoke(app, ["check", str(tmp_path), "--no-decode", "--json"])
     assert isinstance(done.exception, DataError)
-    assert f"{tmp_path} is not whole: cars, food2k" in str(done.exception)
-    assert "there is no train.json (6,346 rows)" in done.stdout
-    assert "1 pictures missing, the first missing.png" in done.stdout
+    assert f"{tmp_path} is not complete: cars, food2k" in str(done.exception)
+    assert "train.json is missing (6,346 rows)" in done.stdout
+    assert "1 images missing, first: missing.png" in done.stdout
     assert "fetch Cars196" in done.stdout
     assert "cars/car_ims" in done.stdout
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert not said["whole"]
-    assert said["domains"]["cars"]["first_missing"] == ["missing.png"]
+    body = json.loads(done.stdout.splitlines()[-1])
+    assert not body["whole"]
+    assert body["domains"]["cars"]["first_missing"] == ["missing.png"]
 
 
 @pytest.mark.parametrize("name", ["x[/y] missing.png", "x[bold]y missing.png"])
-def test_names_are_printed_as_they_are(tmp_path: Path, name: str) -> None:
-    lay(tmp_path, "tea[b]", {"test": [name]})
+def test_markup_in_names_is_printed_literally(tmp_path: Path, name: str) -> None:
+    write_data(tmp_path, "tea[b]", {"test": [name]})
     done = CliRunner().invoke(app, ["check", str(tmp_path)])
     assert isinstance(done.exception, DataError)
-    assert f"tea[b]: 1 pictures missing, the first {name}" in done.stdout
+    assert f"tea[b]: 1 images missing, first: {name}" in done.stdout
     assert "tea[b] " in done.stdout  # the table's row
 
 
-def test_the_command_is_content_with_what_is_whole(tmp_path: Path) -> None:
-    lay(tmp_path, "tea", {"test": ["a.png"]})
+def test_the_command_accepts_a_complete_data_set(tmp_path: Path) -> None:
+    write_data(tmp_path, "tea", {"test": ["a.png"]})
     done = CliRunner().invoke(app, ["check", str(tmp_path), "--json"], catch_exceptions=False)
     assert done.exit_code == 0
     assert json.loads(done.stdout.splitlines()[-1])["whole"]
 
 
 @pytest.mark.parametrize(
-    ("said", "on_disk"),
+    ("listed", "on_disk"),
     [
         ("all/中文 é.png", "all/#U4e2d#U6587 #U00e9.png"),
         ("all/中文.png", "all/#U4E2D#U6587.png"),
@@ -117,30 +119,30 @@ def test_the_command_is_content_with_what_is_whole(tmp_path: Path) -> None:
         ("all/#1.png", "all/#1.png"),
     ],
 )
-def test_names_that_an_unzip_tool_escaped_are_found(tmp_path: Path, said: str, on_disk: str) -> None:
-    data = lay(tmp_path, "rp", {"test": [said]})
-    there = tmp_path / "data/images" / on_disk
-    there.parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "data/images" / said).rename(there)
+def test_names_that_an_unzip_tool_escaped_are_resolved(tmp_path: Path, listed: str, on_disk: str) -> None:
+    data = write_data(tmp_path, "rp", {"test": [listed]})
+    file = tmp_path / "data/images" / on_disk
+    file.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "data/images" / listed).rename(file)
     (record,) = data.queries("rp")
-    assert data.image(record) == there
-    assert check(data, True, QUIET)["rp"].whole
+    assert data.image(record) == file
+    assert check(data, True, QUIET)["rp"].complete
 
 
-def test_a_name_that_is_nowhere_stays_as_it_was_said(tmp_path: Path) -> None:
-    data = lay(tmp_path, "rp", {"test": ["missing 中.png"]})
+def test_a_missing_file_keeps_its_listed_name(tmp_path: Path) -> None:
+    data = write_data(tmp_path, "rp", {"test": ["missing 中.png"]})
     assert data.image(data.queries("rp")[0]).name == "missing 中.png"
 
 
-def test_val_searches_a_small_index_where_there_is_one(tmp_path: Path) -> None:
-    lay(tmp_path, "met", {"val": ["a"], "test": ["b"], "index": ["c"], "small_index": ["d"]})
-    data = lay(tmp_path, "sop", {"val": ["e"], "test": ["f"]})
-    found = {
+def test_val_searches_the_small_index_if_there_is_one(tmp_path: Path) -> None:
+    write_data(tmp_path, "met", {"val": ["a"], "test": ["b"], "index": ["c"], "small_index": ["d"]})
+    data = write_data(tmp_path, "sop", {"val": ["e"], "test": ["f"]})
+    paths = {
         (domain, split): (data.queries(domain, split)[0].path, data.gallery(domain, split)[0].path)
         for domain in ("met", "sop")
         for split in ("val", "test")
     }
-    assert found == {
+    assert paths == {
         ("met", "val"): ("a", "d"),
         ("met", "test"): ("b", "c"),
         ("sop", "val"): ("e", "e"),
@@ -152,15 +154,15 @@ def queries(domain: str, count: int) -> list[Record]:
     return [Record(f"{domain}/test/{row:07d}", domain, f"{row}.png", (0,)) for row in range(count)]
 
 
-def test_a_subset_is_the_same_for_a_seed_and_leaves_met_and_gldv2_whole() -> None:
-    asked = {domain: queries(domain, 100) for domain in ("cars", "met", "gldv2", "sop")}
-    some = subset(asked, 10, 1)
-    assert {domain: len(records) for domain, records in some.items()} == {
+def test_a_subset_depends_on_the_seed_and_keeps_all_of_met_and_gldv2() -> None:
+    full = {domain: queries(domain, 100) for domain in ("cars", "met", "gldv2", "sop")}
+    sampled = subset(full, 10, 1)
+    assert {domain: len(records) for domain, records in sampled.items()} == {
         "cars": 10, "met": 100, "gldv2": 100, "sop": 10
     }  # fmt: skip
-    assert some == subset({domain: asked[domain] for domain in reversed(asked)}, 10, 1)
-    assert some["cars"] == sorted(some["cars"], key=lambda record: record.id)
-    assert set(some["cars"]) < set(subset(asked, 11, 1)["cars"])
-    assert some["cars"] != subset(asked, 10, 2)["cars"]
-    assert [one.path for one in some["cars"]] != [one.path for one in some["sop"]]
-    assert subset({"cars": asked["cars"][:7]}, 10, 1)["cars"] == asked["cars"][:7]
+    assert sampled == subset({domain: full[domain] for domain in reversed(full)}, 10, 1)
+    assert sampled["cars"] == sorted(sampled["cars"], key=lambda record: record.id)
+    assert set(sampled["cars"]) < set(subset(full, 11, 1)["cars"])
+    assert sampled["cars"] != subset(full, 10, 2)["cars"]
+    assert [query.path for query in sampled["cars"]] != [query.path for query in sampled["sop"]]
+    assert subset({"cars": full["cars"][:7]}, 10, 1)["cars"] == full["cars"][:7]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.errors import RunError
-from benchmarks.files import write_whole
+from benchmarks.files import write_atomically
 from benchmarks.operating_points.inputs import check_inputs, fingerprints_of
 
 
@@ -25,4 +25,4 @@ def test_an_output_is_reused_only_for_the_same_inputs(tmp_path: Path, zoo_model:
     fingerprint = json.loads((zoo_model / "manifest.json").read_text())["fingerprint"]
     assert fingerprints_of(f"{zoo_model},default") == f"{fingerprint},default"
     with pytest.raises(RunError, match="cannot be written"):
-        write_whole(output / "page.md", "")
+        write_atomically(output / "page.md", "")

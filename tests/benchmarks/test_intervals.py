@@ -1,4 +1,4 @@
-"""Intervals against brute force, an independent implementation, and simulation."""
+"""Intervals against brute force, SciPy and simulation."""
 
 import math
 from itertools import pairwise, product
@@ -26,7 +26,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(7)
 
 
-def test_a_domain_of_two_queries_by_hand() -> None:
+def test_hand_computed_resamples_of_two_queries() -> None:
     # Draws of two from {0, 1}: 0, 1/2, 1/2, 1 with equal chance; the columns stay together.
     drawn = resample({"a": np.array([[0.0, 0.25], [1.0, 0.75]])}).domains["a"]
     values, counts = np.unique(drawn, axis=0, return_counts=True)
@@ -35,19 +35,19 @@ def test_a_domain_of_two_queries_by_hand() -> None:
     assert interval_of(drawn[:, 1]) == Interval(0.25, 0.75)
 
 
-def test_every_domain_is_drawn_by_itself_and_weighs_the_same() -> None:
-    # `b` never varies, so the mean is (a + 1) / 2, however many queries `b` has.
+def test_domains_are_resampled_separately_and_weigh_the_same() -> None:
+    # `b` is constant, so the mean is (a + 1) / 2 for any number of queries in `b`.
     drawn = resample({"a": np.array([[0.0], [1.0]]), "b": np.ones((1000, 1))})
     assert np.array_equal(drawn.mean, (drawn.domains["a"] + 1) / 2)
 
 
-def test_the_same_seed_draws_the_same(rng: np.random.Generator) -> None:
+def test_resampling_is_reproducible(rng: np.random.Generator) -> None:
     rows = {"a": rng.random((50, 2))}
     assert np.array_equal(resample(rows).mean, resample(rows).mean)
 
 
 @pytest.mark.parametrize("queries", [15, 120, 2059])
-def test_the_interval_is_scipys_bootstrap(queries: int, rng: np.random.Generator) -> None:
+def test_the_interval_equals_scipys_bootstrap(queries: int, rng: np.random.Generator) -> None:
     r_at_1 = rng.random(queries) < 0.6
     mmp_at_5 = rng.integers(0, 6, queries) / 5
     for values in (r_at_1.astype(float), mmp_at_5):
@@ -61,72 +61,72 @@ def test_the_interval_is_scipys_bootstrap(queries: int, rng: np.random.Generator
         assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=step)
 
 
-def test_19_of_20_intervals_of_a_mean_over_domains_hold_the_truth(rng: np.random.Generator) -> None:
+def test_95_percent_of_intervals_of_a_mean_contain_it(rng: np.random.Generator) -> None:
     shares = {"landmarks": (15, 0.7), "food": (82, 0.25), "icons": (687, 0.23)}
     truth = np.mean([share for _, share in shares.values()])
-    held = []
+    covered = []
     for _ in range(250):
         sample = {name: (rng.random((n, 1)) < share).astype(float) for name, (n, share) in shares.items()}
-        found = interval_of(resample(sample).mean[:, 0])
-        held.append(found.low <= truth <= found.high)
-    # 95% less what a domain of 15 costs the percentile bootstrap, within three standard errors.
-    assert 0.90 <= np.mean(held) <= 0.985
+        interval = interval_of(resample(sample).mean[:, 0])
+        covered.append(interval.low <= truth <= interval.high)
+    # 95% less the undercoverage for a domain of 15, within three standard errors.
+    assert 0.90 <= np.mean(covered) <= 0.985
 
 
-def outcomes_holding(interval_ranks: tuple[int, int], n: int, p: float) -> float:
-    """Chance that the percentile lies between two ranks, over all 2^n ways of n values to fall beside it."""
+def coverage(interval_ranks: tuple[int, int], n: int, p: float) -> float:
+    """Probability that the percentile lies between two ranks, summed over all 2^n outcomes of n values."""
     low, high = interval_ranks
-    chance = 0.0
+    probability = 0.0
     for below in product([True, False], repeat=n):
         count = sum(below)
-        chance += (low <= count < high) * p**count * (1 - p) ** (n - count)
-    return chance
+        probability += (low <= count < high) * p**count * (1 - p) ** (n - count)
+    return probability
 
 
 @pytest.mark.parametrize(("n", "p"), [(8, 0.5), (12, 0.5), (12, 0.4), (14, 0.6)])
-def test_order_statistics_against_all_outcomes(n: int, p: float) -> None:
-    found = percentile_interval(np.arange(1.0, n + 1), p)  # each value is its rank
-    low, high = int(found.low), int(found.high)
-    assert outcomes_holding((low, high), n, p) >= 0.95
-    # And none of the ranks is given away: a narrower end misses more than 2.5% on its side.
-    assert outcomes_holding((low + 1, n + 1), n, p) < 0.975
-    assert outcomes_holding((0, high - 1), n, p) < 0.975
+def test_order_statistics_equal_the_sum_over_all_outcomes(n: int, p: float) -> None:
+    interval = percentile_interval(np.arange(1.0, n + 1), p)  # each value is its rank
+    low, high = int(interval.low), int(interval.high)
+    assert coverage((low, high), n, p) >= 0.95
+    # Neither end can be narrower: it would miss more than 2.5% on its side.
+    assert coverage((low + 1, n + 1), n, p) < 0.975
+    assert coverage((0, high - 1), n, p) < 0.975
 
 
 @pytest.mark.parametrize(
     ("n", "p", "bounded"),
     [(5, 0.5, (False, False)), (6, 0.5, (True, True)), (367, 0.99, (True, False)), (368, 0.99, (True, True))],
 )
-def test_too_few_values_bound_one_side_or_none(
+def test_small_samples_bound_one_side_or_none(
     n: int, p: float, bounded: tuple[bool, bool], rng: np.random.Generator
 ) -> None:
-    found = percentile_interval(rng.random(n), p)
-    assert (math.isfinite(found.low), math.isfinite(found.high)) == bounded
+    interval = percentile_interval(rng.random(n), p)
+    assert (math.isfinite(interval.low), math.isfinite(interval.high)) == bounded
 
 
-def test_19_of_20_intervals_of_a_p99_hold_it(rng: np.random.Generator) -> None:
+def test_95_percent_of_intervals_of_a_p99_contain_it(rng: np.random.Generator) -> None:
     true_p99 = math.log(100)  # of an exponential distribution
-    found = [percentile_interval(rng.exponential(size=2059), 0.99) for _ in range(2000)]
-    assert 0.94 <= np.mean([one.low <= true_p99 <= one.high for one in found]) <= 0.975
+    intervals = [percentile_interval(rng.exponential(size=2059), 0.99) for _ in range(2000)]
+    assert 0.94 <= np.mean([interval.low <= true_p99 <= interval.high for interval in intervals]) <= 0.975
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=3, max_size=300), st.sampled_from([50, 95, 99]))
 def test_a_percentile_lies_in_its_interval(latencies_ms: list[float], percent: int) -> None:
-    found = percentile_of(np.array(latencies_ms), percent)
-    assert found.interval.low <= found.value_ms + 1e-6
-    assert found.value_ms - 1e-6 <= found.interval.high
+    percentile = percentile_of(np.array(latencies_ms), percent)
+    assert percentile.interval.low <= percentile.value_ms + 1e-6
+    assert percentile.value_ms - 1e-6 <= percentile.interval.high
 
 
 @pytest.mark.parametrize(("p", "queries"), [(0.9, 24_576), (0.95, 57_344), (0.97, 90_112), (0.99, 270_336)])
-def test_mlperfs_table(p: float, queries: int) -> None:
+def test_required_queries_equal_mlperfs_table(p: float, queries: int) -> None:
     # arXiv 1911.02549, Table IV; 97% is section III-D's "only 90K".
     assert queries_asked(p) == queries
     assert enough(queries, p)
     assert not enough(queries - 1, p)
 
 
-def test_a_percentile_in_words() -> None:
+def test_a_percentile_as_text() -> None:
     few = percentile_of(np.arange(1.0, 101.0), 99)
     assert str(few) == "p99 99.0 ms [97.0, ?]; 100 of the 270,336 queries that MLPerf asks for"
     assert few.interval.to_json() == [97.0, None]
@@ -136,6 +136,7 @@ def test_a_percentile_in_words() -> None:
 
 def test_more_queries_narrow_the_interval(rng: np.random.Generator) -> None:
     widths = [
-        (found := percentile_interval(rng.random(n), 0.99)).high - found.low for n in (1_000, 10_000, 100_000)
+        (interval := percentile_interval(rng.random(n), 0.99)).high - interval.low
+        for n in (1_000, 10_000, 100_000)
     ]
     assert all(wide > narrow for wide, narrow in pairwise(widths))

@@ -57,7 +57,8 @@ LAYERS = {
         replay
         load soak baselines
         scoring targets runs
-        datasets files
+        datasets
+        files
         stats progress tables errors __init__
     """,
 }

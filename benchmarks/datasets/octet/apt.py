@@ -1,4 +1,4 @@
-"""Debian packages without root and without touching the system: apt-get with its state in a given folder."""
+"""Downloads of Debian packages without root or changes to the system: apt-get with a private state."""
 
 import os
 import re
@@ -14,7 +14,7 @@ SUITE = "bookworm"  # the Debian release whose versions are pinned
 
 
 class Apt:
-    """Lists are fetched on first use: the machine's own sources, then the same mirrors' `SUITE`."""
+    """apt-get with the machine's sources, and then with `SUITE` of the same mirrors."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -22,6 +22,7 @@ class Apt:
         self._update_failure = ""
 
     def download(self, name: str, version: str, into: Path, on_bytes: OnBytes) -> Path:
+        """Download a package and return its file. Raises SourceUnavailable."""
         if shutil.which("apt-get") is None:
             raise SourceUnavailable("apt-get is not installed")
         for suite in (None, SUITE):
@@ -35,16 +36,16 @@ class Apt:
         raise SourceUnavailable(failure)
 
     def _with_lists(self, suite: str | None) -> list[str]:
-        """Options that select the lists of the own sources (None) or of their `suite`, fetched once."""
+        """Options for the machine's package lists (None) or those of `suite`, which are fetched once."""
         if suite not in self._options:
-            folder = self.folder / (suite or "own")
+            folder = self.folder / (suite or "machine")
             options = _private_state(folder)
             if suite is not None:
                 options += _private_sources(folder, suite)
             try:
                 run_command(["apt-get", *options, "update"], folder)
             except SourceUnavailable as error:
-                # It fails when any one repository does, so only `download` can tell whether that matters.
+                # `update` fails if any repository fails; `download` shows if that one was needed.
                 self._update_failure = f" (before that, update: {error})"
             self._options[suite] = options
         return self._options[suite]
@@ -61,9 +62,9 @@ def _private_state(folder: Path) -> list[str]:
         "Dir::Cache": cache,
         "Acquire::Languages": "none",
         "Acquire::Retries": 1,
-        # Without it `update` ends well even where no server answers, and the reason is lost.
+        # By default `update` succeeds even if no server answers, and the reason is lost.
         "APT::Update::Error-Mode": "any",
-        # Root would otherwise hand the work to a user who may not enter our folder.
+        # By default root delegates downloads to a user without access to this folder.
         "APT::Sandbox::User": "root",
     }
     return _as_options(values)
@@ -72,7 +73,7 @@ def _private_state(folder: Path) -> list[str]:
 def _private_sources(folder: Path, suite: str) -> list[str]:
     parts = folder / "sources"
     parts.mkdir()
-    for number, path in enumerate(_own_source_files()):
+    for number, path in enumerate(_machine_source_files()):
         (parts / f"{number}{path.suffix}").write_text(with_suite(path.read_text(), path.suffix, suite))
     return _as_options({"Dir::Etc::sourcelist": os.devnull, "Dir::Etc::sourceparts": parts})
 
@@ -81,8 +82,8 @@ def _as_options(values: dict[str, object]) -> list[str]:
     return [word for key, value in values.items() for word in ("-o", f"{key}={value}")]
 
 
-def _own_source_files() -> list[Path]:
-    """apt itself says where its sources are described."""
+def _machine_source_files() -> list[Path]:
+    """Files that describe the machine's sources, as reported by apt-config."""
     command = ["apt-config", "shell", "one", "Dir::Etc::sourcelist/f", "parts", "Dir::Etc::sourceparts/d"]
     shell = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     paths = dict(line.split("=", 1) for line in shlex.split(shell))
@@ -93,7 +94,7 @@ def _own_source_files() -> list[Path]:
 
 
 def with_suite(text: str, suffix: str, suite: str) -> str:
-    """The text of one sources file with only its main Debian archives, each moved to `suite`."""
+    """Rewrite a sources file: keep only its main Debian archives, with `suite` as their suite."""
     return _deb822_with_suite(text, suite) if suffix == ".sources" else _list_with_suite(text, suite)
 
 
@@ -110,7 +111,7 @@ def _deb822_with_suite(text: str, suite: str) -> str:
     uncommented = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     stanzas = []
     for stanza in re.split(r"\n\s*\n", uncommented):
-        # A field goes on over the lines that start with a space (a key in Signed-By does).
+        # A field continues on lines that start with a space, as a key in Signed-By does.
         fields = dict(re.findall(r"^([\w-]+):((?:.*)(?:\n[ \t].*)*)", stanza, re.MULTILINE))
         words = {key.lower(): value.split() for key, value in fields.items()}
         if "deb" not in words.get("types", []) or words.get("enabled") == ["no"]:
@@ -123,5 +124,5 @@ def _deb822_with_suite(text: str, suite: str) -> str:
 
 
 def _is_main_archive(suites: list[str], components: list[str]) -> bool:
-    """False for updates, security, backports ("trixie-updates") and for most repositories of others."""
+    """False for updates, security and backports ("trixie-updates"), and for most third-party repositories."""
     return "main" in components and any("-" not in suite and "/" not in suite for suite in suites)

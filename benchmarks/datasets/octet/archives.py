@@ -1,4 +1,4 @@
-"""Reading the two package formats: plain files of a `.tgz` (npm) or a `.deb` (Debian), each in one pass."""
+"""Readers of `.tgz` (npm) and `.deb` (Debian) packages, in one pass each."""
 
 import re
 import shutil
@@ -12,7 +12,10 @@ from benchmarks.errors import DataError, SourceUnavailable
 
 
 def read_archive(path: Path, source: Source) -> dict[str, bytes]:
-    """Content by member name of the plain files that `source.wanted` matches; links are never followed."""
+    """Read the regular files that match `source.wanted`, by member name; links are not followed.
+
+    Raises SourceUnavailable if a tool is missing, DataError if the package cannot be read.
+    """
     if source.registry is Registry.NPM:
         with path.open("rb") as package:
             return _read_tar(package, source)
@@ -22,7 +25,7 @@ def read_archive(path: Path, source: Source) -> dict[str, bytes]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         stream = cast("IO[bytes]", process.stdout)
         members = _read_tar(stream, source)
-        stream.read()  # the padding behind the end mark: unread, it would make dpkg-deb fail
+        stream.read()  # the padding after the end mark: dpkg-deb fails if it is not read
     if process.returncode:
         raise DataError(f"{source.name}: dpkg-deb cannot read {path.name} (exit status {process.returncode})")
     return members
@@ -32,10 +35,10 @@ def _read_tar(stream: IO[bytes], source: Source) -> dict[str, bytes]:
     wanted = re.compile(source.wanted)
     members: dict[str, bytes] = {}
     try:
-        # "r|*": what dpkg-deb writes cannot be sought in.
+        # "r|*": the output of dpkg-deb is not seekable.
         with tarfile.open(fileobj=stream, mode="r|*") as tar:
             for member in tar:
-                # Debian's names start with "./"; nothing is ever written under a member's name.
+                # Debian's names start with "./". No file is written under a member's name.
                 name = str(PurePosixPath(member.name))
                 content = tar.extractfile(member) if member.isfile() and wanted.fullmatch(name) else None
                 if content is not None:

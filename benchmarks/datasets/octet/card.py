@@ -1,4 +1,4 @@
-"""What a built Octet says about itself: dataset.json, LICENCES.md, and the summary that callers get."""
+"""Description of a built Octet: dataset.json, LICENCES.md and the summary."""
 
 import dataclasses
 import hashlib
@@ -14,8 +14,10 @@ from benchmarks.datasets.octet.domains import Domain
 from benchmarks.datasets.octet.sources import Source
 from benchmarks.datasets.splits import SEED
 from benchmarks.errors import DataError
+from benchmarks.files import write_atomically
 
-BUILDER_VERSION = 1  # raise it when the same sources would build another data set
+_SOURCE_FIELDS = ("registry", "name", "version", "sha256", "licence")
+BUILDER_VERSION = 1  # increase it when a change builds another data set from the same sources
 
 NOT_UNED = (
     "Octet is a small stand-in with UnED's layout, assembled from package registries. "
@@ -25,14 +27,15 @@ NOT_UNED = (
 
 @dataclass(frozen=True)
 class OctetSummary:
-    root: Path
-    fingerprint: str  # sha256 over all info files and images of the domains that are there
+    """Result of a build."""
+
+    fingerprint: str  # sha256 over the info files and images of all built domains
     domains: dict[str, DomainCounts]
     left_out: dict[str, str]  # reason by domain
 
 
 def load_built(out: Path, domains: Iterable[Domain], pins: dict[str, str]) -> dict[str, BuiltDomain]:
-    """The domains that dataset.json records and that need not be built again; `pins` are hashes by source."""
+    """Read the up-to-date domains from dataset.json; `pins` are hashes by source. Raises DataError."""
     path = out / "dataset.json"
     if not path.is_file():
         return {}
@@ -50,17 +53,17 @@ def load_built(out: Path, domains: Iterable[Domain], pins: dict[str, str]) -> di
             and (out / "data" / "images" / domain.name).is_dir()
         }
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is malformed ({error!r}): remove it to build anew") from error
+        raise DataError(f"{path} is malformed ({error!r}): remove it to build the data set again") from error
 
 
 def _built_domain(row: dict[str, Any]) -> BuiltDomain:
     return BuiltDomain(DomainCounts(**row["counts"]), tuple(row["labels"]), row["fingerprint"])
 
 
-def summarise(out: Path, built: dict[str, BuiltDomain], left_out: dict[str, str]) -> OctetSummary:
+def summarise(built: dict[str, BuiltDomain], left_out: dict[str, str]) -> OctetSummary:
+    """Summarise a build; `left_out` holds reasons by domain."""
     lines = [f"{name} {row.fingerprint}\n" for name, row in built.items()]
     return OctetSummary(
-        root=out,
         fingerprint=hashlib.sha256("".join(sorted(lines)).encode()).hexdigest(),
         domains={name: row.counts for name, row in built.items()},
         left_out=left_out,
@@ -74,20 +77,13 @@ def save(
     domains: Iterable[Domain],
     sources: Iterable[Source],
 ) -> None:
-    """Write dataset.json, whole or not at all, and LICENCES.md."""
+    """Write dataset.json and LICENCES.md. Raises RunError."""
     users: dict[str, list[str]] = defaultdict(list)
     for domain in domains:
         for name in domain.sources:
             users[name].append(domain.name)
     source_rows = [
-        {
-            "registry": source.registry,
-            "name": source.name,
-            "version": source.version,
-            "sha256": source.sha256,
-            "licence": source.licence,
-            "domains": users[source.name],
-        }
+        {**{field: getattr(source, field) for field in _SOURCE_FIELDS}, "domains": users[source.name]}
         for source in sources
     ]
     record = {
@@ -95,15 +91,13 @@ def save(
         "about": NOT_UNED,
         "builder_version": BUILDER_VERSION,
         "seed": SEED,
-        "fingerprint": summarise(out, built, left_out).fingerprint,
+        "fingerprint": summarise(built, left_out).fingerprint,
         "left_out": left_out,
         "sources": source_rows,
         "domains": {name: dataclasses.asdict(row) for name, row in built.items()},
     }
-    (out / "LICENCES.md").write_text(_licences(source_rows))
-    partial = out / ".dataset.json"
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    partial.replace(out / "dataset.json")
+    write_atomically(out / "LICENCES.md", _licences(source_rows))
+    write_atomically(out / "dataset.json", json.dumps(record, indent=1) + "\n")
 
 
 def _licences(source_rows: Iterable[dict[str, Any]]) -> str:
@@ -112,12 +106,12 @@ def _licences(source_rows: Iterable[dict[str, Any]]) -> str:
         for row in source_rows
     ]
     rows = [f"| {' | '.join(row)} |\n" for row in cells]
-    return f"""# Licences of the pictures in this folder
+    return f"""# Licences of the images in this folder
 
 {NOT_UNED}
 
-The pictures keep the licences that their packages state. The packages' own texts, which name authors and
-single pictures, lie in `licences/`. Nothing of this folder belongs into the project's repository.
+The images keep the licences that their packages state. The packages' licence texts, which name authors and
+single images, are in `licences/`. Do not add files of this folder to the project's repository.
 
 | package | version | registry | domains | licence |
 |---|---|---|---|---|

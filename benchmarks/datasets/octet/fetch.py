@@ -1,4 +1,4 @@
-"""Fetching packages by name, version and hash; npm and apt-get know where, nothing here does."""
+"""Downloads of packages by name, version and hash, from where npm and apt-get are configured to look."""
 
 import hashlib
 import shutil
@@ -25,10 +25,10 @@ from benchmarks.errors import SourceUnavailable
 def fetch_all(
     sources: Iterable[Source], downloads: Path, *, console: Console
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """(file by source name, reason by name of each source that cannot be had)."""
+    """Fetch packages: (file by source name, reason by name of each unavailable source)."""
     sources = list(sources)
     downloads.mkdir(parents=True, exist_ok=True)
-    for leftover in downloads.glob(".partial-*"):  # of a run that was killed
+    for leftover in downloads.glob(".partial-*"):  # left by a killed process
         shutil.rmtree(leftover)
     files: dict[str, Path] = {}
     missing: dict[str, str] = {}
@@ -56,11 +56,11 @@ def fetch_all(
 
 
 def fetch(source: Source, downloads: Path, apt: Apt, on_bytes: OnBytes) -> Path:
-    """The verified file; one that is already there and whole is not fetched again."""
+    """Return the verified file, downloaded if necessary. Raises SourceUnavailable."""
     target = downloads / source.file_name
     if target.is_file() and sha256_of(target) == source.sha256:
         return target
-    # Same folder, hence same file system: the last step is a rename, so no wrong file ever has the name.
+    # In the same file system, so that the verified file can be renamed to its final name.
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=downloads) as name:
         folder = Path(name)
         try:
@@ -73,19 +73,20 @@ def fetch(source: Source, downloads: Path, apt: Apt, on_bytes: OnBytes) -> Path:
         sha256 = sha256_of(fetched)
         if sha256 != source.sha256:
             raise SourceUnavailable(
-                f"{source.name} {source.version}: sha256 is {sha256}, pinned is {source.sha256}"
+                f"{source.name} {source.version}: sha256 is {sha256}, expected {source.sha256}"
             )
         fetched.replace(target)
     return target
 
 
 def sha256_of(path: Path) -> str:
+    """Hash of a file in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _npm_pack(source: Source, folder: Path, on_bytes: OnBytes) -> Path:
-    # A cache of its own: the growth is seen, and the user's cache is not filled with 150 MB.
+    # A private cache: its growth is the progress, and the user's cache does not grow by 150 MB.
     options = ["--cache", str(folder / "cache"), "--fetch-retries", "1", "--fetch-retry-mintimeout", "1000"]
     run_command(["npm", "pack", f"{source.name}@{source.version}", *options], folder, on_bytes)
     return only_file(folder, "*.tgz")

@@ -1,8 +1,8 @@
-"""Label corrections: what the sources' own names get wrong, found by looking at the pictures."""
+"""Corrections of labels where names in the sources are wrong, found by inspecting the images."""
 
 import re
 
-# Landmarks: the same sight under several file names (lower case).
+# Landmarks: file names (lower case) of the same sight.
 LANDMARK_ALIASES = {
     "chenonceau": "chateaudechenonceau",
     "gizahpyramids": "greatpyramid",
@@ -14,14 +14,14 @@ LANDMARK_ALIASES = {
     "neuschwanstein": "neuschwansteincastle",
     "operasidney": "operahouse",
     "toureiffel": "eiffeltower",
-    # Two sights of one name: this one stands in Kolkata, the other in London.
+    # Two sights of the same name: this one is in Kolkata, the other in London.
     "explore_monuments/victoriamemorial": "victoriamemorialkolkata",
 }
 
-# Food: "Capsicum annum" is a misspelling beside the right name.
+# Food: "Capsicum annum" is a misspelling that occurs beside the correct name.
 SPECIES_ALIASES = {"Capsicum annum": "Capsicum annuum"}
 
-# Cutouts: drawings outside of the folders named "cartoon", a toy among the bears, and what is blank on white.
+# Cutouts: drawings outside the folders named "cartoon", a toy among the bears, and images blank on white.
 NOT_PHOTOS = re.compile(
     r"animals/mammals/(hedgehog|bears/toys/.*)|clothes/(button|t_.*|hats/.*)|medical/tooth"
     r"|naturalforces/lightningbolt|seasonal/(easter|hanukkah|newyears)/.*"
@@ -36,26 +36,13 @@ NOT_THIS_EMOJI = {("fluent", "1f431")}
 # Icons: white on transparent, so blank on white.
 BLANK_ICONS = {("faenza", "audio-volume-muted"), ("faenza", "audio-volume-muted-panel")}
 
-# Flags: a class is the flag that a picture shows, whatever its file is called.
+# Flags: a class is the flag that an image shows, not the name of its file.
 # Territories that fly another country's flag, in every source:
-SAME_FLAG = {
-    "bv": "no",
-    "cp": "fr",
-    "dg": "io",
-    "ea": "es",
-    "hm": "au",
-    "sj": "no",
-    "um": "us",
-}
-# iso-flags draws ten French territories as the tricolour (in two renderings) and gives five more places the
-# flag of another; the emoji draw their own ones.
-ISO_SHOWS = dict.fromkeys(("bl", "gf", "gp", "mq", "nc", "pm", "re", "tf", "wf", "yt"), "fr") | {
-    "bq": "nl",
-    "cc": "au",
-    "mf": "sx",
-    "tk": "nz",
-    "vi": "vg",
-}
-# Saint Martin's emoji is the tricolour in both sets; Google's Sark is a copy of Saudi Arabia.
+SAME_FLAG = {"bv": "no", "cp": "fr", "dg": "io", "ea": "es", "hm": "au", "sj": "no", "um": "us"}
+# iso-flags shows the tricolour (in two renderings) for ten French territories, and another country's flag for
+# five more places; the emoji sets show their local flags.
+ISO_SHOWS = dict.fromkeys(("bl", "gf", "gp", "mq", "nc", "pm", "re", "tf", "wf", "yt"), "fr")
+ISO_SHOWS |= {"bq": "nl", "cc": "au", "mf": "sx", "tk": "nz", "vi": "vg"}
+# Saint Martin's emoji is the tricolour in both sets; Google's Sark is a copy of Saudi Arabia's flag.
 GOOGLE_SHOWS = {"cq": "sa", "mf": "fr"}
 TWITTER_SHOWS = {"mf": "fr"}

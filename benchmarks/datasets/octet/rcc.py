@@ -1,11 +1,11 @@
-"""Qt's binary resource format (`.rcc`), as written by `rcc -binary`: only what reading needs.
+"""Reader of Qt's binary resource format (`.rcc`), as written by `rcc -binary`.
 
-    header  magic "qres", version, offsets of tree, data and names, (from 3 on) overall flags
-    tree    one row per node; node 0 is the root folder, a folder's children lie side by side
-    names   UTF-16-BE strings with their length
-    data    length, then the bytes as they are or compressed by zlib behind their full length
+    header  magic "qres", version, offsets of tree, data and names, (from version 3) overall flags
+    tree    one row per node; node 0 is the root folder, the children of a folder are adjacent
+    names   UTF-16-BE strings, each after its length
+    data    length, then the bytes, or their uncompressed length and the bytes compressed with zlib
 
-All numbers are big-endian. Qt can also compress with zstd; no file that Octet reads does so.
+All numbers are big-endian. zstd, which Qt also supports, occurs in no file that Octet reads.
 """
 
 import struct
@@ -19,7 +19,7 @@ _COMPRESSED_ZLIB, _FOLDER, _COMPRESSED_ZSTD = 1, 2, 4
 
 
 def read_rcc(blob: bytes, *, where: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (path, content) of every file; `where` names the container in errors."""
+    """Yield (path, content) of every file; `where` names the container in errors. Raises DataError."""
     try:
         yield from _Reader(blob).files(node=0, folder="")
     except struct.error as error:
@@ -29,7 +29,7 @@ def read_rcc(blob: bytes, *, where: str) -> Iterator[tuple[str, bytes]]:
 
 
 class _Reader:
-    """Offsets of one container; `struct.error` and ValueError are its caller's to translate."""
+    """Parsed header of a container. Methods raise `struct.error`, `zlib.error` and ValueError."""
 
     def __init__(self, blob: bytes) -> None:
         if not blob.startswith(_MAGIC):
@@ -37,8 +37,8 @@ class _Reader:
         self.blob = blob
         version, self.tree, self.data, self.names = struct.unpack_from(">4I", blob, len(_MAGIC))
         if version not in (1, 2, 3):
-            raise ValueError(f"format version {version} is unknown")
-        # From version 2 on a modification time follows in each row.
+            raise ValueError(f"unsupported format version {version}")
+        # From version 2, each row ends with a modification time.
         self.row_bytes = 14 if version == 1 else 22
         self.seen: set[int] = set()
 
@@ -54,13 +54,13 @@ class _Reader:
             for child in range(first, first + count):
                 yield from self.files(child, f"{path}/" if path else "")
         else:
-            (data_offset,) = struct.unpack_from(">I", self.blob, row + 10)  # behind country and language
+            (data_offset,) = struct.unpack_from(">I", self.blob, row + 10)  # after country and language
             yield path, self._content(data_offset, flags, path)
 
     def _name(self, offset: int) -> str:
         start = self.names + offset
         (units,) = struct.unpack_from(">H", self.blob, start)
-        # A 32-bit hash of the name lies between its length and its text.
+        # A 32-bit hash of the name stands between its length and its text.
         (raw,) = struct.unpack_from(f">{2 * units}s", self.blob, start + 6)
         return bytes(raw).decode("utf-16-be")
 
@@ -75,5 +75,5 @@ class _Reader:
         (full_length,) = struct.unpack_from(">I", raw)
         content = zlib.decompress(raw[4:])
         if len(content) != full_length:
-            raise ValueError(f"{path} has {len(content)} bytes where {full_length} are announced")
+            raise ValueError(f"{path} has {len(content)} bytes, expected {full_length}")
         return content

@@ -1,31 +1,36 @@
-"""The packages that Octet is assembled from: pinned by version and hash, found by the machine's own tools."""
+"""Octet's source packages, pinned by version and hash; npm and apt-get locate them."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Registry(StrEnum):
+    """Package registries."""
+
     NPM = "npm"
     DEBIAN = "debian"
 
 
 @dataclass(frozen=True)
 class Source:
+    """A package."""
+
     registry: Registry
     name: str
     version: str
     sha256: str
     size_bytes: int
-    licence: str  # as its own files state it; those files are copied beside the built images
-    wanted: str  # pattern of the members that are read, licence files included
+    licence: str  # as the package states it; licence files are copied to the data set
+    wanted: str  # pattern of the members to read, licence files included
 
     @property
     def slug(self) -> str:
-        """The name as a file name."""
+        """Name without the characters that file names cannot contain."""
         return self.name.removeprefix("@").replace("/", "-")
 
     @property
     def file_name(self) -> str:
+        """Name of the downloaded file."""
         suffix = "tgz" if self.registry is Registry.NPM else "deb"
         return f"{self.slug}-{self.version.replace(':', '_')}.{suffix}"
 

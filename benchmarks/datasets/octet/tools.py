@@ -1,4 +1,4 @@
-"""Running the machine's own tools, with their growth on disk as the only sign of progress they all give."""
+"""Runs command-line tools; progress is the size of the files that they write."""
 
 import os
 import re
@@ -19,7 +19,7 @@ _POLL_S = 0.2
 
 
 def run_command(command: list[str], folder: Path, on_bytes: OnBytes | None = None) -> None:
-    """Run in `folder`; while it runs, report the size of all files there. Failing is SourceUnavailable."""
+    """Run a command in `folder`, and report the size of all files there. Raises SourceUnavailable."""
     if shutil.which(command[0]) is None:
         raise SourceUnavailable(f"{command[0]} is not installed")
     deadline_s = time.monotonic() + _LIMIT_S
@@ -32,20 +32,20 @@ def run_command(command: list[str], folder: Path, on_bytes: OnBytes | None = Non
                 if on_bytes:
                     on_bytes(_size_bytes(folder))
         finally:
-            process.kill()  # a no-op once it has ended; after Ctrl-C or the limit it must not be waited for
+            process.kill()  # after Ctrl-C or the time limit; no effect on a process that has ended
         if status is None:
-            raise SourceUnavailable(f"{command[0]} did not end within {_LIMIT_S:.0f} s")
+            raise SourceUnavailable(f"{command[0]} did not finish within {_LIMIT_S:.0f} s")
         if status:
             log.seek(0)
             raise SourceUnavailable(f"{command[0]} failed ({status}): {_sentence(log.read())}")
 
 
 def only_file(folder: Path, pattern: str) -> Path:
-    """The one file that a command was to leave."""
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        raise SourceUnavailable(f"{len(found)} files {pattern} were left where one was expected")
-    return found[0]
+    """Return the only file that matches the pattern. Raises SourceUnavailable."""
+    files = sorted(folder.glob(pattern))
+    if len(files) != 1:
+        raise SourceUnavailable(f"the tool wrote {len(files)} files {pattern}, expected one")
+    return files[0]
 
 
 def _poll(process: subprocess.Popen[bytes]) -> int | None:
@@ -57,7 +57,7 @@ def _poll(process: subprocess.Popen[bytes]) -> int | None:
 
 def _size_bytes(folder: Path) -> int:
     size_bytes = 0
-    for parent, _, names in os.walk(folder):  # rglob would stumble over folders that vanish meanwhile
+    for parent, _, names in os.walk(folder):  # rglob fails if a folder vanishes meanwhile
         for name in names:
             with suppress(FileNotFoundError):
                 size_bytes += Path(parent, name).stat().st_size
@@ -65,7 +65,7 @@ def _size_bytes(folder: Path) -> int:
 
 
 def _sentence(log: bytes) -> str:
-    """The first line that says "error" in the tool's own way, else the last one."""
+    """First line of the log that is an error message of apt-get or npm, or else its last line."""
     lines = [line.strip() for line in log.decode(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"E: |npm (error|ERR!)", line)]
     return (errors or lines[-1:] or ["no message"])[0]

@@ -1,4 +1,4 @@
-"""A folder of fake tools that is all of PATH: what it lacks is not installed."""
+"""A folder of fake tools that is the entire PATH."""
 
 from pathlib import Path
 

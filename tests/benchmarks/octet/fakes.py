@@ -1,4 +1,4 @@
-"""Tiny packages, resource files and command-line tools, made on the spot."""
+"""Tiny packages, resource files and command-line tools."""
 
 import io
 import struct
@@ -50,10 +50,10 @@ def debian_source(name: str, package: Path) -> Source:
 
 
 def write_tool(folder: Path, name: str, body: str) -> None:
-    """An executable; `body` is Python with sys imported, and every call is noted in calls.txt."""
-    note = f"import sys; open({str(folder / 'calls.txt')!r}, 'a').write({name!r} + '\\n')\n"
+    """Write an executable that runs `body`, Python with sys imported, and logs its calls to calls.txt."""
+    log = f"import sys; open({str(folder / 'calls.txt')!r}, 'a').write({name!r} + '\\n')\n"
     path = folder / name
-    path.write_text(f"#!{sys.executable}\n{note}{body}")
+    path.write_text(f"#!{sys.executable}\n{log}{body}")
     path.chmod(0o755)
 
 
@@ -66,12 +66,12 @@ Tree = Mapping[str, "bytes | Tree"]
 
 
 def make_rcc(tree: Tree, *, version: int = 3, flags: int = 0) -> bytes:
-    """A resource file of nested folders; `flags` is set on every file, 1 compresses."""
+    """Build a resource file of nested folders; `flags` is set on every file, 1 means compressed."""
     rows: list[bytes] = []
     names, data = bytearray(), bytearray()
     nodes: list[tuple[str, bytes | Tree]] = [("", tree)]
     position = 0
-    while position < len(nodes):  # breadth first, so that the children of a folder lie side by side
+    while position < len(nodes):  # breadth first: the children of a folder are adjacent
         name, node = nodes[position]
         position += 1
         name_offset = len(names)

@@ -64,9 +64,9 @@ def test_one_line_sources_keep_the_mirror_and_its_options() -> None:
 
 
 @pytest.fixture
-def own_sources(tmp_path: Path, tools: Path) -> Path:
-    """A machine whose apt-config names this folder."""
-    folder = tmp_path / "own"
+def machine_sources(tmp_path: Path, tools: Path) -> Path:
+    """A machine whose apt-config reports this folder of sources."""
+    folder = tmp_path / "etc"
     folder.mkdir()
     (folder / "debian.sources").write_text(DEB822)
     (folder / "old.list").write_text(ONE_LINE)
@@ -76,7 +76,7 @@ def own_sources(tmp_path: Path, tools: Path) -> Path:
 
 
 def only_offered_by(sources: str) -> str:
-    """An apt-get whose `download` works only where the named sources are in use."""
+    """An apt-get whose `download` succeeds only with the given sources."""
     return f"""
 from pathlib import Path
 options = dict(word.split("=", 1) for word in sys.argv if "=" in word)
@@ -89,7 +89,7 @@ if sys.argv[-2] == "download":
 
 
 def ignore(n_bytes: int) -> None:
-    """Nobody watches."""
+    """Discard the progress."""
     del n_bytes
 
 
@@ -99,29 +99,29 @@ def download(tmp_path: Path) -> Path:
     return Apt(tmp_path / "apt").download("kiwi", "1.0-1", into, ignore)
 
 
-@pytest.mark.usefixtures("own_sources")
-def test_the_machines_own_mirrors_are_asked_for_the_pinned_suite(tmp_path: Path, tools: Path) -> None:
+@pytest.mark.usefixtures("machine_sources")
+def test_the_pinned_suite_is_requested_from_the_machines_mirrors(tmp_path: Path, tools: Path) -> None:
     write_tool(tools, "apt-get", only_offered_by("mirror://there bookworm main"))
     assert download(tmp_path).read_text() == "kiwi=1.0-1"
-    # Own sources first: update, download in vain; then the derived ones.
+    # The machine's sources first (update, failed download), then the derived ones.
     assert calls(tools) == ["apt-get", "apt-get", "apt-config", "apt-get", "apt-get"]
 
 
-@pytest.mark.usefixtures("own_sources")
+@pytest.mark.usefixtures("machine_sources")
 def test_a_version_that_no_source_offers_is_unavailable(tmp_path: Path, tools: Path) -> None:
     write_tool(tools, "apt-get", only_offered_by("nowhere"))
     with pytest.raises(SourceUnavailable, match=r"apt-get failed \(1\): E: Version '1.0-1' was not found$"):
         download(tmp_path)
 
 
-@pytest.mark.usefixtures("own_sources")
-def test_a_failed_update_is_told_with_the_failed_download(tmp_path: Path, tools: Path) -> None:
+@pytest.mark.usefixtures("machine_sources")
+def test_a_failed_update_is_reported_with_the_failed_download(tmp_path: Path, tools: Path) -> None:
     write_tool(tools, "apt-get", "sys.exit('E: no network' if 'update' in sys.argv else 'E: no package')")
     with pytest.raises(SourceUnavailable, match=r"E: no package \(before that, update: .*E: no network\)"):
         download(tmp_path)
 
 
-def test_lists_are_fetched_once(tmp_path: Path, tools: Path) -> None:
+def test_package_lists_are_fetched_once(tmp_path: Path, tools: Path) -> None:
     write_tool(tools, "apt-get", "open('a.deb', 'w') if sys.argv[-2] == 'download' else None")
     apt = Apt(tmp_path / "apt")
     for name in ("kiwi", "lime"):

@@ -1,4 +1,4 @@
-"""What each domain takes and how it names it, on a handful of made-up files."""
+"""Selection and labels of images in each domain, on a few fake files."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_food_is_labelled_by_species_and_keeps_plants_only() -> None:
     }
 
 
-def test_landmarks_join_aliases_and_skip_details_of_a_photo() -> None:
+def test_landmarks_merge_aliases_and_skip_details_of_a_photo() -> None:
     archives = gcompris(
         categorization={
             "images": {
@@ -76,7 +76,7 @@ def test_landmarks_join_aliases_and_skip_details_of_a_photo() -> None:
     }
 
 
-def test_tools_lose_their_digits() -> None:
+def test_tools_are_labelled_without_digits() -> None:
     images: Tree = {
         "tools": {"hammer1.webp": b"1", "wrench.webp": b"2", "icon.svg": b""},
         "renewable": {"windmill14.webp": b"3"},
@@ -89,7 +89,7 @@ def test_tools_lose_their_digits() -> None:
     }
 
 
-def test_artworks_are_named_before_the_tile() -> None:
+def test_artworks_are_labelled_by_painting() -> None:
     tiles: Tree = {"Arcimboldo_Spring_b3.webp": b"1", "kandinky_8.webp": b"2", "background.webp": b"3"}
     assert named(list(extract.artworks(gcompris(paintings={"image": tiles})))) == {
         ("Arcimboldo_Spring", "Arcimboldo_Spring_b3.webp"),
@@ -97,7 +97,7 @@ def test_artworks_are_named_before_the_tile() -> None:
     }
 
 
-def test_cutouts_are_photos_named_by_three_folders() -> None:
+def test_cutouts_are_photos_labelled_by_up_to_three_folders() -> None:
     stamps = (
         "animals/mammals/bears/bear.png",
         "animals/mammals/bears/bear_mirror.png",
@@ -120,7 +120,7 @@ def test_cutouts_are_photos_named_by_three_folders() -> None:
 def emoji_archives(
     entries: dict[str, str], *, fluent: tuple[str, ...] = (), iso: tuple[str, ...] = ()
 ) -> dict[str, dict[str, bytes]]:
-    """`entries`: category by code point; every one has an image of Google's and of Twitter's."""
+    """Archives of emoji: `entries` are categories by code point, each with Google's and Twitter's image."""
     table = [
         {"unified": code.upper(), "image": f"{code}.png", "category": category}
         for code, category in entries.items()
@@ -152,7 +152,7 @@ def flag_emoji(*codes: str) -> dict[str, str]:
     return {"-".join(f"{ord(letter) - ord('a') + 0x1F1E6:x}" for letter in code): "Flags" for code in codes}
 
 
-def test_flags_are_labelled_by_what_they_show() -> None:
+def test_flags_are_labelled_by_the_flag_shown() -> None:
     entries = flag_emoji("fr", "mf", "gf", "us", "um", "cq", "bv") | {"1f3c1": "Flags"}
     archives = emoji_archives(entries, iso=("fr", "gf", "mf", "um", "bv", "_wales", "zz", "brl"))
     classes = {item.file_name: item.class_name for item in extract.flags(archives)}

@@ -19,7 +19,7 @@ def downloads(tmp_path: Path) -> Path:
 
 
 def publish(tools: Path, package: Path) -> None:
-    """An npm that packs this package under any name."""
+    """Write an npm that packs this package under any name."""
     write_tool(tools, "npm", f"import shutil; shutil.copy({str(package)!r}, 'packed.tgz')")
 
 
@@ -27,7 +27,9 @@ def fetch_one(source: Source, downloads: Path) -> tuple[dict[str, Path], dict[st
     return fetch_all([source], downloads, console=Console(quiet=True))
 
 
-def test_fetches_once_under_a_name_of_its_own(tools: Path, package: Path, downloads: Path) -> None:
+def test_a_package_is_fetched_once_and_named_after_its_version(
+    tools: Path, package: Path, downloads: Path
+) -> None:
     publish(tools, package)
     source = npm_source("@scope/kiwi", package)
     for _ in range(2):
@@ -37,7 +39,7 @@ def test_fetches_once_under_a_name_of_its_own(tools: Path, package: Path, downlo
     assert calls(tools) == ["npm"]
 
 
-def test_wrong_hash_leaves_no_file(tools: Path, package: Path, downloads: Path) -> None:
+def test_a_wrong_hash_leaves_no_file(tools: Path, package: Path, downloads: Path) -> None:
     publish(tools, package)
     files, missing = fetch_one(npm_source("kiwi", package, sha256="0" * 64), downloads)
     assert files == {}
@@ -55,7 +57,7 @@ def test_damaged_and_partial_downloads_are_replaced(tools: Path, package: Path, 
 
 
 @pytest.mark.usefixtures("tools")
-def test_missing_tool_is_named(package: Path, downloads: Path) -> None:
+def test_a_missing_tool_is_named(package: Path, downloads: Path) -> None:
     assert fetch_one(npm_source("kiwi", package), downloads) == (
         {},
         {"kiwi": "kiwi 1.0.0: npm is not installed"},
@@ -71,16 +73,18 @@ def test_missing_tool_is_named(package: Path, downloads: Path) -> None:
         ),
         ("sys.exit('killed by something')", "npm failed (1): killed by something"),
         ("sys.exit(3)", "npm failed (3): no message"),
-        ("", "0 files *.tgz were left where one was expected"),
+        ("", "the tool wrote 0 files *.tgz, expected one"),
     ],
 )
-def test_failing_tool_is_quoted(tools: Path, package: Path, downloads: Path, body: str, reason: str) -> None:
+def test_the_error_of_a_failing_tool_is_quoted(
+    tools: Path, package: Path, downloads: Path, body: str, reason: str
+) -> None:
     write_tool(tools, "npm", body)
     assert fetch_one(npm_source("kiwi", package), downloads)[1] == {"kiwi": f"kiwi 1.0.0: {reason}"}
 
 
 def test_one_missing_source_does_not_stop_the_others(tools: Path, package: Path, downloads: Path) -> None:
     publish(tools, package)
-    good, bad = npm_source("good", package), npm_source("bad", package, sha256="0" * 64)
-    files, missing = fetch_all([bad, good], downloads, console=Console(quiet=True))
-    assert (list(files), list(missing)) == (["good"], ["bad"])
+    valid, damaged = npm_source("valid", package), npm_source("damaged", package, sha256="0" * 64)
+    files, missing = fetch_all([damaged, valid], downloads, console=Console(quiet=True))
+    assert (list(files), list(missing)) == (["valid"], ["damaged"])
