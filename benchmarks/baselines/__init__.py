@@ -1,1 +1,1 @@
-"""The service beside other servers, and beside its own parts in one process."""
+"""Comparison of the service with other servers, and with its own parts in one process."""

@@ -1,8 +1,8 @@
-"""How much of the machine reaches the caller: served images/s over an in-process ceiling, in one run.
+"""Efficiency of serving: served images/s divided by the throughput of the same work in one process.
 
-The one benchmark that imports the service: its ceiling is the same decode, preprocessing and session,
-called in a loop in this process, on the same cores, with nothing in between. Both take turns, so that a
-noisy neighbour slows both; the share is the median over the rounds.
+The only benchmark that imports the service: its ceiling is the service's decoding, preprocessing and session,
+called in a loop in this process on the same cores. Both sides alternate, so that other load on the machine
+affects both; the share is the median over the rounds.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -23,8 +24,8 @@ from rich.table import Column, Table
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import TargetError
 from benchmarks.runs.latency import stage_means
+from benchmarks.targets.http import multipart, raw, send, session_for
 from benchmarks.targets.process import ServiceProcess, running_service
-from benchmarks.targets.service import Service, connect
 from service.inference.encoder import Encoder
 from service.inference.images import decode
 from service.manifest import load_manifest
@@ -40,20 +41,20 @@ class Efficiency:
     served_images_per_s: float
     ceiling_images_per_s: float
     share: float
-    share_without_client: float  # the client's CPU time is left out, idle time and others' are not
+    share_without_client: float  # without the client's CPU time, but with idle time and other processes
     server_cpu_ms: float
     client_cpu_ms: float
     ceiling_cpu_ms: float
     idle_cpu_ms: float
-    others_cpu_ms: float  # other processes on this machine, and its host's other guests
-    stages_ms: dict[str, float]  # mean wall time that a request spends in each
-    answered: int  # requests, every one with status 200
+    others_cpu_ms: float  # other processes on this machine, and other guests of its host
+    stages_ms: dict[str, float]  # mean wall time of a request by stage
+    answered: int  # requests, all with status 200
 
 
 @dataclass(frozen=True)
 class _Round:
-    served: float
-    ceiling: float
+    served: float  # images/s
+    ceiling: float  # images/s
     server_cpu_s: float
     client_cpu_s: float
     ceiling_cpu_s: float
@@ -64,64 +65,67 @@ class _Round:
 
 @dataclass(frozen=True)
 class Load:
-    """What the service is sent in a round."""
+    """The load of a round."""
 
     images: int
-    concurrency: int  # requests at a time
+    concurrency: int
     bulk: int  # images in a request; 1: `/v1/embed`
 
 
 def measure(data: Dataset, rounds: int, load: Load, console: Console) -> Efficiency:
-    """The same pictures on each side. Raises TargetError where a request fails."""
-    pictures = data.pictures_in_turn(load.images)
+    """Process the same images on both sides. Raises TargetError if a request fails."""
+    images = data.pictures_in_turn(load.images)
     settings = load_settings()
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "service.log"
         with running_service(log, data_dir=f"{scratch}/index") as service:
             ceiling = _Ceiling(settings)
-            ceiling.run(pictures[:64])  # warm both up
-            asyncio.run(_serve(service, pictures[:64], load))
-            done = []
+            ceiling.run(images[:64])  # warm-up of both sides
+            asyncio.run(_serve(service, images[:64], load))
+            results = []
             for number in range(rounds):
-                done.append(_one_round(service, ceiling, pictures, load))
+                result = _run_round(service, ceiling, images, load)
+                results.append(result)
                 console.print(
-                    f"round {number + 1} of {rounds}: served {done[-1].served:.0f} images/s, "
-                    f"ceiling {done[-1].ceiling:.0f}, share {done[-1].served / done[-1].ceiling:.3f}"
+                    f"round {number + 1} of {rounds}: served {result.served:.0f} images/s, "
+                    f"ceiling {result.ceiling:.0f}, share {result.served / result.ceiling:.3f}"
                 )
-    return _summary(done, len(pictures))
+    return _summary(results, len(images))
 
 
-def print_efficiency(found: Efficiency, console: Console) -> None:
-    """Where the time and the CPU go."""
-    console.print(f"{found.answered:,} requests, every one answered with 200")
+def print_efficiency(efficiency: Efficiency, console: Console) -> None:
+    """Print throughput, CPU time and stages."""
+    server_ms, ceiling_ms = efficiency.server_cpu_ms, efficiency.ceiling_cpu_ms
     console.print(
-        f"served {found.served_images_per_s:.1f} images/s of {found.ceiling_images_per_s:.1f} in process: "
-        f"share {found.share:.3f}"
+        f"{efficiency.answered:,} requests, all with status 200\n"
+        f"served {efficiency.served_images_per_s:.1f} images/s, in process "
+        f"{efficiency.ceiling_images_per_s:.1f}: share {efficiency.share:.3f}\n"
+        f"by CPU time, without the client and idle time: {ceiling_ms:.2f} of {server_ms:.2f} ms per image: "
+        f"share {ceiling_ms / server_ms:.3f}\n"
+        f"without the client's CPU time, with idle time: share {efficiency.share_without_client:.3f}"
     )
-    console.print(
-        f"by CPU, without the client's and what lay idle: {found.ceiling_cpu_ms:.2f} of "
-        f"{found.server_cpu_ms:.2f} ms an image: share {found.ceiling_cpu_ms / found.server_cpu_ms:.3f}"
-    )
-    console.print(f"the client's CPU left out, what lay idle kept in: share {found.share_without_client:.3f}")
-    table = Table("CPU per served image", Column("ms", justify="right"))
-    table.add_row("decode, preprocess and infer (the ceiling's whole)", f"{found.ceiling_cpu_ms:.2f}")
-    overhead = found.server_cpu_ms - found.ceiling_cpu_ms
-    table.add_row("the service's: HTTP, BentoML, queueing, JSON", f"{overhead:.2f}")
-    table.add_row("the client's, on the same cores", f"{found.client_cpu_ms:.2f}")
-    table.add_row("idle", f"{found.idle_cpu_ms:.2f}")
-    table.add_row("taken by others", f"{found.others_cpu_ms:.2f}")
-    console.print(table)
-    table = Table("time of a request, by stage", Column("mean ms", justify="right"))
-    for stage, ms in found.stages_ms.items():
-        table.add_row(stage, f"{ms:.2f}")
-    console.print(table)
+    rows = {
+        "decoding, preprocessing, inference (the ceiling)": ceiling_ms,
+        "service: HTTP, BentoML, queueing, JSON": server_ms - ceiling_ms,
+        "client, on the same cores": efficiency.client_cpu_ms,
+        "idle": efficiency.idle_cpu_ms,
+        "other processes": efficiency.others_cpu_ms,
+    }
+    for title, unit, values in (
+        ("CPU time per served image", "ms", rows),
+        ("time of a request by stage", "mean ms", efficiency.stages_ms),
+    ):
+        table = Table(title, Column(unit, justify="right"))
+        for name, ms in values.items():
+            table.add_row(name, f"{ms:.2f}")
+        console.print(table)
 
 
 class _Ceiling:
-    """The service's own session, lanes and batch size, with nothing in between.
+    """The service's session, concurrent inferences and batch size in a loop.
 
-    Each lane decodes its own batches, so that no core waits for another; a lane that is alone has its next
-    batch decoded while the last one runs.
+    Each inference thread decodes its own batches, so that no core waits for another; with a single one, the
+    next batch is decoded while the last one runs.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -131,11 +135,12 @@ class _Ceiling:
         self._settings = settings
         self._encoder = Encoder(folder, manifest, settings.provider, settings.threads, settings.lanes)
 
-    def run(self, pictures: Sequence[bytes]) -> None:
-        most, lanes = self._settings.max_batch, self._settings.lanes
-        batches = [pictures[start : start + most] for start in range(0, len(pictures), most)]
-        with ThreadPoolExecutor(lanes) as pool, ThreadPoolExecutor(self._settings.threads) as decoders:
-            if lanes > 1:
+    def run(self, images: Sequence[bytes]) -> None:
+        size, concurrency = self._settings.max_batch, self._settings.lanes
+        batches = [images[start : start + size] for start in range(0, len(images), size)]
+        threads = self._settings.threads
+        with ThreadPoolExecutor(concurrency) as pool, ThreadPoolExecutor(threads) as decoders:
+            if concurrency > 1:
                 list(pool.map(lambda batch: self._encoder.encode(self._decoded(batch, map)), batches))
                 return
             running: Future[object] = pool.submit(lambda: None)
@@ -145,60 +150,63 @@ class _Ceiling:
                 running = pool.submit(self._encoder.encode, pixels)
             running.result()
 
-    def _decoded(self, batch: Sequence[bytes], each: Callable[..., Iterable[Pixels]]) -> Pixels:
-        return np.stack(list(each(self._decode, batch)))
+    def _decoded(self, batch: Sequence[bytes], map_: Callable[..., Iterable[Pixels]]) -> Pixels:
+        return np.stack(list(map_(self._decode, batch)))
 
-    def _decode(self, data: bytes) -> Pixels:
-        return decode(data, self._preprocessing, self._settings.max_image_pixels)
+    def _decode(self, image: bytes) -> Pixels:
+        return decode(image, self._preprocessing, self._settings.max_image_pixels)
 
 
-def _one_round(service: ServiceProcess, ceiling: _Ceiling, pictures: Sequence[bytes], load: Load) -> _Round:
+def _run_round(service: ServiceProcess, ceiling: _Ceiling, images: Sequence[bytes], load: Load) -> _Round:
     own = psutil.Process()
-    start, cpu = time.perf_counter(), _cpu_s(own)
-    ceiling.run(pictures)
-    ceiling_s, ceiling_cpu_s = time.perf_counter() - start, _cpu_s(own) - cpu
+    start, cpu_s = time.perf_counter(), _cpu_s(own)
+    ceiling.run(images)
+    ceiling_s, ceiling_cpu_s = time.perf_counter() - start, _cpu_s(own) - cpu_s
 
     server = psutil.Process(service.pid)
-    start, cpu, server_cpu, idle = time.perf_counter(), _cpu_s(own), _tree_cpu_s(server), _idle_s()
-    stages, latencies = asyncio.run(_serve(service, pictures, load))
+    start, cpu_s, server_cpu_s, idle_s = time.perf_counter(), _cpu_s(own), _tree_cpu_s(server), _idle_s()
+    stages_ms, latencies_ms = asyncio.run(_serve(service, images, load))
     served_s = time.perf_counter() - start
     return _Round(
-        served=len(pictures) / served_s,
-        ceiling=len(pictures) / ceiling_s,
-        server_cpu_s=_tree_cpu_s(server) - server_cpu,
-        client_cpu_s=_cpu_s(own) - cpu,
+        served=len(images) / served_s,
+        ceiling=len(images) / ceiling_s,
+        server_cpu_s=_tree_cpu_s(server) - server_cpu_s,
+        client_cpu_s=_cpu_s(own) - cpu_s,
         ceiling_cpu_s=ceiling_cpu_s,
-        idle_cpu_s=_idle_s() - idle,
-        stages_ms=stages,
-        latencies_ms=latencies,
+        idle_cpu_s=_idle_s() - idle_s,
+        stages_ms=stages_ms,
+        latencies_ms=latencies_ms,
     )
 
 
 async def _serve(
-    service: ServiceProcess, pictures: Sequence[bytes], load: Load
+    service: ServiceProcess, images: Sequence[bytes], load: Load
 ) -> tuple[list[dict[str, float]], list[float]]:
-    stages: list[dict[str, float]] = []
-    latencies: list[float] = []
-    waiting = (pictures[start : start + load.bulk] for start in range(0, len(pictures), load.bulk))
+    stages_ms: list[dict[str, float]] = []
+    latencies_ms: list[float] = []
+    waiting = (images[start : start + load.bulk] for start in range(0, len(images), load.bulk))
+    url = f"{service.url}/v1/embed" + ("" if load.bulk == 1 else "/batch")
 
-    async def worker(target: Service) -> None:
-        for some in waiting:
+    def body(batch: Sequence[bytes]) -> dict[str, Any]:
+        return raw(batch[0]) if load.bulk == 1 else multipart("images", batch)
+
+    async def worker() -> None:
+        for batch in waiting:
             start = time.perf_counter()
-            answer = await (target.embed(some[0]) if load.bulk == 1 else target.embed_batch(some))
-            latencies.append((time.perf_counter() - start) * 1e3)
-            if answer.status != 200:
-                raise TargetError(f"the service answered {answer.status}: {answer.body}")
-            if failed := [one for one in answer.body.get("results", []) if "error" in one]:
+            response = await send(session, "POST", url, **body(batch))
+            latencies_ms.append((time.perf_counter() - start) * 1e3)
+            if response.status != 200:
+                raise TargetError(f"the service answered {response.status}: {response.body}")
+            failed = [result for result in response.body.get("results", []) if "error" in result]
+            if failed:
                 raise TargetError(f"{len(failed)} images failed, the first: {failed[0]}")
-            if answer.cache:
-                raise TargetError(
-                    "the service has a cache: what it knows is no work, so nothing was measured"
-                )
-            stages.append(answer.server_ms)
+            if response.cache:
+                raise TargetError("the service has a cache: cached responses do not measure inference")
+            stages_ms.append(response.server_ms)
 
-    async with connect(service.url, load.concurrency) as target:
-        await asyncio.gather(*(worker(target) for _ in range(load.concurrency)))
-    return stages, latencies
+    async with session_for(None, load.concurrency) as session:
+        await asyncio.gather(*(worker() for _ in range(load.concurrency)))
+    return stages_ms, latencies_ms
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -207,7 +215,7 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 def _idle_s() -> float:
-    """Of the cores that this process may use, together."""
+    """Sum of the idle times of the cores that this process may use."""
     cores = psutil.cpu_times(percpu=True)
     return float(sum(cores[core].idle + cores[core].iowait for core in psutil.Process().cpu_affinity()))
 
@@ -216,29 +224,35 @@ def _tree_cpu_s(process: psutil.Process) -> float:
     return _cpu_s(process) + sum(_cpu_s(child) for child in process.children(recursive=True))
 
 
-def _share_without_client(done: _Round, cores: int, images: int) -> float:
-    """Core seconds of the ceiling over those of the served round that the client had no part in."""
-    return (cores * images / done.ceiling) / (cores * images / done.served - done.client_cpu_s)
+def _share_without_client(result: _Round, cores: int, images: int) -> float:
+    """Core seconds of the ceiling divided by those of the served round without the client's."""
+    return (cores * images / result.ceiling) / (cores * images / result.served - result.client_cpu_s)
 
 
 def _summary(rounds: Sequence[_Round], images: int) -> Efficiency:
-    stages = [one for done in rounds for one in done.stages_ms]
-    served = statistics.median(done.served for done in rounds)
-    server_cpu_ms = statistics.median(done.server_cpu_s for done in rounds) / images * 1e3
-    client_cpu_ms = statistics.median(done.client_cpu_s for done in rounds) / images * 1e3
-    idle_cpu_ms = statistics.median(done.idle_cpu_s for done in rounds) / images * 1e3
+    def median(value: Callable[[_Round], float]) -> float:
+        return statistics.median(map(value, rounds))
+
+    def per_image_ms(cpu_s: Callable[[_Round], float]) -> float:
+        return median(cpu_s) / images * 1e3
+
+    stages_ms = [stages for result in rounds for stages in result.stages_ms]
+    latencies_ms = [ms for result in rounds for ms in result.latencies_ms]
+    served = median(lambda result: result.served)
+    server_ms = per_image_ms(lambda result: result.server_cpu_s)
+    client_ms = per_image_ms(lambda result: result.client_cpu_s)
+    idle_ms = per_image_ms(lambda result: result.idle_cpu_s)
     cores = len(psutil.Process().cpu_affinity())
-    all_cpu_ms = cores / served * 1e3
     return Efficiency(
         served_images_per_s=served,
-        ceiling_images_per_s=statistics.median(done.ceiling for done in rounds),
-        share=statistics.median(done.served / done.ceiling for done in rounds),
-        share_without_client=statistics.median(_share_without_client(done, cores, images) for done in rounds),
-        server_cpu_ms=server_cpu_ms,
-        client_cpu_ms=client_cpu_ms,
-        ceiling_cpu_ms=statistics.median(done.ceiling_cpu_s for done in rounds) / images * 1e3,
-        idle_cpu_ms=idle_cpu_ms,
-        others_cpu_ms=max(0.0, all_cpu_ms - server_cpu_ms - client_cpu_ms - idle_cpu_ms),
-        stages_ms=stage_means(stages, [ms for done in rounds for ms in done.latencies_ms]),
-        answered=len(stages),
+        ceiling_images_per_s=median(lambda result: result.ceiling),
+        share=median(lambda result: result.served / result.ceiling),
+        share_without_client=median(lambda result: _share_without_client(result, cores, images)),
+        server_cpu_ms=server_ms,
+        client_cpu_ms=client_ms,
+        ceiling_cpu_ms=per_image_ms(lambda result: result.ceiling_cpu_s),
+        idle_cpu_ms=idle_ms,
+        others_cpu_ms=max(0.0, cores / served * 1e3 - server_ms - client_ms - idle_ms),
+        stages_ms=stage_means(stages_ms, latencies_ms),
+        answered=len(stages_ms),
     )

@@ -1,6 +1,6 @@
-"""Beside another server that speaks OpenAI's `/embeddings`: the same pictures and requests, in turn.
+"""Comparison with another server that implements OpenAI's `/embeddings`, on the same images and requests.
 
-Both run and have the whole machine for their turn; the ratio is the median of the rounds' ratios.
+Both servers run throughout and are loaded alternately; the ratio is the median of the rounds' ratios.
 """
 
 import asyncio
@@ -14,22 +14,22 @@ from rich.table import Column, Table
 
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import TargetError
-from benchmarks.targets.service import Service, connect
+from benchmarks.targets.http import send, session_for
 from benchmarks.targets.target import data_uri
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where a server takes OpenAI's request, and what it calls its model."""
+    """A server that takes OpenAI's request, and its name for the model."""
 
     name: str
-    url: str  # of the call itself: http://127.0.0.1:3000/v1/embeddings
+    url: str  # of the call: http://127.0.0.1:3000/v1/embeddings
     model: str
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One server's part of a round."""
+    """The results of one server in a round."""
 
     images_per_s: float
     p50_ms: float
@@ -38,14 +38,14 @@ class Turn:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rounds; `ratio` is ours over the peer's, in images/s."""
+    """The results of all rounds."""
 
     ours: list[Turn]
     peer: list[Turn]
 
     @property
     def ratio(self) -> float:
-        """Median over the rounds."""
+        """The throughput of the service divided by the peer's, median over the rounds."""
         pairs = zip(self.ours, self.peer, strict=True)
         return statistics.median(ours.images_per_s / peer.images_per_s for ours, peer in pairs)
 
@@ -53,52 +53,47 @@ class Comparison:
 def compare(
     data: Dataset, ours: Server, peer: Server, rounds: int, images: int, concurrency: int, console: Console
 ) -> Comparison:
-    """`images` test pictures a turn. Raises TargetError where a request fails."""
-    uris = [data_uri(picture) for picture in data.pictures_in_turn(images)]
-    for server in (ours, peer):  # warm both up
+    """Send `images` test images to each server in each round. Raises TargetError if a request fails."""
+    uris = [data_uri(image) for image in data.pictures_in_turn(images)]
+    for server in (ours, peer):  # warm-up
         asyncio.run(_turn(server, uris[: 2 * concurrency], concurrency))
-    found = Comparison([], [])
+    comparison = Comparison([], [])
     for number in range(rounds):
-        found.ours.append(asyncio.run(_turn(ours, uris, concurrency)))
-        found.peer.append(asyncio.run(_turn(peer, uris, concurrency)))
+        comparison.ours.append(asyncio.run(_turn(ours, uris, concurrency)))
+        comparison.peer.append(asyncio.run(_turn(peer, uris, concurrency)))
         console.print(
-            f"round {number + 1} of {rounds}: {ours.name} {found.ours[-1].images_per_s:.1f} images/s, "
-            f"{peer.name} {found.peer[-1].images_per_s:.1f}"
+            f"round {number + 1} of {rounds}: {ours.name} {comparison.ours[-1].images_per_s:.1f} images/s, "
+            f"{peer.name} {comparison.peer[-1].images_per_s:.1f}"
         )
-    return found
+    return comparison
 
 
-def print_comparison(found: Comparison, ours: Server, peer: Server, console: Console) -> None:
-    """Medians of both, and the ratio."""
-    right = {"justify": "right"}
-    table = Table("server", *(Column(name, **right) for name in ("images/s", "p50 ms", "p95 ms")))  # type: ignore[arg-type]
-    for server, turns in ((ours, found.ours), (peer, found.peer)):
+def print_comparison(comparison: Comparison, ours: Server, peer: Server, console: Console) -> None:
+    """Print the medians of both servers, and the ratio."""
+    names = ("images/s", "p50 ms", "p95 ms")
+    table = Table("server", *(Column(name, justify="right") for name in names))
+    for server, turns in ((ours, comparison.ours), (peer, comparison.peer)):
         medians = (statistics.median(getattr(turn, name) for turn in turns) for name in Turn.__annotations__)
         table.add_row(server.name, *(f"{value:.1f}" for value in medians))
     console.print(table)
-    console.print(f"{ours.name} over {peer.name}, images/s: {found.ratio:.2f}")
-
-
-async def model_of(url: str) -> str:
-    """The name of the model that our service serves."""
-    async with connect(url, 1) as target:
-        return str((await target.info())["model"]["name"])
+    console.print(f"{ours.name} over {peer.name}, images/s: {comparison.ratio:.2f}")
 
 
 async def _turn(server: Server, uris: Sequence[str], concurrency: int) -> Turn:
     waiting, latencies_ms = iter(uris), list[float]()
 
-    async def worker(target: Service) -> None:
+    async def worker() -> None:
         for uri in waiting:
+            body = {"model": server.model, "input": [uri], "encoding_format": "float", "modality": "image"}
             start = time.perf_counter()
-            answer = await target.openai(server.model, uri)
+            response = await send(session, "POST", server.url, json=body)
             latencies_ms.append((time.perf_counter() - start) * 1e3)
-            if answer.status != 200 or len(answer.body["data"]) != 1:
-                raise TargetError(f"{server.name} answered {answer.status}: {answer.body}")
+            if response.status != 200 or len(response.body["data"]) != 1:
+                raise TargetError(f"{server.name} answered {response.status}: {response.body}")
 
-    async with connect(server.url, concurrency) as target:
+    async with session_for(None, concurrency) as session:
         start = time.perf_counter()
-        await asyncio.gather(*(worker(target) for _ in range(concurrency)))
-        took_s = time.perf_counter() - start
+        await asyncio.gather(*(worker() for _ in range(concurrency)))
+        duration_s = time.perf_counter() - start
     cuts = statistics.quantiles(latencies_ms, n=20)
-    return Turn(len(uris) / took_s, statistics.median(latencies_ms), cuts[18])
+    return Turn(len(uris) / duration_s, statistics.median(latencies_ms), cuts[18])

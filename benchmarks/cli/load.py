@@ -1,4 +1,4 @@
-"""Commands that find out how much a service takes."""
+"""Commands that measure the capacity of a service."""
 
 import asyncio
 import tempfile
@@ -17,38 +17,47 @@ from benchmarks.errors import BenchmarkError, Interrupted, RunError, TargetError
 from benchmarks.load.driver import Client
 from benchmarks.load.null_server import null_server
 from benchmarks.load.records import ConcurrencySummary, LoadRecord
-from benchmarks.load.saturate import GOOD, knee
+from benchmarks.load.saturate import SUSTAINED_SHARE, knee
 from benchmarks.load.saturate import saturate as find_rate
 from benchmarks.load.scenarios import Scenario
 from benchmarks.load.tables import plot_trials, print_load, print_trials
-from benchmarks.load.trial import Bench, Journal, Trial, at_rate, clean, figures, observe, trial
-from benchmarks.load.workload import CacheName, Mix, SizeName, pictures_of, shares_of
+from benchmarks.load.trial import (
+    Experiment,
+    Journal,
+    Trial,
+    at_rate,
+    delete_indexed,
+    run_trial,
+    send_load,
+    trial_of,
+)
+from benchmarks.load.workload import CacheName, SizeName, Workload, images_of, shares_of
 from benchmarks.reports import write_hdr_log
 from benchmarks.runs.latency import latency
 from benchmarks.runs.provenance import provenance
-from benchmarks.runs.records import write_summary
+from benchmarks.runs.records import to_json, write_summary
 from benchmarks.runs.run import Run
 from benchmarks.targets.service import info_of
 from benchmarks.targets.target import Target
 
 MIX = Annotated[str, typer.Option(help="Shares of the requests: search, embed, index, delete.")]
 SIZES = Annotated[
-    SizeName, typer.Option(help="own: the data set's pictures; uned: sizes like UnED's; phone: 12 MP.")
+    SizeName, typer.Option(help="own: images as they are; uned: sizes as in UnED; phone: 12 MP.")
 ]
 CACHE = Annotated[
-    CacheName, typer.Option(help="hostile: no picture comes twice; friendly: a few come often.")
+    CacheName, typer.Option(help="hostile: no image repeats; friendly: a few images repeat often.")
 ]
-SLO = Annotated[float, typer.Option(min=0.1, help="A request that takes longer is bad.")]
-SECONDS = Annotated[float, typer.Option(min=0.1, help="Of a trial.")]
-OUT = Annotated[Path, typer.Option(help="Folder of the run.")]
-SEED = Annotated[int, typer.Option(help="Of the traffic.")]
+SLO = Annotated[float, typer.Option(min=0.1, help="Latency limit of a request within the SLO.")]
+SECONDS = Annotated[float, typer.Option(min=0.1, help="Duration of a load or trial.")]
+OUT = Annotated[Path, typer.Option(help="Run folder.")]
+SEED = Annotated[int, typer.Option(help="Seed of the traffic.")]
 SWEEP = (1, 2, 4, 8, 16, 32, 64)
-_GUESS = 16  # at a time, for a first idea of the rate
+_FIRST_CONCURRENCY = 16  # for a first estimate of the rate
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What the three commands below have in common."""
+class _Options:
+    """Options that the commands share."""
 
     data: Path
     url: str
@@ -61,20 +70,19 @@ class _Asked:
     processes: int
     key: str | None
 
-    def bench(self, out: Path) -> Bench:
-        """Resized pictures go to `out`."""
-        mix = Mix(shares_of(self.mix), self.sizes, self.cache, self.seed)
-        return Bench(
+    def experiment(self, out: Path) -> Experiment:
+        """Return the experiment; resized images are written to `out`."""
+        return Experiment(
             target=Target("uie", self.url.rstrip("/")),
-            mix=mix,
-            pictures=pictures_of(Dataset(self.data), self.sizes, out / "pictures"),
+            workload=Workload(shares_of(self.mix), self.sizes, self.cache, self.seed),
+            images=images_of(Dataset(self.data), self.sizes, out / "images"),
             seconds=self.seconds,
             slo_ms=self.slo_ms,
             client=Client(self.processes, key=self.key),
         )
 
     def record(self, kind: str, scenario: Scenario | None = None) -> LoadRecord:
-        """The run's record, without the key. Raises TargetError."""
+        """Return the run's record: the options without the key, `/v1/info`. Raises TargetError."""
         return LoadRecord(
             kind=kind,
             url=self.url,
@@ -98,7 +106,7 @@ def load(
     out: OUT,
     url: URL = LOCAL,
     rate: Annotated[float | None, typer.Option(min=0.01, help="Requests/s, Poisson arrivals.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time, where no rate is said.")] = 16,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight, without --rate.")] = 16,
     mix: MIX = "search=1",
     sizes: SIZES = "own",
     cache: CACHE = "hostile",
@@ -109,21 +117,21 @@ def load(
     key: KEY = None,
     as_json: JSON = False,
 ) -> None:
-    """Mixed traffic at a rate or a concurrency: latency by kind of request, and where p99 comes from."""
-    asked = _Asked(data, url, mix, sizes, cache, seconds, slo_ms, seed, processes, key)
-    bench, run = asked.bench(out), Run(out)
+    """Send mixed traffic at a rate or concurrency; report latency by kind of request, and by stage."""
+    options = _Options(data, url, mix, sizes, cache, seconds, slo_ms, seed, processes, key)
+    experiment, run = options.experiment(out), Run(out)
     scenario = at_rate(rate, seed) if rate else Scenario("ClosedLoop", streams=concurrency)
-    if run.begin(asked.record("load", scenario)):
-        raise RunError(f"{out} has a load already, and one is not resumed: name another --out")
+    if run.begin(options.record("load", scenario)):
+        raise RunError(f"{out} has a load already, and a load is not resumed: name another --out")
     stopped: BenchmarkError | None = None
     try:
         try:
-            observe(bench, scenario, out, Console())
+            send_load(experiment, scenario, out, Console())
         except BenchmarkError as error:
             stopped = error
-        _finish(run, bench, scenario, stopped, as_json)
+        _finish(run, experiment, scenario, stopped, as_json)
     finally:
-        clean(bench, out)
+        delete_indexed(experiment, out)
 
 
 def saturate(
@@ -135,28 +143,29 @@ def saturate(
     cache: CACHE = "hostile",
     seconds: SECONDS = 10,
     slo_ms: SLO = 500,
-    repeats: Annotated[int, typer.Option(min=1, help="Trials that the rate must stand.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Trials that must confirm the rate.")] = 3,
     seed: SEED = 0,
     processes: PROCESSES = 1,
     key: KEY = None,
     as_json: JSON = False,
 ) -> None:
-    """The highest rate at which 99 % of the requests are answered well and in time; resumes in `out`."""
+    """Find the highest rate at which 99 % of the requests are within the SLO; resumes in `out`."""
     console = Console()
-    asked = _Asked(data, url, mix, sizes, cache, seconds, slo_ms, seed, processes, key)
-    attempt = _attempts(asked, out, console)
-    first = attempt(Scenario("ClosedLoop", streams=_GUESS)).images_per_s
-    if not first:
-        raise TargetError("the service answered nothing")
-    found = find_rate(lambda rate: attempt(at_rate(rate, seed)), first, repeats)
-    write_summary(out, {**asdict(found), "slo_ms": slo_ms})
-    print_trials([*found.trials, *found.confirmed], None, console)
+    options = _Options(data, url, mix, sizes, cache, seconds, slo_ms, seed, processes, key)
+    attempt = _attempts(options, out, console)
+    first_rate = attempt(Scenario("ClosedLoop", streams=_FIRST_CONCURRENCY)).images_per_s
+    if not first_rate:
+        raise TargetError("the service answered no request")
+    saturated = find_rate(lambda rate: attempt(at_rate(rate, seed)), first_rate, repeats)
+    summary = {**asdict(saturated), "slo_ms": slo_ms}
+    write_summary(out, summary)
+    print_trials([*saturated.trials, *saturated.confirmed], None, console)
     console.print(
-        f"{found.rate_per_s:.1f} requests/s: at least {GOOD:.0%} answered with 200 within {slo_ms:g} ms, "
-        f"{repeats} times out of {repeats}"
+        f"{saturated.rate_per_s:.1f} requests/s: at least {SUSTAINED_SHARE:.0%} of the requests within the "
+        f"SLO (200 in {slo_ms:g} ms), in {repeats} of {repeats} trials"
     )
     if as_json:
-        print_json({**asdict(found), "slo_ms": slo_ms})
+        print_json(summary)
 
 
 def concurrency(
@@ -173,75 +182,78 @@ def concurrency(
     key: KEY = None,
     as_json: JSON = False,
 ) -> None:
-    """Throughput and latency from one request at a time to 64, and the knee between; resumes in `out`."""
+    """Measure throughput and latency at concurrencies from 1 to 64, and find the knee; resumes in `out`."""
     console = Console()
-    asked = _Asked(data, url, mix, sizes, cache, seconds, slo_ms, seed, processes, key)
-    attempt = _attempts(asked, out, console)
+    options = _Options(data, url, mix, sizes, cache, seconds, slo_ms, seed, processes, key)
+    attempt = _attempts(options, out, console)
     trials = [attempt(Scenario("ClosedLoop", streams=streams)) for streams in SWEEP]
     print_trials(trials, knee(trials), console)
     plot_trials(trials, knee(trials), out / "concurrency.png")
-    said = {"trials": [asdict(one) for one in trials], "knee": knee(trials).streams}
-    write_summary(out, ConcurrencySummary(trials=trials, knee=knee(trials).streams))
+    summary = ConcurrencySummary(trials=trials, knee=knee(trials).streams)
+    write_summary(out, summary)
     if as_json:
-        print_json(said)
+        print_json(to_json(summary))
 
 
 def selftest(
     data: DATA,
     processes: PROCESSES = 1,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 64,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 64,
     seconds: SECONDS = 5,
     as_json: JSON = False,
 ) -> None:
-    """The most that this client can send on this machine: its rate against a server that does nothing."""
+    """Measure the highest rate of this client on this machine, with a server that does nothing."""
     with null_server() as url, tempfile.TemporaryDirectory() as scratch:
-        asked = _Asked(data, url, "search=1", "own", "hostile", seconds, 1e9, 0, processes, None)
-        bench, folder = asked.bench(Path(scratch)), Path(scratch)
-        usage = observe(bench, Scenario("ClosedLoop", streams=concurrency), folder, Console())
+        folder = Path(scratch)
+        options = _Options(data, url, "search=1", "own", "hostile", seconds, 1e9, 0, processes, None)
+        scenario = Scenario("ClosedLoop", streams=concurrency)
+        usage = send_load(options.experiment(folder), scenario, folder, Console())
         observations = Run(folder).observations()
     rate = latency(observations).images_per_s
     cpu_ms = sum(process.cpu_s for process in usage) / len(observations) * 1e3
     Console().print(
-        f"{rate:,.0f} requests/s with --processes {processes}, {cpu_ms:.2f} ms of CPU a request: "
-        "of a service that answers a tenth as many or fewer, this client is not the limit"
+        f"{rate:,.0f} requests/s with --processes {processes}, {cpu_ms:.2f} ms of CPU time per request: "
+        "the client is not the bottleneck of a service with a tenth of that rate or less"
     )
     if as_json:
         print_json({"requests_per_s": rate, "client_cpu_ms": cpu_ms})
 
 
-def _attempts(asked: _Asked, out: Path, console: Console) -> Callable[[Scenario], Trial]:
-    run, bench = Run(out), asked.bench(out)
-    run.begin(asked.record("trials"))
+def _attempts(options: _Options, out: Path, console: Console) -> Callable[[Scenario], Trial]:
+    run, experiment = Run(out), options.experiment(out)
+    run.begin(options.record("trials"))
     journal = Journal(out / "trials.jsonl")
-    return partial(journal.trial, attempt=partial(trial, bench, console=console, folder=out / "trials"))
+    attempt = partial(run_trial, experiment, console=console, folder=out / "trials")
+    return partial(journal.trial, attempt=attempt)
 
 
 def _finish(
-    run: Run, bench: Bench, scenario: Scenario, stopped: BenchmarkError | None, as_json: bool
+    run: Run, experiment: Experiment, scenario: Scenario, stopped: BenchmarkError | None, as_json: bool
 ) -> None:
-    """The figures of a load, or of its part before it was stopped: on the terminal, then in its folder.
+    """Print and write the results of a load, or of its part before it was stopped.
 
-    Raises what stopped it, TargetError where it is invalid, and RunError where it cannot be written.
+    Raises the error that stopped it, TargetError if the load is invalid, and RunError if a file cannot be
+    written.
     """
     observations = run.observations()
     if stopped and not observations:
         raise stopped
-    found = figures(bench, scenario, observations, run.client_usage())
-    said = {**asdict(found), "whole": stopped is None}
-    print_load(found, observations, bench.slo_ms, Console())
+    trial = trial_of(experiment, scenario, observations, run.client_usage())
+    summary = {**asdict(trial), "whole": stopped is None}
+    print_load(trial, observations, experiment.slo_ms, Console())
     if as_json:
-        print_json(said)
-    kept = f"what was measured so far is summarised in {run.folder}; a load is not resumed"
+        print_json(summary)
+    outcome = f"the results so far are in {run.folder}; a load is not resumed"
     try:
-        write_summary(run.folder, said)
+        write_summary(run.folder, summary)
         run.pack()
         write_hdr_log(run, observations)
     except RunError as error:
         if stopped is None:
             raise
-        kept = str(error)
+        outcome = str(error)
     if stopped:
-        why = "stopped" if isinstance(stopped, Interrupted) else str(stopped)
-        raise type(stopped)(f"{why}; {kept}") from stopped
-    if found.invalid_because:
-        raise TargetError(f"the run is invalid: {found.invalid_because[0]}")
+        reason = "stopped" if isinstance(stopped, Interrupted) else str(stopped)
+        raise type(stopped)(f"{reason}; {outcome}") from stopped
+    if trial.invalid_because:
+        raise TargetError(f"the run is invalid: {trial.invalid_because[0]}")

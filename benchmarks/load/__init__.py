@@ -1,1 +1,1 @@
-"""Requests by a schedule, from processes of their own, every one observed."""
+"""Load generation: scheduled requests from separate processes, each one observed."""

@@ -1,10 +1,11 @@
-"""A server that answers at once, whatever it is asked: what a client can generate at most is seen on it."""
+"""A server that returns a constant response to any request: it shows the maximum rate of a client."""
 
 import asyncio
 import contextlib
 import multiprocessing
 from collections.abc import Iterator
-from typing import Any, cast
+from multiprocessing.connection import Connection
+from typing import cast
 
 import httptools
 import uvloop
@@ -15,32 +16,32 @@ _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %
 
 @contextlib.contextmanager
 def null_server(delay_ms: float = 0) -> Iterator[str]:
-    """Its URL, on loopback; it is a process of its own, and is gone at the end."""
+    """Run the server in a separate process on loopback; yields its URL."""
     context = multiprocessing.get_context("spawn")
-    ours, its = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(its, delay_ms / 1e3), daemon=True)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(sender, delay_ms / 1e3), daemon=True)
     process.start()
     try:
-        yield f"http://127.0.0.1:{ours.recv()}"
+        yield f"http://127.0.0.1:{receiver.recv()}"
     finally:
         process.kill()
         process.join()
-        ours.close()
-        its.close()
+        receiver.close()
+        sender.close()
 
 
-def _serve(told: Any, delay_s: float) -> None:
+def _serve(port: Connection, delay_s: float) -> None:
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Connection(delay_s), "127.0.0.1", 0)
-        told.send(server.sockets[0].getsockname()[1])
+        server = await loop.create_server(lambda: _Protocol(delay_s), "127.0.0.1", 0)
+        port.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(serve())
 
 
-class _Connection(asyncio.Protocol):
+class _Protocol(asyncio.Protocol):
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s
         self._parser = httptools.HttpRequestParser(self)
@@ -53,10 +54,10 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self._delay_s:
-            asyncio.get_running_loop().call_later(self._delay_s, self._answer)
+            asyncio.get_running_loop().call_later(self._delay_s, self._respond)
         else:
-            self._answer()
+            self._respond()
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         if not self._transport.is_closing():
             self._transport.write(_HEAD + _BODY)

@@ -1,4 +1,4 @@
-"""A request that is to be sent, and how it is put to a target."""
+"""Requests of a load, and their HTTP form for each kind of target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
-import aiohttp
-
 from benchmarks.errors import TargetError
+from benchmarks.targets.http import multipart, raw
 from benchmarks.targets.target import Target, json_body
 
 Kind = Literal["search", "embed", "bulk", "index", "delete"]
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """One of a data set, or made for the load."""
+class QueryImage:
+    """An image of a data set, or one that was resized for the load."""
 
     id: str
     domain: str
@@ -24,75 +23,66 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One request: a picture, in bulk several."""
+class LoadRequest:
+    """One request with one image, or several for `bulk`."""
 
     kind: Kind
-    pictures: tuple[Picture, ...]
+    images: tuple[QueryImage, ...]
     params: tuple[tuple[str, str], ...] = ()
-    salt: int | None = None  # makes the picture's bytes new to any cache, and leaves its pixels
+    salt: int | None = None  # appended to the image's bytes: new to any cache, same pixels
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What goes over the wire."""
+class HttpRequest:
+    """A request as aiohttp sends it."""
 
     method: str
     url: str
-    body: dict[str, Any]  # aiohttp's: data, json, headers
+    body: dict[str, Any]  # aiohttp's arguments data, json, headers
 
 
-def read(ask: Ask, nonce: bytes = b"") -> list[bytes]:
-    """The pictures' bytes; `nonce` goes with a salt, and is another one in each process. Raises OSError."""
-    if ask.kind == "delete":
+def read(request: LoadRequest, nonce: bytes = b"") -> list[bytes]:
+    """Read the images; `nonce` differs by process and makes the salt unique. Raises OSError."""
+    if request.kind == "delete":
         return []
-    # What stands after a picture's end is nothing to its decoder.
-    salt = b"" if ask.salt is None else nonce + ask.salt.to_bytes(8, "big", signed=True)
-    return [picture.file.read_bytes() + salt for picture in ask.pictures]
+    # Decoders ignore bytes after the end of an image.
+    salt = b"" if request.salt is None else nonce + request.salt.to_bytes(8, "big", signed=True)
+    return [image.file.read_bytes() + salt for image in request.images]
 
 
-def request_of(target: Target, ask: Ask, data: Sequence[bytes]) -> Request:
-    """Raises TargetError where the target has no such call."""
+def http_request(target: Target, request: LoadRequest, contents: Sequence[bytes]) -> HttpRequest:
+    """Return the HTTP form of a request with these image bytes.
+
+    Raises TargetError if the target has no such call.
+    """
     if target.kind == "uie":
-        return _ours(target, ask, data)
-    if ask.kind != "embed":
-        raise TargetError(f"a target of kind {target.kind} is only asked for embeddings, not to {ask.kind}")
+        return _service_request(target, request, contents)
+    if request.kind != "embed":
+        raise TargetError(f"a target of kind {target.kind} can embed only, not {request.kind}")
     if target.body == "raw":
-        return _raw("POST", target.url, data[0])
+        return HttpRequest("POST", target.url, raw(contents[0]))
     if target.body.startswith("form:"):
-        return Request("POST", target.url, {"data": _form(target.body.removeprefix("form:"), data)})
-    return Request("POST", target.url, {"json": json_body(target, data[0])})
+        return HttpRequest("POST", target.url, multipart(target.body.removeprefix("form:"), contents))
+    return HttpRequest("POST", target.url, {"json": json_body(target, contents[0])})
 
 
-def in_bulk(pictures: Sequence[Picture], size: int) -> list[Ask]:
-    """`/v1/embed/batch`, `size` pictures each."""
-    starts = range(0, len(pictures), size)
-    return [Ask("bulk", tuple(pictures[start : start + size])) for start in starts]
+def in_bulk(images: Sequence[QueryImage], size: int) -> list[LoadRequest]:
+    """Return requests to `/v1/embed/batch` with `size` images each."""
+    starts = range(0, len(images), size)
+    return [LoadRequest("bulk", tuple(images[start : start + size])) for start in starts]
 
 
-def _ours(target: Target, ask: Ask, data: Sequence[bytes]) -> Request:
-    params = [*ask.params, *([("model", target.model)] if target.model else [])]
+def _service_request(target: Target, request: LoadRequest, contents: Sequence[bytes]) -> HttpRequest:
+    params = [*request.params, *([("model", target.model)] if target.model else [])]
     query = f"?{urlencode(params)}" if params else ""
-    item = f"{target.url}/v1/items/{quote(ask.pictures[0].id, safe='')}"
-    match ask.kind:
-        case "search":
-            return _raw("POST", f"{target.url}/v1/search{query}", data[0])
-        case "embed":
-            return _raw("POST", f"{target.url}/v1/embed{query}", data[0])
+    item = f"{target.url}/v1/items/{quote(request.images[0].id, safe='')}{query}"
+    match request.kind:
+        case "search" | "embed":
+            return HttpRequest("POST", f"{target.url}/v1/{request.kind}{query}", raw(contents[0]))
         case "bulk":
-            return Request("POST", f"{target.url}/v1/embed/batch{query}", {"data": _form("images", data)})
+            url = f"{target.url}/v1/embed/batch{query}"
+            return HttpRequest("POST", url, multipart("images", contents))
         case "index":
-            return _raw("PUT", f"{item}{query}", data[0])
+            return HttpRequest("PUT", item, raw(contents[0]))
         case "delete":
-            return Request("DELETE", f"{item}{query}", {})
-
-
-def _raw(method: str, url: str, data: bytes) -> Request:
-    return Request(method, url, {"data": data, "headers": {"Content-Type": "application/octet-stream"}})
-
-
-def _form(field: str, data: Sequence[bytes]) -> aiohttp.FormData:
-    form = aiohttp.FormData()
-    for number, one in enumerate(data):
-        form.add_field(field, one, filename=str(number), content_type="application/octet-stream")
-    return form
+            return HttpRequest("DELETE", item, {})

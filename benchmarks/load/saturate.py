@@ -1,4 +1,4 @@
-"""The highest rate that is served well, by bisection; and the concurrency at which more gives no more."""
+"""Search for the highest sustainable rate by bisection, and for the knee of a concurrency sweep."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.trial import Trial
 
-GOOD = 0.99  # of the requests at a rate that counts as served
-_STEP = 1.05  # bisection ends where the rates are that near to each other
+SUSTAINED_SHARE = 0.99  # of the requests within the SLO at a sustained rate
+_STEP = 1.05  # ratio of rates at which the bisection ends
 _DOUBLINGS = 12
 
 Try = Callable[[float], Trial]
@@ -16,63 +16,63 @@ Try = Callable[[float], Trial]
 
 @dataclass
 class Saturated:
-    """The rate, and every trial on the way to it."""
+    """The highest sustained rate, and all trials of the search."""
 
-    rate_per_s: float = 0.0  # 0: not even the lowest one was served well
+    rate_per_s: float = 0.0  # 0: not even the lowest rate was sustained
     trials: list[Trial] = field(default_factory=list)
     confirmed: list[Trial] = field(default_factory=list)  # at `rate_per_s`
 
 
 def saturate(attempt: Try, first_rate: float, repeats: int) -> Saturated:
-    """The highest rate of which `GOOD` is good, each of `repeats` times.
+    """Find the highest rate that is sustained in each of `repeats` trials.
 
-    From `first_rate` it doubles or halves until the answer is between two rates, and goes to their middle
-    (of the logarithms) until they are a twentieth apart. A rate that does not hold again is left for the
-    next lower one. Raises BenchmarkError where no rate was high enough to be served badly.
+    The rate doubles or halves from `first_rate` until the result is bracketed; then the bracket is bisected
+    (geometrically) to 5 %. If the rate is not confirmed, the next lower one is tried. Raises BenchmarkError
+    if every rate is sustained.
     """
-    found = Saturated()
+    saturated = Saturated()
 
-    def good(rate: float) -> bool:
-        found.trials.append(attempt(rate))
-        return found.trials[-1].good_share >= GOOD
+    def sustained(rate: float) -> bool:
+        saturated.trials.append(attempt(rate))
+        return saturated.trials[-1].good_share >= SUSTAINED_SHARE
 
-    low, high = _bracket(good, first_rate)
+    low, high = _bracket(sustained, first_rate)
     while low and high / low > _STEP:
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if good(middle) else (low, middle)
+        low, high = (middle, high) if sustained(middle) else (low, middle)
     while low >= first_rate / 2**_DOUBLINGS:
-        found.confirmed = []
-        while len(found.confirmed) < repeats:
-            found.confirmed.append(attempt(low))
-            if found.confirmed[-1].good_share < GOOD:
+        saturated.confirmed = []
+        while len(saturated.confirmed) < repeats:
+            saturated.confirmed.append(attempt(low))
+            if saturated.confirmed[-1].good_share < SUSTAINED_SHARE:
                 break
         else:
-            found.rate_per_s = low
-            return found
-        found.trials += found.confirmed
+            saturated.rate_per_s = low
+            return saturated
+        saturated.trials += saturated.confirmed
         low /= _STEP
-    found.confirmed = []
-    return found
+    saturated.confirmed = []
+    return saturated
 
 
 def knee(trials: Sequence[Trial]) -> Trial:
-    """Where throughput over latency is highest (Kleinrock's power): beyond it requests mostly wait."""
-    return max(trials, key=lambda one: one.images_per_s / one.p50_ms if one.p50_ms else 0.0)
+    """Return the trial with the highest throughput over latency (Kleinrock's power)."""
+    return max(trials, key=lambda trial: trial.images_per_s / trial.p50_ms if trial.p50_ms else 0.0)
 
 
-def _bracket(good: Callable[[float], bool], rate: float) -> tuple[float, float]:
-    """A rate that is good and one that is not; the first is 0 where none was."""
-    if good(rate):
+def _bracket(sustained: Callable[[float], bool], rate: float) -> tuple[float, float]:
+    """Return a sustained rate and one that is not; the first is 0 if none is sustained."""
+    if sustained(rate):
         for _ in range(_DOUBLINGS):
-            if not good(2 * rate):
+            if not sustained(2 * rate):
                 return rate, 2 * rate
             rate *= 2
         raise BenchmarkError(
-            f"{rate:.1f} requests/s were served well too, {2**_DOUBLINGS:,} times the first rate: "
-            "the highest one is unknown, and the limit of latency may be too generous"
+            f"{rate:.1f} requests/s, {2**_DOUBLINGS:,} times the first rate, are within the SLO as well: "
+            "the highest rate is unknown; lower --slo-ms"
         )
     for _ in range(_DOUBLINGS):
-        if good(rate / 2):
+        if sustained(rate / 2):
             return rate / 2, rate
         rate /= 2
     return 0.0, rate

@@ -1,12 +1,12 @@
-"""When requests are sent. The names are MLPerf Inference's; only what they say of arrivals is taken.
+"""Arrival patterns of requests, named after those of MLPerf Inference.
 
-| | sends | its figure |
+| | sends | result |
 |---|---|---|
-| SingleStream | the next once the last is answered | p90 of the latency |
-| MultiStream | eight at once, the next eight once all are answered | p99 of the latency of eight |
-| Server | at times of a Poisson process, whatever is still unanswered | p99, at a rate |
-| Offline | as much as is taken, in bulk | images/s |
-| ClosedLoop | not MLPerf's: so many clients, each like SingleStream | images/s and p99, at a concurrency |
+| SingleStream | the next request after the last response | p90 of the latency |
+| MultiStream | eight requests together, the next eight after all responses | p99 of the latency of eight |
+| Server | at the times of a Poisson process, regardless of earlier responses | p99 at a rate |
+| Offline | bulk requests, as fast as the service takes them | images/s |
+| ClosedLoop | (not MLPerf) N clients, each like SingleStream | images/s and p99 at concurrency N |
 """
 
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ ScenarioName = Literal["SingleStream", "MultiStream", "Server", "Offline", "Clos
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One way of arriving. `rate_per_s` makes an open loop; else `streams` are a closed one."""
+    """An arrival pattern: an open loop at `rate_per_s`, or a closed loop of `streams`."""
 
     name: ScenarioName
     streams: int = 1
     group: int = 1  # requests that a stream sends together
-    bulk: int = 1  # pictures in a request
+    bulk: int = 1  # images in a request
     rate_per_s: float | None = None
     seed: int = 0
 
     def times_s(self, requests: int) -> NDArray[np.float64] | None:
-        """When each should be sent, from the start: float64 (requests,); None in a closed loop."""
+        """Scheduled times since the start: float64 (requests,); None in a closed loop."""
         if self.rate_per_s is None:
             return None
         gaps = np.random.default_rng(self.seed).exponential(1 / self.rate_per_s, requests)
@@ -40,9 +40,9 @@ class Scenario:
 def scenario_row(
     name: ScenarioName, concurrency: int, rate_per_s: float | None, seed: int, in_bulk: bool = True
 ) -> Scenario:
-    """The row of that name; `concurrency` is ClosedLoop's, rate and seed are Server's.
+    """Return the scenario of that name; ClosedLoop uses `concurrency`, Server the rate and the seed.
 
-    Offline of a target that takes no pictures in bulk is as many at a time as `concurrency` says.
+    Offline sends single images at `concurrency` if the target takes no bulk requests.
     """
     offline = {"streams": 2, "bulk": 64} if in_bulk else {"streams": concurrency}
     rows = {

@@ -1,4 +1,4 @@
-"""Loads on the terminal."""
+"""Terminal tables and plots of loads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,61 +17,61 @@ from benchmarks.stats.intervals import percentile_of
 
 
 def print_trials(trials: Sequence[Trial], knee: Trial | None, console: Console) -> None:
-    """A line each, in the order of their load; the knee is marked."""
-    names = ("load", "sent", "good", "429", "failed", "200/s", "p50 ms", "p99 ms", "")
+    """Print a row for each trial in the order of its load; the knee is marked."""
+    names = ("load", "sent", "in SLO", "429", "failed", "200/s", "p50 ms", "p99 ms", "")
     columns = (Column(name, justify="right", no_wrap=True) for name in names)
     table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for one in sorted(trials, key=lambda one: one.rate_per_s or one.streams):
+    for trial in sorted(trials, key=lambda trial: trial.rate_per_s or trial.streams):
         table.add_row(
-            f"{one.rate_per_s:.1f}/s" if one.rate_per_s else f"{one.streams} at a time",
-            f"{one.requests:,}",
-            f"{one.good_share:.1%}",
-            *(str(one.shed), str(one.failed)),
-            *(f"{value:.1f}" for value in (one.images_per_s, one.p50_ms, one.p99_ms)),
-            "knee" if one is knee else "",
+            f"{trial.rate_per_s:.1f}/s" if trial.rate_per_s else f"concurrency {trial.streams}",
+            f"{trial.requests:,}",
+            f"{trial.good_share:.1%}",
+            *(str(trial.shed), str(trial.failed)),
+            *(f"{value:.1f}" for value in (trial.images_per_s, trial.p50_ms, trial.p99_ms)),
+            "knee" if trial is knee else "",
         )
     console.print(table)
 
 
-def print_load(found: Trial, observations: Sequence[Observation], slo_ms: float, console: Console) -> None:
-    """By kind of request, then by stage."""
+def print_load(trial: Trial, observations: Sequence[Observation], slo_ms: float, console: Console) -> None:
+    """Print latencies by kind of request, then by stage."""
     table = Table("request", *(Column(name, justify="right") for name in ("sent", "200", "p50 ms", "p99 ms")))
-    for kind in sorted({one.kind for one in observations}):
-        some = [one for one in observations if one.kind == kind]
-        times = latency(some)
-        ok = len(answered(some))
-        table.add_row(kind, f"{len(some):,}", f"{ok:,}", f"{times.p50_ms:.1f}", f"{times.p99_ms:.1f}")
+    for kind in sorted({observation.kind for observation in observations}):
+        of_kind = [observation for observation in observations if observation.kind == kind]
+        times, ok = latency(of_kind), len(answered(of_kind))
+        table.add_row(kind, f"{len(of_kind):,}", f"{ok:,}", f"{times.p50_ms:.1f}", f"{times.p99_ms:.1f}")
     console.print(table)
-    good = answered(observations)
-    tail, whole = stages_of(tail_of(good)), stages_of(good)
+    successes = answered(observations)
+    tail = stages_of(tail_of(successes))
     table = Table("stage", Column("mean ms", justify="right"), Column("at p99 and above", justify="right"))
-    for stage, ms in whole.items():
+    for stage, ms in stages_of(successes).items():
         table.add_row(stage, f"{ms:.2f}", f"{tail.get(stage, 0.0):.2f}")
     console.print(table)
-    if good:
-        console.print(str(percentile_of(np.array([one.latency_ms for one in good]), 99)), highlight=False)
-    console.print(f"sent {send_lag_ms(observations, 99):.1f} ms late at p99", highlight=False)
+    if successes:
+        latencies_ms = np.array([observation.latency_ms for observation in successes])
+        console.print(str(percentile_of(latencies_ms, 99)), highlight=False)
+    console.print(f"send lag {send_lag_ms(observations, 99):.1f} ms at p99", highlight=False)
     console.print(
-        f"{found.requests:,} requests, {found.good_share:.1%} good (200 within {slo_ms:g} ms), "
-        f"{found.shed} shed, {found.failed} failed; {found.images_per_s:.1f} answered/s"
+        f"{trial.requests:,} requests, {trial.good_share:.1%} within the SLO (200 in {slo_ms:g} ms), "
+        f"{trial.shed} shed, {trial.failed} failed; {trial.images_per_s:.1f} answered/s"
     )
-    for check in found.not_judged:
+    for check in trial.not_judged:
         console.print(f"not judged: {check}", markup=False, highlight=False)
 
 
 def plot_trials(trials: Sequence[Trial], knee: Trial, file: Path) -> None:
-    """Throughput against latency, a point a concurrency, as a PNG. Raises RunError."""
+    """Plot throughput against latency, a point per concurrency, as a PNG. Raises RunError."""
     from matplotlib.figure import Figure  # imported late: it takes a second
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axis = figure.subplots()
-    rates = [one.images_per_s for one in trials]
+    rates = [trial.images_per_s for trial in trials]
     for name, style in (("p50_ms", "o-"), ("p99_ms", "s:")):
-        axis.plot(rates, [getattr(one, name) for one in trials], style, label=name)
-    for one in trials:
-        where = (one.images_per_s, one.p50_ms)
-        text = f"{one.streams}, the knee" if one is knee else str(one.streams)
-        axis.annotate(text, where, textcoords="offset points", xytext=(6, -10), fontsize=8)
+        axis.plot(rates, [getattr(trial, name) for trial in trials], style, label=name)
+    for trial in trials:
+        point = (trial.images_per_s, trial.p50_ms)
+        text = f"{trial.streams}, the knee" if trial is knee else str(trial.streams)
+        axis.annotate(text, point, textcoords="offset points", xytext=(6, -10), fontsize=8)
     axis.set_xlabel("answered/s")
     axis.set_ylabel("ms")
     axis.set_yscale("log")

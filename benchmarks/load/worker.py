@@ -1,8 +1,8 @@
-"""One client process: sends its share of the requests when their time has come, and writes down each.
+"""One client process: sends its share of the requests as scheduled, and writes an observation of each.
 
-In an open loop the time a request should have been sent is given; in a closed one it is when its stream
-got to it. Latency counts from there, so a client that is late, or a service that makes others wait, is
-seen (no coordinated omission).
+In an open loop the schedule is given; in a closed loop a request is scheduled when its stream reaches it.
+Latency counts from the scheduled time, so that a late client and a service that delays later requests are
+visible (no coordinated omission).
 """
 
 import asyncio
@@ -19,45 +19,47 @@ import uvloop
 from numpy.typing import NDArray
 
 from benchmarks.errors import DataError, TargetError
-from benchmarks.load.requests import Ask, read, request_of
+from benchmarks.load.requests import LoadRequest, http_request, read
 from benchmarks.load.scenarios import Scenario
 from benchmarks.runs.run import Observation, to_line
-from benchmarks.targets.service import Answer, send, session_for
+from benchmarks.targets.http import Response, send, session_for
 from benchmarks.targets.target import Target, vector_of
 
-_Act = Callable[[Ask, list[bytes], float], Awaitable[bool]]
+# Sends a request with its image bytes, scheduled at a time; returns True if there was a response.
+_Send = Callable[[LoadRequest, list[bytes], float], Awaitable[bool]]
 
-_GONE_AFTER_S = 10  # without any answer, while requests fail
-_GONE_AFTER = 5  # of them, one after another: one that is dropped is not the service's end
-_PAUSE_S = 0.5  # of a stream whose request had no answer: a worker that died comes back
+# The service is unreachable after this time and this many consecutive requests without a response.
+_UNREACHABLE_S = 10
+_UNREACHABLE_REQUESTS = 5
+_PAUSE_S = 0.5  # of a stream after a request without a response: a crashed worker is restarted
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A process's part of a run."""
+    """The part of a load that one process sends."""
 
     target: Target
     scenario: Scenario
-    asks: Sequence[Ask]
-    times_s: Sequence[float] | None  # when each should be sent; None: a closed loop
+    requests: Sequence[LoadRequest]
+    times_s: Sequence[float] | None  # scheduled times; None: a closed loop
     streams: int
     segment: int
     key: str | None
-    seconds: float | None = None  # a closed loop stops after these
+    seconds: float | None = None  # duration of a closed loop
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
-    """What a process shares with the one that started it."""
+class Hooks:
+    """Callbacks into the state that all processes share."""
 
-    begin: Callable[[], float]  # waits until the common start, and returns it, on the monotonic clock
+    begin: Callable[[], float]  # waits for the common start, and returns it on the monotonic clock
     stopped: Callable[[], bool]
-    count: Callable[[int], None]  # requests that are done
+    count: Callable[[int], None]  # adds completed images
 
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What came of one picture."""
+    """The outcome for one image."""
 
     status: int
     hit_ids: list[str] = field(default_factory=list)
@@ -65,140 +67,146 @@ class _Result:
     error: str | None = None
 
 
-def run_share(share: Share, warm_up: int, stream: TextIO, clock: Clock) -> None:
-    """All of it. Raises DataError, TargetError where the service is gone, OSError of `stream`."""
-    uvloop.run(_Client(share, stream, clock).run(warm_up))
+def run_share(share: Share, warm_up: int, stream: TextIO, hooks: Hooks) -> None:
+    """Send all requests. Raises DataError, TargetError, and OSError of `stream`."""
+    uvloop.run(_Worker(share, stream, hooks).run(warm_up))
 
 
-class _Client:
-    def __init__(self, share: Share, stream: TextIO, clock: Clock) -> None:
+class _Worker:
+    def __init__(self, share: Share, stream: TextIO, hooks: Hooks) -> None:
         self._share = share
         self._stream = stream
-        self._clock = clock
-        self._start = self._last_answer = time.monotonic()
-        self._unanswered = 0  # since then
+        self._hooks = hooks
+        self._start = self._last_response = time.monotonic()
+        self._unanswered = 0  # requests since the last response
         self._nonce = os.urandom(8)
 
     async def run(self, warm_up: int) -> None:
         share = self._share
         async with session_for(share.key) as self._session:
-            await self._warm_up(_as_warm_up(share.asks, warm_up))
-            self._start = self._last_answer = self._clock.begin()
+            await self._warm_up(_as_warm_up(share.requests, warm_up))
+            self._start = self._last_response = self._hooks.begin()
             if share.times_s is None:
-                await self._closed(self._asks(), share.streams, self._observe)
+                await self._closed_loop(self._remaining(), share.streams, self._observe)
             else:
-                await self._open(share.times_s)
+                await self._open_loop(share.times_s)
 
-    def _asks(self) -> Iterator[Ask]:
+    def _remaining(self) -> Iterator[LoadRequest]:
         until = self._start + (self._share.seconds or float("inf"))
-        for ask in self._share.asks:
-            if self._clock.stopped() or time.monotonic() >= until:
+        for request in self._share.requests:
+            if self._hooks.stopped() or time.monotonic() >= until:
                 return
-            yield ask
+            yield request
 
-    async def _closed(self, asks: Iterator[Ask], streams: int, act: _Act) -> None:
+    async def _closed_loop(self, requests: Iterator[LoadRequest], streams: int, send_one: _Send) -> None:
         async def stream() -> None:
-            while group := list(itertools.islice(asks, self._share.scenario.group)):
-                data = [_read(ask, self._nonce) for ask in group]
+            while group := list(itertools.islice(requests, self._share.scenario.group)):
+                contents = [_read(request, self._nonce) for request in group]
                 at = time.monotonic()
-                ok = await asyncio.gather(*(act(ask, one, at) for ask, one in zip(group, data, strict=True)))
-                if not all(ok):
+                responded = await asyncio.gather(
+                    *(send_one(request, data, at) for request, data in zip(group, contents, strict=True))
+                )
+                if not all(responded):
                     await asyncio.sleep(_PAUSE_S)
 
-        await _all_or_the_first_error([stream() for _ in range(streams)])
+        await _run_all([stream() for _ in range(streams)])
 
-    async def _open(self, times_s: Sequence[float]) -> None:
-        acts: set[asyncio.Task[bool]] = set()
+    async def _open_loop(self, times_s: Sequence[float]) -> None:
+        tasks: set[asyncio.Task[bool]] = set()
         try:
-            for ask, at_s in zip(self._asks(), times_s, strict=False):
-                data = _read(ask, self._nonce)  # before its time has come
+            for request, at_s in zip(self._remaining(), times_s, strict=False):
+                contents = _read(request, self._nonce)  # before its scheduled time
                 await asyncio.sleep(self._start + at_s - time.monotonic())
-                acts.add(asyncio.create_task(self._observe(ask, data, self._start + at_s)))
-                for done in [one for one in acts if one.done()]:
-                    acts.remove(done)
+                tasks.add(asyncio.create_task(self._observe(request, contents, self._start + at_s)))
+                for done in [task for task in tasks if task.done()]:
+                    tasks.remove(done)
                     done.result()
         finally:
-            await asyncio.gather(*acts)
+            await asyncio.gather(*tasks)
 
-    async def _warm_up(self, asks: Sequence[Ask]) -> None:
+    async def _warm_up(self, requests: Sequence[LoadRequest]) -> None:
         results: list[_Result] = []
 
-        async def act(ask: Ask, data: list[bytes], _: float) -> bool:
-            results.extend(self._results(ask, await self._ask(ask, data)))
+        async def send_one(request: LoadRequest, contents: list[bytes], _: float) -> bool:
+            results.extend(self._results(request, await self._send(request, contents)))
             return True
 
-        await self._closed(iter(asks), max(1, self._share.streams), act)
-        # What is left of a run that is resumed may be just what fails.
-        if results and not self._share.segment and not any(one.status == 200 for one in results):
-            raise TargetError(f"no request of the warm-up went well, the last: {results[-1].error}")
+        await self._closed_loop(iter(requests), max(1, self._share.streams), send_one)
+        # A resumed run may consist of failing requests only.
+        if results and not self._share.segment and not any(result.status == 200 for result in results):
+            raise TargetError(f"all requests of the warm-up failed, the last with: {results[-1].error}")
 
-    async def _observe(self, ask: Ask, data: list[bytes], at: float) -> bool:
-        """Whether there was an answer, of any status."""
+    async def _observe(self, request: LoadRequest, contents: list[bytes], at: float) -> bool:
         sent = time.monotonic()
-        answer = await self._ask(ask, data)
+        response = await self._send(request, contents)
         done = time.monotonic()
-        for line in self._lines(ask, answer, at, sent, done):
+        for line in self._lines(request, response, at, sent, done):
             self._stream.write(line)
-        self._clock.count(len(ask.pictures))
-        if answer.status:
-            self._last_answer, self._unanswered = done, 0
+        self._hooks.count(len(request.images))
+        if response.status:
+            self._last_response, self._unanswered = done, 0
             return True
         self._unanswered += 1
-        if self._unanswered >= _GONE_AFTER and done - self._last_answer > _GONE_AFTER_S:
-            raise TargetError(f"the service is gone, nothing came for {_GONE_AFTER_S} s: {answer.detail}")
+        if self._unanswered >= _UNREACHABLE_REQUESTS and done - self._last_response > _UNREACHABLE_S:
+            raise TargetError(
+                f"the service is unreachable, no response for {_UNREACHABLE_S} s: {response.detail}"
+            )
         return False
 
-    async def _ask(self, ask: Ask, data: list[bytes]) -> Answer:
-        request = request_of(self._share.target, ask, data)
-        return await send(self._session, request.method, request.url, **request.body)
+    async def _send(self, request: LoadRequest, contents: list[bytes]) -> Response:
+        http = http_request(self._share.target, request, contents)
+        return await send(self._session, http.method, http.url, **http.body)
 
-    def _results(self, ask: Ask, answer: Answer) -> list[_Result]:
-        """One a picture; an answer of 200 that is not what was asked for is none."""
-        if answer.status != 200:
-            why = f"status {answer.status}: {answer.detail}"
-            return [_Result(answer.status, error=why)] * len(ask.pictures)
-        try:
-            results = self._read_results(ask, answer.body)
-        except (TargetError, KeyError, TypeError, ValueError, OverflowError) as error:
-            why = str(error) if isinstance(error, TargetError) else repr(error)
-            return [_Result(0, error=f"the answer is not that of a {ask.kind}: {why}")] * len(ask.pictures)
-        return results
+    def _results(self, request: LoadRequest, response: Response) -> list[_Result]:
+        """Return the outcome for each image; an unexpected body of a 200 counts as no response."""
+        if response.status != 200:
+            failed = _Result(response.status, error=f"status {response.status}: {response.detail}")
+        else:
+            try:
+                return self._parse(request, response.body)
+            except (TargetError, KeyError, TypeError, ValueError, OverflowError) as error:
+                reason = str(error) if isinstance(error, TargetError) else repr(error)
+                failed = _Result(0, error=f"not a valid {request.kind} response: {reason}")
+        return [failed] * len(request.images)
 
-    def _read_results(self, ask: Ask, body: Any) -> list[_Result]:
+    def _parse(self, request: LoadRequest, body: Any) -> list[_Result]:
         target = self._share.target
-        match ask.kind:
+        match request.kind:
             case "search":
                 return [_Result(200, [str(hit["id"]) for hit in body["hits"]])]
             case "embed":
                 return [_Result(200, embedding=_base64(vector_of(target, body)))]
             case "bulk":
-                pairs = zip(ask.pictures, body["results"], strict=True)
-                return [_of_bulk(target, one) for _, one in pairs]
+                pairs = zip(request.images, body["results"], strict=True)
+                return [_bulk_result(target, result) for _, result in pairs]
             case "index" | "delete":
                 return [_Result(200)]
 
-    def _lines(self, ask: Ask, answer: Answer, at: float, sent: float, done: float) -> Iterator[str]:
-        for picture, result in zip(ask.pictures, self._results(ask, answer), strict=True):
+    def _lines(
+        self, request: LoadRequest, response: Response, at: float, sent: float, done: float
+    ) -> Iterator[str]:
+        for image, result in zip(request.images, self._results(request, response), strict=True):
             yield to_line(
                 Observation(
-                    query_id=picture.id,
-                    domain=picture.domain,
-                    kind=ask.kind,
+                    query_id=image.id,
+                    domain=image.domain,
+                    kind=request.kind,
                     status=result.status,
                     hit_ids=result.hit_ids,
                     embedding=result.embedding,
                     scheduled_s=at - self._start,
                     sent_s=sent - self._start,
                     done_s=done - self._start,
-                    server_ms=answer.server_ms,
-                    cache=answer.cache,
+                    server_ms=response.server_ms,
+                    cache=response.cache,
                     segment=self._share.segment,
                     error=result.error,
                 )
             )
 
 
-async def _all_or_the_first_error(streams: Sequence[Awaitable[None]]) -> None:
+async def _run_all(streams: Sequence[Awaitable[None]]) -> None:
+    """Run all streams; the first error cancels the others and is raised."""
     tasks = [asyncio.ensure_future(stream) for stream in streams]
     try:
         await asyncio.gather(*tasks)
@@ -208,20 +216,20 @@ async def _all_or_the_first_error(streams: Sequence[Awaitable[None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _as_warm_up(asks: Sequence[Ask], count: int) -> list[Ask]:
-    """Of the first ones those that change nothing, with bytes that will not come again."""
-    some = (ask for ask in asks[:count] if ask.kind not in ("index", "delete"))
-    return [replace(ask, salt=-number - 1) for number, ask in enumerate(some)]
+def _as_warm_up(requests: Sequence[LoadRequest], count: int) -> list[LoadRequest]:
+    """Of the first `count` requests, return those that change nothing, with bytes that do not recur."""
+    reads = (request for request in requests[:count] if request.kind not in ("index", "delete"))
+    return [replace(request, salt=-number - 1) for number, request in enumerate(reads)]
 
 
-def _read(ask: Ask, nonce: bytes) -> list[bytes]:
+def _read(request: LoadRequest, nonce: bytes) -> list[bytes]:
     try:
-        return read(ask, nonce)
+        return read(request, nonce)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
-def _of_bulk(target: Target, result: dict[str, Any]) -> _Result:
+def _bulk_result(target: Target, result: dict[str, Any]) -> _Result:
     if "error" in result:
         return _Result(int(result["error"]["status"]), error=str(result["error"]["detail"]))
     return _Result(200, embedding=_base64(vector_of(target, result)))

@@ -1,4 +1,4 @@
-"""Mixed traffic: what is asked, with pictures of which size, and how kind that is to a cache."""
+"""Mixed traffic: kinds of requests, image sizes, and how often images repeat."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,19 +13,19 @@ from PIL import Image
 from benchmarks.datasets.dataset import Dataset, Record
 from benchmarks.errors import BenchmarkError, DataError
 from benchmarks.files import write_atomically
-from benchmarks.load.requests import Ask, Kind, Picture
+from benchmarks.load.requests import Kind, LoadRequest, QueryImage
 
 SizeName = Literal["own", "uned", "phone"]
 CacheName = Literal["hostile", "friendly"]
 
-DOMAIN = "load-test"  # of what the load indexes; it is deleted again
-_PICTURES = 64
+DOMAIN = "load-test"  # of the items that the load indexes; they are deleted afterwards
+_IMAGES = 64
 _QUALITY = 90
 _ZIPF = 1.5
 _KINDS: tuple[Kind, ...] = ("search", "embed", "index", "delete")
 
-# Width and height in pixels, each as often as the others. UnED's eight domains by our estimate (cars, sop,
-# inshop, inat, met, gldv2, food2k, rp2k); a phone's camera at 12 MP, upright and across.
+# Width and height in pixels, equally often. UnED's eight domains by our estimate (cars, sop, inshop, inat,
+# met, gldv2, food2k, rp2k); a phone's camera at 12 MP, landscape and portrait.
 SIZES: Mapping[SizeName, tuple[tuple[int, int], ...]] = {
     "own": (),
     "uned": (
@@ -37,17 +37,17 @@ SIZES: Mapping[SizeName, tuple[tuple[int, int], ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Mix:
-    """Shares of the requests, which add up to 1, and the pictures they carry."""
+class Workload:
+    """The kinds of requests by share, which add up to 1, and the images that they carry."""
 
     shares: Mapping[Kind, float]
     sizes: SizeName = "own"
-    cache: CacheName = "hostile"  # hostile: no picture comes twice; friendly: few come often
+    cache: CacheName = "hostile"  # hostile: all bytes differ; friendly: a few images repeat often
     seed: int = 0
 
 
 def shares_of(text: str) -> dict[Kind, float]:
-    """`search=0.7,embed=0.3` to shares that add up to 1. Raises BenchmarkError."""
+    """Parse `search=0.7,embed=0.3` to shares that add up to 1. Raises BenchmarkError."""
     try:
         weights = {
             name.strip(): float(weight) for name, weight in (part.split("=") for part in text.split(","))
@@ -61,56 +61,57 @@ def shares_of(text: str) -> dict[Kind, float]:
     return {cast(Kind, name): weight / total for name, weight in weights.items()}
 
 
-def asks_of(mix: Mix, pictures: Sequence[Picture], count: int) -> list[Ask]:
-    """`count` requests, the same for the same seed. A delete is of what was indexed before it."""
-    rng = np.random.default_rng(mix.seed)
-    kinds = rng.choice(len(mix.shares), size=count, p=list(mix.shares.values()))
-    named = list(mix.shares)
-    chosen = iter(_chosen(mix, len(pictures), count, rng))
-    indexed: list[Picture] = []
-    asks = []
-    for number, kind in enumerate(named[one] for one in kinds):
-        picture = pictures[next(chosen)]
-        salt = number + 1 if mix.cache == "hostile" else None
+def requests_of(workload: Workload, images: Sequence[QueryImage], count: int) -> list[LoadRequest]:
+    """Return `count` requests, reproducible by seed. A delete removes an item that was indexed before."""
+    rng = np.random.default_rng(workload.seed)
+    numbers = rng.choice(len(workload.shares), size=count, p=list(workload.shares.values()))
+    kinds = list(workload.shares)
+    chosen = _chosen(workload, len(images), count, rng)
+    indexed: list[QueryImage] = []
+    requests = []
+    for number, kind in enumerate(kinds[kind_number] for kind_number in numbers):
+        image = images[next(chosen)]
+        salt = number + 1 if workload.cache == "hostile" else None
         if kind == "delete" and indexed:
-            asks.append(Ask("delete", (indexed.pop(0),)))
+            requests.append(LoadRequest("delete", (indexed.pop(0),)))
         elif kind in ("index", "delete"):
-            indexed.append(Picture(f"{DOMAIN}/{mix.seed}/{number}", DOMAIN, picture.file))
-            asks.append(Ask("index", (indexed[-1],), (("domain", DOMAIN), ("label", "load")), salt))
+            indexed.append(QueryImage(f"{DOMAIN}/{workload.seed}/{number}", DOMAIN, image.file))
+            params = (("domain", DOMAIN), ("label", "load"))
+            requests.append(LoadRequest("index", (indexed[-1],), params, salt))
         else:
-            asks.append(Ask(kind, (picture,), (), salt))
-    return asks
+            requests.append(LoadRequest(kind, (image,), (), salt))
+    return requests
 
 
-def pictures_of(data: Dataset, sizes: SizeName, folder: Path) -> list[Picture]:
-    """Some of the test pictures, of all domains in turn; resized ones are written to `folder`.
+def images_of(data: Dataset, sizes: SizeName, folder: Path) -> list[QueryImage]:
+    """Return test images of all domains alternately; resized ones are written to `folder`.
 
-    Raises DataError, RunError where they cannot be written.
+    Raises DataError, and RunError if they cannot be written.
     """
-    records = list(itertools.islice(data.in_turn(), _PICTURES))
+    records = list(itertools.islice(data.in_turn(), _IMAGES))
     if sizes == "own":
-        return [Picture(one.id, one.domain, data.image(one)) for one in records]
+        return [QueryImage(record.id, record.domain, data.image(record)) for record in records]
     return [
-        Picture(one.id, one.domain, _resized(data, one, size, folder))
-        for one, size in zip(records, itertools.cycle(SIZES[sizes]), strict=False)
+        QueryImage(record.id, record.domain, _resized(data, record, size, folder))
+        for record, size in zip(records, itertools.cycle(SIZES[sizes]), strict=False)
     ]
 
 
-def _chosen(mix: Mix, pictures: int, count: int, rng: np.random.Generator) -> Iterator[int]:
-    if mix.cache == "hostile":
-        return itertools.islice(itertools.cycle(range(pictures)), count)
-    return iter([int(one) for one in (rng.zipf(_ZIPF, count) - 1) % pictures])
+def _chosen(workload: Workload, images: int, count: int, rng: np.random.Generator) -> Iterator[int]:
+    if workload.cache == "hostile":
+        return itertools.islice(itertools.cycle(range(images)), count)
+    return map(int, (rng.zipf(_ZIPF, count) - 1) % images)
 
 
 def _resized(data: Dataset, record: Record, size: tuple[int, int], folder: Path) -> Path:
     file = folder / f"{record.id.replace('/', '-')}-{size[0]}x{size[1]}.jpg"
     if not file.exists():
         try:
-            with Image.open(data.image(record)) as picture:
-                out = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+            with Image.open(data.image(record)) as image:
+                resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
         except OSError as error:
             raise DataError(f"{data.image(record)} cannot be read: {error}") from error
         content = BytesIO()
-        out.save(content, "JPEG", quality=_QUALITY)
+        resized.save(content, "JPEG", quality=_QUALITY)
         write_atomically(file, content.getvalue())
     return file

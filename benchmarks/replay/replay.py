@@ -16,7 +16,7 @@ from benchmarks.datasets.dataset import Dataset, Record, Split
 from benchmarks.datasets.subset import subset
 from benchmarks.errors import DataError, TargetError
 from benchmarks.load.driver import Client, Load, drive
-from benchmarks.load.requests import Ask, Picture, in_bulk
+from benchmarks.load.requests import LoadRequest, QueryImage, in_bulk
 from benchmarks.load.scenarios import Scenario
 from benchmarks.replay.records import ClientRecord, Protocol, ReplayRecord
 from benchmarks.runs.provenance import provenance
@@ -61,10 +61,10 @@ def replay(
     observations = run.begin(record)
     answered = {observation.query_id for observation in observations if observation.status == 200}
     records = [image for image in records_to_send(data, protocol, searches) if image.id not in answered]
-    asks = _asks(data, records, protocol, scenario, searches)
-    if asks:
+    requests = _requests(data, records, protocol, scenario, searches)
+    if requests:
         segment = 1 + max((observation.segment for observation in observations), default=-1)
-        load = Load(target, scenario, asks)
+        load = Load(target, scenario, requests)
         drive(load, client, run.folder, segment, "replaying the queries", console)
     else:
         console.print(f"{out} is complete; no queries sent", highlight=False)
@@ -86,30 +86,30 @@ def records_to_send(data: Dataset, protocol: Protocol, searches: bool) -> list[R
     return list(by_id.values())
 
 
-def _asks(
+def _requests(
     data: Dataset, records: Sequence[Record], protocol: Protocol, scenario: Scenario, searches: bool
-) -> list[Ask]:
-    pictures = [Picture(record.id, record.domain, data.image(record)) for record in records]
+) -> list[LoadRequest]:
+    images = [QueryImage(record.id, record.domain, data.image(record)) for record in records]
     if not searches:
         if scenario.bulk > 1:
-            return in_bulk(pictures, scenario.bulk)
-        return [Ask("embed", (picture,)) for picture in pictures]
+            return in_bulk(images, scenario.bulk)
+        return [LoadRequest("embed", (image,)) for image in images]
     in_gallery = {
         domain: data.gallery_split(domain, protocol.split) == protocol.split for domain in data.domains
     }
     return [
-        Ask("search", (picture,), _params(picture, protocol, in_gallery[picture.domain]))
-        for picture in pictures
+        LoadRequest("search", (image,), _params(image, protocol, in_gallery[image.domain]))
+        for image in images
     ]
 
 
-def _params(picture: Picture, protocol: Protocol, in_gallery: bool) -> tuple[tuple[str, str], ...]:
+def _params(image: QueryImage, protocol: Protocol, in_gallery: bool) -> tuple[tuple[str, str], ...]:
     by_position = in_gallery and protocol.self_exclusion == "position"
     params = [("k", str(protocol.k + by_position)), ("exact", str(protocol.exact).lower())]
     if in_gallery and not by_position:
-        params.append(("exclude", picture.id))
+        params.append(("exclude", image.id))
     if protocol.scope == "separate":
-        params.append(("domain", picture.domain))
+        params.append(("domain", image.domain))
     if protocol.ef is not None and not protocol.exact:
         params.append(("ef", str(protocol.ef)))
     return tuple(params)
@@ -121,7 +121,7 @@ async def _info(
     """The service's `GET /v1/info`; empty for another target."""
     if not target.searches:
         return {}
-    async with connect(target.url, 1, key) as service:
+    async with connect(target.url, key) as service:
         if searches:
             await _check_gallery(data, service, protocol.split)
         return await service.info()
@@ -146,7 +146,7 @@ async def _check_gallery(data: Dataset, service: Service, split: Split) -> None:
         # The first item differs if a smaller data set was indexed, the last if `index` was interrupted.
         for record in (gallery[0], gallery[-1]):
             item = await service.item(record.id)
-            if item is None or item.get("payload") != payload_of(data, record):
+            if item is None or item.payload != payload_of(data, record):
                 raise TargetError(f"the service's gallery of {domain} is of another data set: index again")
 
 

@@ -1,1 +1,1 @@
-"""Long mixed traffic with broken requests: responses and memory are checked."""
+"""Long mixed traffic with invalid requests: responses and memory are checked."""

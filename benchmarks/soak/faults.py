@@ -1,7 +1,7 @@
-"""Requests as rows of data: good ones, and one for each way in which a client can be wrong.
+"""Requests as rows of data: valid ones, and one for each documented client error.
 
-A row says what is sent, how, and the documented answer. The limits that some of them step over are small
-in `narrow_service`, so that twenty thousand requests fit into minutes.
+A row holds the request, the manner of sending it, and the documented response. `narrow_service` has low
+limits, so that twenty thousand requests take minutes.
 """
 
 import io
@@ -19,13 +19,13 @@ from PIL import Image
 
 from benchmarks.targets.process import ServiceProcess, running_service
 
-# The limits of the service that these are for.
+# Limits of `narrow_service`.
 MAX_IMAGE_BYTES = 200_000
 MAX_BYTES_IN_FLIGHT = 64_000_000
-BODY_TIMEOUT_S = 3
+BODY_TIMEOUT_S = 5
 
-# Whole in one go; in chunks without a length; a byte a second; gone in the middle of the body; gone after it.
-Manner = Literal["whole", "chunked", "drips", "leaves early", "leaves late"]
+# At once; in chunks without a length; a byte per second; disconnected within the body, or after it.
+Manner = Literal["at once", "chunked", "slowly", "cut off", "abandoned"]
 
 _BOUNDARY = "frontier"
 _FORM = f"multipart/form-data; boundary={_BOUNDARY}"
@@ -34,7 +34,7 @@ _JSON = "application/json"
 
 @dataclass(frozen=True)
 class Row:
-    """One request, and what the contract says of its answer; status 0 where nobody is left to hear it."""
+    """One request and its documented response; status 0 if the client disconnects before it."""
 
     name: str
     body: bytes = b""
@@ -44,12 +44,12 @@ class Row:
     path: str = "/v1/embed"
     method: str = "POST"
     headers: Mapping[str, str] = field(default_factory=dict)
-    manner: Manner = "whole"
+    manner: Manner = "at once"
 
 
 @contextmanager
 def narrow_service(folder: Path) -> Iterator[ServiceProcess]:
-    """A service with the limits above, its log and an empty index in `folder`."""
+    """Run a service with the limits above; its log and an empty index are in `folder`."""
     with running_service(
         folder / "service.log",
         data_dir=str(folder / "index"),
@@ -61,7 +61,7 @@ def narrow_service(folder: Path) -> Iterator[ServiceProcess]:
 
 
 def form(*parts: tuple[str, str | None, bytes]) -> bytes:
-    """A multipart body of (field, file name or None, content)."""
+    """Return a multipart body of (field, file name or None, content)."""
     lines = []
     for name, file_name, content in parts:
         named = f'; filename="{file_name}"' if file_name is not None else ""
@@ -72,8 +72,8 @@ def form(*parts: tuple[str, str | None, bytes]) -> bytes:
     return b"".join(lines) + f"--{_BOUNDARY}--\r\n".encode()
 
 
-def picture(seed: int, kind: str = "PNG", width_px: int = 120, height_px: int = 90) -> bytes:
-    """Smooth noise of a few KB; different seeds give clearly different embeddings."""
+def noise_image(seed: int, kind: str = "PNG", width_px: int = 120, height_px: int = 90) -> bytes:
+    """Return smooth noise of a few KB; different seeds give clearly different embeddings."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     image = Image.fromarray(coarse).resize((width_px, height_px), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
@@ -82,51 +82,51 @@ def picture(seed: int, kind: str = "PNG", width_px: int = 120, height_px: int = 
 
 
 def bomb() -> bytes:
-    """A PNG of a few bytes whose header says 400 million pixels."""
-    data = bytearray(picture(0))
+    """Return a small PNG whose header claims 400 million pixels."""
+    data = bytearray(noise_image(0))
     data[16:24] = struct.pack(">2I", 20_000, 20_000)
     data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
     return bytes(data)
 
 
 def scan_bomb(scans: int = 1000) -> bytes:
-    """A progressive JPEG of 2048 x 2048 pixels, its last scan again and again: each goes over all of them."""
+    """Return a progressive JPEG of 2048 x 2048 pixels that repeats its last scan: each covers all pixels."""
     stream = io.BytesIO()
     Image.new("RGB", (2048, 2048), (3, 4, 5)).save(stream, "JPEG", progressive=True)
-    whole = stream.getvalue()[:-2]
-    last = whole[whole.rindex(b"\xff\xda") :]
-    return whole + last * (scans - whole.count(b"\xff\xda")) + b"\xff\xd9"
+    jpeg = stream.getvalue()[:-2]
+    last_scan = jpeg[jpeg.rindex(b"\xff\xda") :]
+    return jpeg + last_scan * (scans - jpeg.count(b"\xff\xda")) + b"\xff\xd9"
 
 
 def flood(name: str, value: object) -> bytes:
-    """JSON with what is asked for, and beside it 600 KB of empty lists: of each three bytes, 64 of memory."""
+    """Return JSON with one member, and 600 KB of empty lists: three bytes each, 64 in memory."""
     return f'{{"{name}": {json.dumps(value)}, "x": [{"[]," * 200_000}1]}}'.encode()
 
 
-def good(count: int) -> list[Row]:
-    """Pictures of several formats and sizes, sent in each way that is allowed."""
+def valid(count: int) -> list[Row]:
+    """Return images of several formats and sizes, sent in each way that is allowed."""
     rows = []
     for seed in range(count):
         kind = ("PNG", "JPEG", "WEBP", "GIF")[seed % 4]
-        data = picture(seed, kind, 80 + 10 * (seed % 7), 60 + 20 * (seed % 5))
+        data = noise_image(seed, kind, 80 + 10 * (seed % 7), 60 + 20 * (seed % 5))
         match seed % 3:
             case 0:
-                row = Row("good: raw", data, 200, "")
+                row = Row("valid: raw", data, 200, "")
             case 1:
-                row = Row("good: chunked", data, 200, "", manner="chunked")
+                row = Row("valid: chunked", data, 200, "", manner="chunked")
             case _:
-                row = Row("good: multipart", form(("image", "x", data)), 200, "", _FORM)
+                row = Row("valid: multipart", form(("image", "x", data)), 200, "", _FORM)
         rows.append(row)
     return rows
 
 
 def faults() -> list[Row]:
-    """The catalogue."""
+    """Return a row for each documented client error."""
     return [*_bad_images(), *_bad_bodies(), *_bad_searches(), *_bad_others(), *_bad_clients()]
 
 
 def _bad_images() -> list[Row]:
-    jpeg, png = picture(1, "JPEG", 300, 200), bytearray(picture(1))
+    jpeg, png = noise_image(1, "JPEG", 300, 200), bytearray(noise_image(1))
     png[len(png) // 2] ^= 0xFF
     too_long, slug = bytes(MAX_IMAGE_BYTES + 1), "undecodable-image"
     return [
@@ -146,19 +146,21 @@ def _bad_images() -> list[Row]:
 
 
 def _bad_bodies() -> list[Row]:
-    data = picture(2)
+    data = noise_image(2)
     return [
         Row("text", data, 415, "unsupported-media-type", "text/plain"),
-        Row("JSON for an image", b"{}", 415, "unsupported-media-type", _JSON),
+        Row("JSON instead of an image", b"{}", 415, "unsupported-media-type", _JSON),
         Row("a web form", b"image=x", 415, "unsupported-media-type", "application/x-www-form-urlencoded"),
         Row("another field", form(("other", "x", data)), content_type=_FORM),
-        Row("a string for a file", form(("image", None, b"http://127.0.0.1/x.png")), content_type=_FORM),
+        Row(
+            "a string instead of a file", form(("image", None, b"http://127.0.0.1/x.png")), content_type=_FORM
+        ),
         Row("two files", form(("image", "x", data), ("image", "y", data)), content_type=_FORM),
         Row("no boundary", form(("image", "x", data)), content_type="multipart/form-data"),
         Row("another boundary", form(("image", "x", data)), content_type=f"{_FORM}s"),
         Row("a form cut off", form(("image", "x", data))[:-40], content_type=_FORM),
-        Row("an odd charset", form(("image", "x", data)), content_type=f"{_FORM}; charset=undefined"),
-        Row("a deadline in words", data, headers={"X-Deadline-Ms": "soon"}),
+        Row("an unknown charset", form(("image", "x", data)), content_type=f"{_FORM}; charset=undefined"),
+        Row("a deadline that is not a number", data, headers={"X-Deadline-Ms": "soon"}),
     ]
 
 
@@ -167,53 +169,46 @@ def _bad_searches() -> list[Row]:
     short = json.dumps({"embedding": [1.0]}).encode()
     return [
         *(
-            Row(f"search?{query}", picture(3), path=f"{path}?{query}")
+            Row(f"search?{query}", noise_image(3), path=f"{path}?{query}")
             for query in ("k=0", "k=many", "min_score=2", "group_by=size", "domain=NO", "exclude=")
         ),
         Row("not JSON", b"{", content_type=_JSON, path=path),
         Row("NaN", b'{"embedding": [NaN]}', content_type=_JSON, path=path),
         Row("deep JSON", b"[" * 100_000 + b"]" * 100_000, content_type=_JSON, path=path),
-        Row("another shape", b'{"image": 1}', content_type=_JSON, path=path),
+        Row("an unknown query", b'{"image": 1}', content_type=_JSON, path=path),
         Row("a short embedding", short, 422, "embedding-shape", _JSON, path),
-        Row("an unknown id", b'{"id": "nobody"}', 404, "unknown-item", _JSON, path),
+        Row("an unknown id", b'{"id": "unknown"}', 404, "unknown-item", _JSON, path),
     ]
 
 
 def _bad_others() -> list[Row]:
-    where = "/v1/items/x?domain=d&label=l"
-    long_payload = form(("image", "x", picture(4)), ("payload", None, b'{"a": "' + b"x" * 70_000 + b'"}'))
-    address = b'{"input": "http://127.0.0.1/x.png"}'
+    item = "/v1/items/x?domain=d&label=l"
+    long_payload = form(("image", "x", noise_image(4)), ("payload", None, b'{"a": "' + b"x" * 70_000 + b'"}'))
+    url = b'{"input": "http://127.0.0.1/x.png"}'
     model = b'{"input": "data:,", "model": "another"}'
     return [
-        Row("no label", picture(4), path="/v1/items/x?domain=d", method="PUT"),
-        Row("an id that is not UTF-8", picture(4), path="/v1/items/%FF?domain=d&label=l", method="PUT"),
-        Row("a broken item", b"x", 400, "undecodable-image", path=where, method="PUT"),
-        Row("a long payload", long_payload, content_type=_FORM, path=where, method="PUT"),
-        Row("items that are no list", b'{"items": 1}', content_type=_JSON, path="/v1/items"),
+        Row("no label", noise_image(4), path="/v1/items/x?domain=d", method="PUT"),
+        Row("an id that is not UTF-8", noise_image(4), path="/v1/items/%FF?domain=d&label=l", method="PUT"),
+        Row("an item that is not an image", b"x", 400, "undecodable-image", path=item, method="PUT"),
+        Row("a long payload", long_payload, content_type=_FORM, path=item, method="PUT"),
+        Row("items that are not a list", b'{"items": 1}', content_type=_JSON, path="/v1/items"),
         Row("a flood of values", flood("items", [{"id": "x"}]), content_type=_JSON, path="/v1/items"),
         Row("a flood beside an input", flood("input", "data:,"), content_type=_JSON, path="/v1/embeddings"),
         Row("an unknown item", b"", 404, "unknown-item", path="/v1/items/..%2F..%2Fx", method="GET"),
         Row("an empty batch", form(("other", "x", b"")), content_type=_FORM, path="/v1/embed/batch"),
-        Row("an address for a data URI", address, content_type=_JSON, path="/v1/embeddings"),
+        Row("a URL instead of a data URI", url, content_type=_JSON, path="/v1/embeddings"),
         Row("another model", model, 404, "unknown-model", _JSON, "/v1/embeddings"),
-        Row("no such route", picture(4), 404, "not-found", path="/v1/nothing"),
+        Row("no such route", noise_image(4), 404, "not-found", path="/v1/nothing"),
         Row("no such method", b"", 405, "method-not-allowed", method="DELETE"),
     ]
 
 
 def _bad_clients() -> list[Row]:
-    data = picture(5)
+    data = noise_image(5)
     return [
-        Row("a byte a second", data, 408, "request-timeout", manner="drips"),
-        Row(
-            "a byte a second in a form",
-            form(("image", "x", data)),
-            408,
-            "request-timeout",
-            _FORM,
-            manner="drips",
-        ),
-        Row("gone in the body", data, 0, "", manner="leaves early"),
-        Row("gone in the form", form(("image", "x", data)), 0, "", _FORM, manner="leaves early"),
-        Row("gone before the answer", data, 0, "", manner="leaves late"),
+        Row("a slow body", data, 408, "request-timeout", manner="slowly"),
+        Row("a slow form", form(("image", "x", data)), 408, "request-timeout", _FORM, manner="slowly"),
+        Row("disconnect within the body", data, 0, "", manner="cut off"),
+        Row("disconnect within the form", form(("image", "x", data)), 0, "", _FORM, manner="cut off"),
+        Row("disconnect before the response", data, 0, "", manner="abandoned"),
     ]

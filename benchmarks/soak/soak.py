@@ -1,4 +1,4 @@
-"""Many requests, some of them broken, at a service of its own: is every answer right, and is memory flat?"""
+"""Many requests, some of them invalid, to a separate service: checks every response and memory growth."""
 
 import asyncio
 import contextlib
@@ -20,14 +20,14 @@ from benchmarks.targets.process import ServiceProcess
 
 MAX_GROWTH = 0.05
 _SAMPLE_S = 0.25
-# Shares of the requests: memory is compared between a stretch after the warm-up and the last one.
+# Shares of the requests: memory is compared between an interval after the warm-up and the last one.
 _AFTER_WARM_UP = (0.2, 0.3)
 _END = (0.9, 1.0)
 
 
 @dataclass(frozen=True)
 class Soaked:
-    """What became of the requests, and the service's memory: mean RSS of all its processes, in MB."""
+    """The outcomes, and the service's memory: mean RSS of all its processes, in MB."""
 
     outcomes: list[Outcome]
     warm_rss_mb: float
@@ -35,40 +35,38 @@ class Soaked:
 
     @property
     def growth(self) -> float:
-        """From after the warm-up to the end, as a share."""
+        """Relative growth of the memory from after the warm-up to the end."""
         return self.end_rss_mb / self.warm_rss_mb - 1
 
     @property
     def wrong(self) -> list[Outcome]:
-        """Those that were answered otherwise than the contract says."""
+        """Outcomes that differ from the contract."""
         return [outcome for outcome in self.outcomes if outcome.wrong]
 
 
 def soak(requests: int, concurrency: int, console: Console) -> Soaked:
-    """Starts the service with the settings of the environment, but small limits."""
+    """Run a service with the settings of the environment and low limits, and send it requests."""
     with tempfile.TemporaryDirectory() as scratch, narrow_service(Path(scratch)) as service:
         return asyncio.run(_soak(service, requests, concurrency, console))
 
 
-def print_soaked(found: Soaked, console: Console) -> None:
-    """The answers by kind of request, then the memory."""
-    rows: dict[str, Row] = {outcome.row.name: outcome.row for outcome in found.outcomes}
-    sent = Counter(outcome.row.name for outcome in found.outcomes)
-    wrong = Counter(outcome.row.name for outcome in found.wrong)
-    table = Table(
-        "request", "documented", Column("sent", justify="right"), Column("otherwise", justify="right")
-    )
+def print_soaked(result: Soaked, console: Console) -> None:
+    """Print the outcomes by row, then the memory."""
+    rows: dict[str, Row] = {outcome.row.name: outcome.row for outcome in result.outcomes}
+    sent = Counter(outcome.row.name for outcome in result.outcomes)
+    wrong = Counter(outcome.row.name for outcome in result.wrong)
+    table = Table("request", "documented", Column("sent", justify="right"), Column("wrong", justify="right"))
     for name, row in sorted(rows.items(), key=lambda item: (item[1].status, item[1].slug, item[0])):
-        documented = f"{row.status} {row.slug}" if row.status else "nobody listens"
+        documented = f"{row.status} {row.slug}" if row.status else "client disconnected"
         table.add_row(name, documented, f"{sent[name]:,}", f"{wrong[name]:,}")
     table.add_section()
-    table.add_row("all", "", f"{len(found.outcomes):,}", f"{len(found.wrong):,}")
+    table.add_row("all", "", f"{len(result.outcomes):,}", f"{len(result.wrong):,}")
     console.print(table)
-    for outcome in found.wrong[:10]:
+    for outcome in result.wrong[:10]:
         console.print(f"{outcome.row.name}: {outcome.wrong}", markup=False)
     console.print(
-        f"RSS of the service: {found.warm_rss_mb:.0f} MB after the warm-up, "
-        f"{found.end_rss_mb:.0f} MB at the end: {found.growth:+.1%}"
+        f"RSS of the service: {result.warm_rss_mb:.0f} MB after the warm-up, "
+        f"{result.end_rss_mb:.0f} MB at the end: {result.growth:+.1%}"
     )
 
 
@@ -76,7 +74,7 @@ async def _soak(service: ServiceProcess, requests: int, concurrency: int, consol
     outcomes: list[Outcome] = []
     samples: list[tuple[float, float]] = []  # share of the requests that are done, MB
     with progress_bar(console) as progress:
-        task = progress.add_task("good and broken requests", total=requests)
+        task = progress.add_task("valid and invalid requests", total=requests)
 
         def done(outcome: Outcome) -> None:
             outcomes.append(outcome)
@@ -107,7 +105,7 @@ async def _sampled(
 
 
 def rss_mb(service: psutil.Process) -> float:
-    """Of the process and all below it."""
+    """Return the RSS of the process and all its descendants."""
     total = service.memory_info().rss
     for child in service.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -116,7 +114,7 @@ def rss_mb(service: psutil.Process) -> float:
 
 
 def _mean(samples: Sequence[tuple[float, float]], start: float, end: float) -> float:
-    """Of the stretch; of the sample nearest to it where none fell into it."""
+    """Return the mean of the interval, or the sample nearest to it if it contains none."""
     within = [mb for share, mb in samples if start <= share <= end]
     nearest = min(samples, key=lambda sample: abs(sample[0] - (start + end) / 2))
     return float(np.mean(within or [nearest[1]]))

@@ -1,10 +1,11 @@
-"""Good and broken requests mixed, sent side by side; every answer is held against the contract.
+"""Valid and invalid requests, mixed and sent concurrently; every response is compared with the contract.
 
-The connections of clients that drip or leave are opened by hand: no HTTP client behaves so badly.
+Slow and disconnecting clients use raw connections: HTTP clients offer no such behaviour.
 """
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,30 +17,28 @@ from numpy.typing import NDArray
 from yarl import URL
 
 from benchmarks.errors import TargetError
-from benchmarks.soak.faults import Row, faults, good
+from benchmarks.soak.faults import Row, faults, valid
 
 Vector = NDArray[np.float64]
 
-_BROKEN_SHARE = 0.1
-_PICTURES = 60
+_INVALID_SHARE = 0.1
+_IMAGES = 60
 _TOLERANCE = 1e-5
 _TIMEOUT_S = 120
 _CHUNK_BYTES = 1000
-# Not a whole second: a byte that is on its way while the service closes the connection resets it, and the
-# answer is lost with it. That is TCP's, and nothing that the service could say better.
-_DRIP_S = 0.9
+_PAUSE_S = 0.9  # between bytes; not a divisor of the timeout, so that no byte is in transit at its end
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one request."""
+    """The outcome of one request."""
 
     row: Row
-    wrong: str | None  # what was otherwise than the contract says
+    wrong: str | None  # the difference from the contract
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Response:
     status: int
     content_type: str
     body: bytes
@@ -48,63 +47,60 @@ class _Answer:
 async def send_all(
     url: str, requests: int, concurrency: int, done: Callable[[Outcome], None], seed: int = 0
 ) -> None:
-    """`requests` of which a tenth is broken, all kinds in turn, in a random order; `done` hears of each.
+    """Send `requests`, a tenth of them invalid, in random order; `done` is called with each outcome.
 
-    Raises TargetError where the service does not embed a picture that nothing else disturbs.
+    Raises TargetError if the service fails to embed an image without any load.
     """
-    rows = good(_PICTURES)
+    rows = valid(_IMAGES)
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as session:
-        unloaded = [await _unloaded(session, row) for row in rows]
-        waiting = _mixed(requests, list(zip(rows, unloaded, strict=True)), seed)
+        references = [await _reference(session, row) for row in rows]
+        waiting = _mixed(requests, list(zip(rows, references, strict=True)), seed)
 
         async def worker() -> None:
-            for row, wanted in waiting:
-                done(Outcome(row, await _judged(session, url, row, wanted)))
+            for row, reference in waiting:
+                done(Outcome(row, await _checked(session, url, row, reference)))
 
         await asyncio.gather(*(worker() for _ in range(concurrency)))
 
 
 def _mixed(
-    requests: int, goods: Sequence[tuple[Row, Vector]], seed: int
+    requests: int, valid_rows: Sequence[tuple[Row, Vector]], seed: int
 ) -> Iterator[tuple[Row, Vector | None]]:
-    catalogue = faults()
-    broken = [number < requests * _BROKEN_SHARE for number in range(requests)]
-    bad, fine = 0, 0
-    for is_broken in np.random.default_rng(seed).permutation(broken):
-        if is_broken:
-            yield catalogue[bad % len(catalogue)], None
-            bad += 1
-        else:
-            yield goods[fine % len(goods)]
-            fine += 1
+    invalid_rows = itertools.cycle((row, None) for row in faults())
+    valid_cycle = itertools.cycle(valid_rows)
+    invalid = [number < requests * _INVALID_SHARE for number in range(requests)]
+    for is_invalid in np.random.default_rng(seed).permutation(invalid):
+        yield next(invalid_rows if is_invalid else valid_cycle)
 
 
-async def _unloaded(session: aiohttp.ClientSession, row: Row) -> Vector:
-    answer = await _ask(session, row)
-    if answer.status != 200:
-        raise TargetError(f"{row.name} failed ({answer.status}): {answer.body[:200]!r}")
-    return np.asarray(json.loads(answer.body)["embedding"])
+async def _reference(session: aiohttp.ClientSession, row: Row) -> Vector:
+    response = await _send(session, row)
+    if response.status != 200:
+        raise TargetError(f"{row.name} failed ({response.status}): {response.body[:200]!r}")
+    return np.asarray(json.loads(response.body)["embedding"])
 
 
-async def _judged(session: aiohttp.ClientSession, url: str, row: Row, wanted: Vector | None) -> str | None:
+async def _checked(
+    session: aiohttp.ClientSession, url: str, row: Row, reference: Vector | None
+) -> str | None:
     try:
-        if row.manner in ("whole", "chunked"):
-            answer = await _ask(session, row)
+        if row.manner in ("at once", "chunked"):
+            response = await _send(session, row)
         else:
-            answer = await asyncio.wait_for(_misbehave(url, row), _TIMEOUT_S)
-        return _difference(row, answer, wanted)
+            response = await asyncio.wait_for(_misbehave(url, row), _TIMEOUT_S)
+        return _difference(row, response, reference)
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
 
 
-async def _ask(session: aiohttp.ClientSession, row: Row) -> _Answer:
+async def _send(session: aiohttp.ClientSession, row: Row) -> _Response:
     data = _chunks(row.body) if row.manner == "chunked" else row.body
     headers = {"Content-Type": row.content_type, **row.headers}
     path = URL(row.path, encoded=True)
     async with session.request(row.method, path, data=data, headers=headers) as response:
-        return _Answer(response.status, response.headers.get("Content-Type", ""), await response.read())
+        return _Response(response.status, response.headers.get("Content-Type", ""), await response.read())
 
 
 async def _chunks(body: bytes) -> AsyncIterator[bytes]:
@@ -112,49 +108,58 @@ async def _chunks(body: bytes) -> AsyncIterator[bytes]:
         yield body[start : start + _CHUNK_BYTES]
 
 
-async def _misbehave(url: str, row: Row) -> _Answer:
+async def _misbehave(url: str, row: Row) -> _Response:
     target = URL(url)
     reader, writer = await asyncio.open_connection(target.host, target.port)
     lines = [f"{row.method} {row.path} HTTP/1.1", "Host: x", f"Content-Type: {row.content_type}"]
     head = "\r\n".join([*lines, f"Content-Length: {len(row.body)}", "", ""]).encode()
     try:
-        if row.manner == "drips":
+        if row.manner == "slowly":
             writer.write(head)
-            return await _drip(reader, writer, row.body)
-        sent = row.body if row.manner == "leaves late" else row.body[: len(row.body) // 2]
+            return await _send_slowly(reader, writer, row.body)
+        sent = row.body if row.manner == "abandoned" else row.body[: len(row.body) // 2]
         writer.write(head + sent)
         await writer.drain()
-        await asyncio.sleep(0.01)  # the service has begun with it
-        return _Answer(0, "", b"")
+        await asyncio.sleep(0.01)  # the service has started to process it
+        return _Response(0, "", b"")
     finally:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
 
 
-async def _drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> _Answer:
-    heard = asyncio.create_task(reader.read())  # until the service closes the connection
+async def _send_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> _Response:
+    receiving = asyncio.create_task(_received(reader))
     try:
         for byte in body:
             writer.write(bytes([byte]))
-            if (await asyncio.wait([heard], timeout=_DRIP_S))[0]:
+            if (await asyncio.wait([receiving], timeout=_PAUSE_S))[0]:
                 break
-        head, _, content = (await heard).partition(b"\r\n\r\n")
+        head, _, content = (await receiving).partition(b"\r\n\r\n")
     finally:
-        heard.cancel()
+        receiving.cancel()
     status, *headers = head.decode("latin-1").split("\r\n")
     fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in headers)}
-    return _Answer(int(status.split(" ")[1]), fields.get("content-type", ""), content)
+    return _Response(int(status.split(" ")[1]), fields.get("content-type", ""), content)
 
 
-def _difference(row: Row, answer: _Answer, wanted: Vector | None) -> str | None:
-    if answer.status != row.status:
-        return f"{answer.status} in the place of {row.status}: {answer.body[:200]!r}"
+async def _received(reader: asyncio.StreamReader) -> bytes:
+    """Read until the service closes the connection, or resets it because a byte was in transit."""
+    content = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := await reader.read(2**16):
+            content += part
+    return content
+
+
+def _difference(row: Row, response: _Response, reference: Vector | None) -> str | None:
+    if response.status != row.status:
+        return f"{response.status} instead of {row.status}: {response.body[:200]!r}"
     if row.status == 0:
         return None
-    said: dict[str, Any] = json.loads(answer.body)
-    if wanted is None:
-        is_problem = answer.content_type == "application/problem+json" and said["status"] == row.status
-        return None if is_problem and said["type"] == row.slug else f"not a {row.slug}: {said}"
-    off = float(np.abs(np.asarray(said["embedding"]) - wanted).max())
-    return None if off <= _TOLERANCE else f"the embedding is off by {off:.2g}"
+    body: dict[str, Any] = json.loads(response.body)
+    if reference is None:
+        is_problem = response.content_type == "application/problem+json" and body["status"] == row.status
+        return None if is_problem and body["type"] == row.slug else f"not a {row.slug}: {body}"
+    difference = float(np.abs(np.asarray(body["embedding"]) - reference).max())
+    return None if difference <= _TOLERANCE else f"the embedding differs by {difference:.2g}"

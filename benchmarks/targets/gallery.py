@@ -1,94 +1,83 @@
-"""The gallery into the service: bulk uploads, and nothing that is there already."""
+"""Upload of a data set's gallery to the service; images that are already indexed are skipped."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from benchmarks.datasets.dataset import Dataset, Record, Split
-from benchmarks.errors import DataError, TargetError
+from benchmarks.errors import DataError
 from benchmarks.progress import progress_bar
 from benchmarks.targets.service import Service, connect
+from service.client import NewItem
 
 _IMAGES_PER_REQUEST = 64
-_UPLOADS = 2  # at a time: one is read and sent while the other is embedded
-_CHECKS = 32
+_UPLOADS = 2  # in flight: one is read and sent while the other is embedded
+_CHECKS = 32  # in flight
 
 
 async def index_gallery(
     data: Dataset, url: str, console: Console, split: Split = "test", key: str | None = None
 ) -> int:
-    """Upload what is missing of the merged index of `split`; returns how many pictures that were.
+    """Upload the missing images of the merged index of `split`; returns their number.
 
-    Raises TargetError at the first refusal; what was uploaded stays, and a second run goes on from there.
+    Raises DataError, and TargetError at the first rejection. Uploaded images stay: a second call resumes.
     """
-    async with connect(url, _CHECKS, key) as target:
-        known = await target.domains()
+    async with connect(url, key) as service:
+        counts = await service.domains()
         with progress_bar(console) as progress:
-            missing, taken = list[Record](), 0
+            missing, replaced = list[Record](), 0
             for domain in data.domains:
                 records = data.gallery(domain, split)
-                if known.get(domain):
-                    records, others = await _not_indexed(data, target, records, progress)
-                    taken += others
+                if counts.get(domain):
+                    records, others = await _not_indexed(data, service, records, progress)
+                    replaced += others
                 missing += records
-            if taken:
-                console.print(f"{taken:,} take the place of pictures of another data set under the same ids")
+            if replaced:
+                console.print(f"{replaced:,} images replace those of another data set under the same ids")
             bar = progress.add_task("indexing the gallery", total=len(missing))
-            await _upload_all(data, target, missing, progress, bar)
+            await _upload_all(data, service, missing, progress, bar)
     return len(missing)
 
 
 async def index_fits(data: Dataset, url: str) -> bool:
-    """Whether the service's index may become this gallery: the served model's, with nothing else in it."""
-    async with connect(url, 1) as target:
-        info, domains = await target.info(), await target.domains()
+    """Return True if the index holds nothing but this gallery, or part of it, for the served model."""
+    async with connect(url) as service:
+        info, counts = await service.info(), await service.domains()
     sizes = {domain: len(data.gallery(domain)) for domain in data.domains}
-    alone = all(items <= sizes.get(domain, 0) for domain, items in domains.items())
+    alone = all(items <= sizes.get(domain, 0) for domain, items in counts.items())
     return alone and info["index"]["fingerprint"] == info["model"]["fingerprint"]
 
 
 async def _not_indexed(
-    data: Dataset, target: Service, records: Sequence[Record], progress: Progress
+    data: Dataset, service: Service, records: Sequence[Record], progress: Progress
 ) -> tuple[list[Record], int]:
-    """And how many of them stand there as pictures of something else."""
+    """Return the missing images, and how many of their ids are indexed with another payload."""
     bar = progress.add_task(f"already indexed? {records[0].domain}", total=len(records))
-    places = asyncio.Semaphore(_CHECKS)
+    slots = asyncio.Semaphore(_CHECKS)
 
-    async def stands(record: Record) -> bool | None:
-        async with places:
-            item = await target.item(record.id)
+    async def is_indexed(record: Record) -> bool | None:
+        """None if the id is new, False if the item is from another data set."""
+        async with slots:
+            item = await service.item(record.id)
         progress.advance(bar)
-        return None if item is None else item["payload"] == payload_of(data, record)
+        return None if item is None else item.payload == payload_of(data, record)
 
-    found = await asyncio.gather(*(stands(record) for record in records))
+    indexed = await asyncio.gather(*map(is_indexed, records))
     progress.remove_task(bar)
-    return [record for record, right in zip(records, found, strict=True) if not right], found.count(False)
+    missing = [record for record, is_there in zip(records, indexed, strict=True) if not is_there]
+    return missing, indexed.count(False)
 
 
 async def _upload_all(
-    data: Dataset, target: Service, records: Sequence[Record], progress: Progress, bar: TaskID
+    data: Dataset, service: Service, records: Sequence[Record], progress: Progress, bar: TaskID
 ) -> None:
-    places = asyncio.Semaphore(_UPLOADS)
+    slots = asyncio.Semaphore(_UPLOADS)
 
     async def upload(chunk: Sequence[Record]) -> None:
-        async with places:
-            described = [
-                {
-                    "id": record.id,
-                    "domain": record.domain,
-                    "label": data.label(record),
-                    "payload": payload_of(data, record),
-                }
-                for record in chunk
-            ]
-            images = [(record.id, _read(data, record)) for record in chunk]
-            results = await target.upload(json.dumps(described), images)
-        failed = [result for result in results if "error" in result]
-        if failed:
-            raise TargetError(f"{failed[0]['id']} was refused: {failed[0]['error']['detail']}")
+        async with slots:
+            await service.upload([_item(data, record) for record in chunk])
         progress.advance(bar, len(chunk))
 
     starts = range(0, len(records), _IMAGES_PER_REQUEST)
@@ -96,12 +85,14 @@ async def _upload_all(
 
 
 def payload_of(data: Dataset, record: Record) -> dict[str, str]:
-    """Of a gallery's item: by it an item is known to be of this data set, as it is now."""
+    """Return the payload of a gallery item, which ties it to this version of the data set."""
     return {"path": record.path, "data": data.fingerprint[:12]}
 
 
-def _read(data: Dataset, record: Record) -> bytes:
+def _item(data: Dataset, record: Record) -> NewItem:
+    file = data.image(record)
     try:
-        return data.image(record).read_bytes()
+        image = file.read_bytes()
     except OSError as error:
-        raise DataError(f"{data.image(record)} cannot be read: {error.strerror}") from error
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    return NewItem(record.id, image, record.domain, data.label(record), payload_of(data, record))

@@ -1,5 +1,6 @@
-"""The service as a process of its own: started, waited for, stopped."""
+"""The service as a separate process: start, wait until ready, stop."""
 
+import errno
 import os
 import signal
 import socket
@@ -15,8 +16,12 @@ from pathlib import Path
 
 from benchmarks.errors import TargetError
 
-_START_S = 120
-_STOP_S = 30
+_READY_TIMEOUT_S = 300  # an upper bound for a busy machine; a start takes seconds
+_STOP_TIMEOUT_S = 120
+# BentoML reserves free ports for its control sockets, and closes them before it binds them again:
+# another process may take one meanwhile.
+_STARTS = 5
+_IN_USE = os.strerror(errno.EADDRINUSE)
 SERVICE = ("service", "serve")
 
 
@@ -32,46 +37,48 @@ class ServiceProcess:
 def running_service(
     log: Path, port: int | None = None, module: Sequence[str] = SERVICE, **settings: str
 ) -> AbstractContextManager[ServiceProcess]:
-    """`python -m MODULE...`, ready, with `settings` as UIE_* variables; stopped at the end.
+    """Run `python -m MODULE...` with `settings` as UIE_* variables; it is ready on entry, stopped on exit.
 
-    Raises TargetError where it does not become ready; the log says why.
+    Raises TargetError with the end of the log if it does not become ready.
     """
-    return running_module(log, port, module, _variables(settings))
+    variables = {f"UIE_{name.upper()}": value for name, value in settings.items()}
+    return running_module(log, port, module, variables)
 
 
 @contextmanager
 def running_module(
     log: Path, port: int | None, module: Sequence[str], variables: Mapping[str, str]
 ) -> Iterator[ServiceProcess]:
-    """The same with any environment variables."""
-    port = port or free_port()
+    """`running_service` with arbitrary environment variables.
+
+    A start that fails because an address is in use is repeated, on another port if `port` is None.
+    """
     environment = {**os.environ, "BENTOML_DO_NOT_TRACK": "true", **variables}
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *module, "--port", str(port)],
-            env=environment,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is ours to pass on
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_ready(process, url, log)
-        yield ServiceProcess(url, process.pid, log)
-    finally:
-        _stop(process)
+    for attempt in range(1, _STARTS + 1):
+        number = port or free_port()
+        url = f"http://127.0.0.1:{number}"
+        process = _start([sys.executable, "-m", *module, "--port", str(number)], environment, log)
+        try:
+            if _becomes_ready(process, url):
+                yield ServiceProcess(url, process.pid, log)
+                return
+        finally:
+            _stop(process)
+        text = log.read_text()
+        if _IN_USE not in text or attempt == _STARTS or (port and not port_is_free(port)):
+            raise TargetError(f"the service did not start; the end of {log}:\n{text[-2000:]}")
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a port that no process listens on at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def port_is_free(port: int) -> bool:
-    """Whether the service could listen there."""
+    """Return True if the service could listen on the port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -81,20 +88,27 @@ def port_is_free(port: int) -> bool:
         return True
 
 
-def _variables(settings: Mapping[str, str]) -> dict[str, str]:
-    return {f"UIE_{name.upper()}": value for name, value in settings.items()}
+def _start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("w") as stream:
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches this process only, which then stops the service
+        )
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy knows our loopback
-    deadline = time.monotonic() + _START_S
+def _becomes_ready(process: subprocess.Popen[bytes], url: str) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy for loopback
+    deadline = time.monotonic() + _READY_TIMEOUT_S
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            with direct.open(f"{url}/readyz", timeout=5):
-                return
+            with opener.open(f"{url}/readyz", timeout=5):
+                return True
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    raise TargetError(f"the service did not start; the end of {log}:\n{log.read_text()[-2000:]}")
+    return False
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -102,7 +116,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         return
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(_STOP_S)
+        process.wait(_STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # its session is its own: nothing else is hit
+        os.killpg(process.pid, signal.SIGKILL)  # the group holds this service only
         process.wait()

@@ -1,6 +1,7 @@
-"""What is measured, as rows: this service, or any that takes a picture over HTTP and gives a vector.
+"""Measured services as rows: this service, or any other that embeds an image over HTTP.
 
-This service searches by itself; of every other the harness takes the embeddings and searches exactly.
+This service searches its own index. For other targets the harness collects the embeddings and searches them
+exactly.
 """
 
 import base64
@@ -20,69 +21,65 @@ _OPENAI = '{"model": "{model}", "input": ["{data_uri}"], "encoding_format": "flo
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A service, and how it is asked for an embedding."""
+    """A service, and the form of its embedding request."""
 
     kind: TargetKind
-    url: str  # the base of this service; of others, of the call itself
-    model: str = ""  # empty: the service's own choice
-    body: str = "raw"  # raw; form:FIELD; or JSON with {base64} or {data_uri} in it, and {model}
-    vector: str = "embedding"  # where it stands in the answer: data.0.embedding
+    url: str  # base URL of this service; for other kinds, the URL of the embedding call
+    model: str = ""  # empty: the service's default
+    body: str = "raw"  # raw; form:FIELD; or JSON that contains {base64} or {data_uri}, optionally {model}
+    vector: str = "embedding"  # path of the embedding in the response: data.0.embedding
 
     @property
     def searches(self) -> bool:
-        """Whether there is an index behind it that the harness may fill and ask."""
+        """True if the target has an index that the harness may fill and search."""
         return self.kind == "uie"
 
 
 def target_row(kind: TargetKind, url: str, model: str, body: str, vector: str) -> Target:
-    """The row that the command line says. Raises TargetError."""
+    """Return the target that the command-line options describe. Raises TargetError."""
     if kind == "openai":
         return Target(kind, url, model, _OPENAI, "data.0.embedding")
-    row = Target(kind, url.rstrip("/") if kind == "uie" else url, model, body, vector)
+    target = Target(kind, url.rstrip("/") if kind == "uie" else url, model, body, vector)
     if kind == "post" and body.lstrip().startswith("{"):
-        # A template that is no JSON, or leaves no place for the picture, is told at once.
-        if json_body(row, b"x") == json_body(row, b"y"):
+        if json_body(target, b"x") == json_body(target, b"y"):
             raise TargetError(
-                f"body {body!r} has neither {{base64}} nor {{data_uri}}: no picture would be sent"
+                f"body {body!r} has neither {{base64}} nor {{data_uri}}: no image would be sent"
             )
     elif kind == "post" and body != "raw" and not body.startswith("form:"):
         raise TargetError(f"body {body!r} is neither raw, form:FIELD nor JSON")
-    return row
+    return target
 
 
-def json_body(target: Target, picture: bytes) -> Any:
-    """The JSON that carries a picture. Raises TargetError where the template is none."""
-    encoded = base64.b64encode(picture).decode()
+def json_body(target: Target, image: bytes) -> Any:
+    """Fill an image into the JSON template. Raises TargetError if the template is not valid JSON."""
+    values = {
+        "{base64}": base64.b64encode(image).decode(),
+        "{data_uri}": data_uri(image),
+        "{model}": target.model,
+    }
     try:
-        return _filled(
-            json.loads(target.body),
-            {
-                "{base64}": encoded,
-                "{data_uri}": data_uri(picture),
-                "{model}": target.model,
-            },
-        )
+        return _filled(json.loads(target.body), values)
     except ValueError as error:
-        raise TargetError(f"the body's template is no JSON: {error}") from error
+        raise TargetError(f"the body template is not valid JSON: {error}") from error
 
 
-def data_uri(picture: bytes) -> str:
-    """Of the type that its first bytes say."""
-    kind = "png" if picture.startswith(b"\x89PNG") else "webp" if picture[8:12] == b"WEBP" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+def data_uri(image: bytes) -> str:
+    """Return a data URI whose media type follows from the first bytes."""
+    kind = "png" if image.startswith(b"\x89PNG") else "webp" if image[8:12] == b"WEBP" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def vector_of(target: Target, answer: Any) -> NDArray[np.float32]:
-    """float32 (D,), out of an answer's JSON. Raises TargetError where there is none."""
-    found = answer
+def vector_of(target: Target, body: Any) -> NDArray[np.float32]:
+    """Extract the embedding from a response: float32 (D,). Raises TargetError if there is none."""
+    value = body
     try:
         for step in target.vector.split("."):
-            found = found[int(step)] if isinstance(found, list) else found[step]
-        vector = np.asarray(found, dtype=np.float32)
+            value = value[int(step)] if isinstance(value, list) else value[step]
+        vector = np.asarray(value, dtype=np.float32)
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
-        raise TargetError(f"the answer has no vector at {target.vector}: {error!r}") from error
+        raise TargetError(f"the response has no vector at {target.vector}: {error!r}") from error
     if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
-        raise TargetError(f"what stands at {target.vector} is no vector of finite numbers")
+        raise TargetError(f"the value at {target.vector} is not a vector of finite numbers")
     return vector
 
 

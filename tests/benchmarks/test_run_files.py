@@ -12,16 +12,16 @@ from benchmarks.errors import RunError
 from benchmarks.load.driver import Client, Load, drive
 from benchmarks.load.null_server import null_server
 from benchmarks.load.records import LoadRecord
-from benchmarks.load.requests import Ask
+from benchmarks.load.requests import LoadRequest
 from benchmarks.load.scenarios import Scenario
 from benchmarks.replay.records import ReplayRecord
 from benchmarks.runs.records import RunRecord, to_json
 from benchmarks.runs.run import PACKED, Run, answered, to_line
 from benchmarks.targets.target import Target
-from tests.benchmarks.test_load import asks
+from tests.support.loads import searches
 from tests.support.observed import RECORD, begun, observe, seen
 
-__all__ = ["asks"]  # a fixture
+__all__ = ["searches"]  # a fixture
 
 TORN = to_line(seen("a/00", [], 0, 1))[:40]
 
@@ -35,24 +35,26 @@ def packed(tmp_path: Path) -> Run:
     return run
 
 
-def sent(asks: list[Ask], run: Run, segment: int) -> None:
+def sent(searches: list[LoadRequest], run: Run, segment: int) -> None:
     with null_server() as url:
-        load = Load(Target("uie", url), Scenario("ClosedLoop", streams=2), asks)
+        load = Load(Target("uie", url), Scenario("ClosedLoop", streams=2), searches)
         drive(load, Client(warm_up=0), run.folder, segment, "", Console(quiet=True))
 
 
 @pytest.mark.parametrize("segment", [0, 3])
-def test_a_segment_of_a_torn_line_alone_is_begun_again(asks: list[Ask], tmp_path: Path, segment: int) -> None:
+def test_a_segment_of_a_torn_line_alone_is_begun_again(
+    searches: list[LoadRequest], tmp_path: Path, segment: int
+) -> None:
     run = begun(Run(tmp_path / "run"))
     (run.folder / f"observations-{segment:03d}-00.jsonl").write_text(TORN)
     (run.folder / "clients.jsonl").write_text(
         '{"segment": 0, "processes": [{"cpu_s": 1, "wall_s": 4}]}\n{"segment": 1, "pro'
     )
     assert run.begin(RECORD) == []
-    sent(asks, run, segment)
-    assert len(answered(run.observations())) == len(asks)
+    sent(searches, run, segment)
+    assert len(answered(run.observations())) == len(searches)
     run.pack()
-    assert sorted(one.query_id for one in run.observations()) == [ask.pictures[0].id for ask in asks]
+    assert sorted(one.query_id for one in run.observations()) == [search.images[0].id for search in searches]
     assert run.client_usage()[0].core_share == 0.25
     assert len(run.client_usage()) == 2
 
@@ -148,12 +150,12 @@ def test_item_counts_of_the_index_may_change_and_nothing_else(tmp_path: Path) ->
         run.begin(replace(RECORD, service={"precision": "int8", "index": {"items": 80}}))
 
 
-def test_on_a_full_disk_the_first_error_is_reported(asks: list[Ask], tmp_path: Path) -> None:
+def test_on_a_full_disk_the_first_error_is_reported(searches: list[LoadRequest], tmp_path: Path) -> None:
     run = begun(Run(tmp_path / "run"))
     for name in ("observations-000-00.jsonl", "clients.jsonl"):
         (run.folder / name).symlink_to("/dev/full")
     with pytest.raises(RunError, match=r"observations-000-00\.jsonl cannot be written: No space .* is kept"):
-        sent(asks, run, 0)
+        sent(searches, run, 0)
     (run.folder / "observations-000-00.jsonl").unlink()
     with pytest.raises(RunError, match=r"clients\.jsonl cannot be written: No space .* is kept"):
-        sent(asks, run, 0)
+        sent(searches, run, 0)

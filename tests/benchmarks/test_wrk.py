@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks.datasets.octet.apt import Apt
 from benchmarks.load.driver import Client, Load, drive
 from benchmarks.load.null_server import null_server
-from benchmarks.load.requests import Ask, Picture
+from benchmarks.load.requests import LoadRequest, QueryImage
 from benchmarks.load.scenarios import scenario_row
 from benchmarks.runs.latency import latency
 from benchmarks.runs.run import Run
@@ -49,7 +49,7 @@ def of_wrk(folder: Path, url: str) -> float:
 
 def of_ours(url: str, picture: Path, out: Path) -> float:
     out.mkdir()
-    asks = [Ask("search", (Picture(f"a/{n}", "a", picture),)) for n in range(20_000)]
+    asks = [LoadRequest("search", (QueryImage(f"a/{n}", "a", picture),)) for n in range(20_000)]
     load = Load(Target("uie", url), scenario_row("ClosedLoop", STREAMS, None, 0), asks, SECONDS)
     drive(load, Client(), out, 0, "", Console(quiet=True))
     return latency(Run(out).observations()).images_per_s

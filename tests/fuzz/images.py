@@ -10,7 +10,7 @@ import atheris
 with atheris.instrument_imports(include=["PIL", "service.inference.images"]):
     from PIL import Image
 
-    from benchmarks.soak.faults import bomb, picture
+    from benchmarks.soak.faults import bomb, noise_image
     from service.errors import ImageTooLarge, UndecodableImage
     from service.inference.images import FORMATS, decode
     from service.manifest import load_manifest
@@ -46,7 +46,7 @@ def _seeds(folder: Path) -> None:
 
 
 def _as_mode(mode: str) -> Image.Image:
-    image = Image.open(io.BytesIO(picture(0, "PNG", 16, 12)))
+    image = Image.open(io.BytesIO(noise_image(0, "PNG", 16, 12)))
     return image.convert("I").convert(mode) if mode == "I;16" else image.convert(mode)
 
 

@@ -3,9 +3,9 @@
 import schemathesis
 from hypothesis import strategies as st
 
-from benchmarks.soak.faults import bomb, picture
+from benchmarks.soak.faults import bomb, noise_image
 
-_PICTURES = [picture(seed, kind) for seed, kind in enumerate(("PNG", "JPEG", "WEBP", "GIF"))]
+_PICTURES = [noise_image(seed, kind) for seed, kind in enumerate(("PNG", "JPEG", "WEBP", "GIF"))]
 
 
 @st.composite
