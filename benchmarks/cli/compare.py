@@ -47,7 +47,7 @@ def gate(
     print_comparison(comparison, Console())
     if as_json:
         changes = {"change_points": mean.change * 100, "p99_ratio": comparison.ratio(99)}
-        print_json({"passed": not verdict.why, "why": verdict.why, **changes})
-    if verdict.why:
-        raise GateFailed("; ".join(verdict.why))
+        print_json({"passed": not verdict.reasons, "why": verdict.reasons, **changes})
+    if verdict.reasons:
+        raise GateFailed("; ".join(verdict.reasons))
     typer.echo(f"passed: {describe_change('mean', mean)}; {describe_p99(comparison)}", err=True)

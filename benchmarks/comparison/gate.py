@@ -21,10 +21,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The comparison, with the baseline as A, and the reasons why the run fails; none if it passes."""
+    """The comparison, with the baseline as A, and the reasons of a failure; none if it passes."""
 
     comparison: Comparison
-    why: list[str]
+    reasons: list[str]
 
 
 def judge(run: Run, baseline: Run, limits: Limits) -> Verdict:
@@ -39,17 +39,17 @@ def judge(run: Run, baseline: Run, limits: Limits) -> Verdict:
         raise RunError(
             f"{run.folder} was under another load than {baseline.folder}: scenario {load}, not {load_before}"
         )
-    why = [reason for side in (comparison.a, comparison.b) for reason in _unfit(side)]
+    reasons = [reason for side in (comparison.a, comparison.b) for reason in _unfit(side)]
     for name, pair, must_be_significant in (
         ("mean", comparison.mean["R@1"], False),
         *((domain, pairs["R@1"], True) for domain, pairs in comparison.domains.items()),
     ):
         is_over = -pair.change * 100 > limits.max_drop_points + _ROUNDING
         if is_over and (pair.significant or not must_be_significant):
-            why.append(f"{describe_change(name, pair)}, over the limit of {limits.max_drop_points:g}")
+            reasons.append(f"{describe_change(name, pair)}, over the limit of {limits.max_drop_points:g}")
     if comparison.ratio(99) > limits.max_p99_ratio + _ROUNDING:
-        why.append(f"{describe_p99(comparison)}, over the limit of {limits.max_p99_ratio:g}")
-    return Verdict(comparison, why)
+        reasons.append(f"{describe_p99(comparison)}, over the limit of {limits.max_p99_ratio:g}")
+    return Verdict(comparison, reasons)
 
 
 def describe_change(name: str, pair: Pair) -> str:
@@ -67,11 +67,11 @@ def describe_p99(comparison: Comparison) -> str:
 
 
 def _unfit(side: Side) -> list[str]:
-    why = []
+    reasons = []
     if not side.valid:
-        why.append(f"{side.run.folder} is invalid: see `report`")
+        reasons.append(f"{side.run.folder} is invalid: see `report`")
     if side.failed:
-        why.append(f"{side.failed:,} queries of {side.run.folder} failed or were not sent")
+        reasons.append(f"{side.failed:,} queries of {side.run.folder} failed or were not sent")
     if side.retried:
-        why.append(f"{side.retried:,} queries of {side.run.folder} were answered only when retried")
-    return why
+        reasons.append(f"{side.retried:,} queries of {side.run.folder} were answered only when retried")
+    return reasons

@@ -130,7 +130,7 @@ def write_rows(runs: Iterable[Run], file: Path) -> None:
 
 
 def invalid_of(runs: Iterable[Run]) -> dict[str, str]:
-    """The reasons why runs are invalid, by name; valid runs are left out."""
+    """The reasons for invalid runs, by name; valid runs are left out."""
     summaries = {run.folder.name: summary_of(run) for run in runs}
     return {
         name: "; ".join(summary.invalid_because) for name, summary in summaries.items() if not summary.valid

@@ -16,7 +16,9 @@ def markdown(run: Run, summary: RunSummary, throughput: Throughput | None = None
     parts += ["### Accuracy and latency per domain", _domains(summary)]
     if summary.left_out:
         left_out = summary.left_out.items()
-        parts.append("\n".join(f"- left out: {escaped(domain)} ({escaped(why)})" for domain, why in left_out))
+        parts.append(
+            "\n".join(f"- left out: {escaped(domain)} ({escaped(reason)})" for domain, reason in left_out)
+        )
     parts += ["### Latency", _percentiles(summary), "### Time by stage, mean ms", _stages(summary)]
     if throughput:
         parts += ["### Throughput against latency", _throughput(throughput)]

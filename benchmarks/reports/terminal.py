@@ -8,7 +8,7 @@ from benchmarks.scoring.measures import MEASURES
 
 
 def print_table(summary: RunSummary, console: Console) -> None:
-    """Print reasons why the run is invalid, then one line per domain, the means and the totals."""
+    """Print the reasons for an invalid run, then one line per domain, the means and the totals."""
 
     def show(text: str) -> None:
         console.print(text, markup=False, highlight=False)

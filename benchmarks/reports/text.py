@@ -80,7 +80,7 @@ def scenario(record: ReplayRecord) -> str:
 
 
 def doubts(summary: RunSummary) -> list[str]:
-    """Reasons why the run is invalid, and checks that it is too short for, as sentences."""
+    """Reasons for an invalid run, and checks that it is too short for, as sentences."""
     not_judged = [f"Not judged: {check}" for check in summary.not_judged]
     return [f"{doubt[:1].upper()}{doubt[1:]}." for doubt in (*summary.invalid_because, *not_judged)]
 

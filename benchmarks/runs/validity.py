@@ -15,7 +15,7 @@ _CORE_WINDOW_S = 1.0  # over less, start-up and a single scheduling delay decide
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a client may use without being the bottleneck."""
+    """Limits of a client that is not the bottleneck."""
 
     send_lag_ms: float = 5.0  # at p99; a tenth of the median latency is allowed as well
     core_share: float = 0.9  # of one core, by each process
@@ -34,7 +34,7 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Reasons why a run is invalid, and checks that it is too short for: one sentence each."""
+    """Reasons for an invalid run, and checks that it is too short for: one sentence each."""
 
     invalid_because: list[str]
     not_judged: list[str]

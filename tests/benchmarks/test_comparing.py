@@ -1,4 +1,4 @@
-"""`compare` and `gate` on run folders written by hand."""
+"""`compare` and `gate` on small run folders."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def query(domain: str, row: int) -> str:
 
 
 def observation(domain: str, row: int, *, right: bool, status: int, latency_ms: float) -> Observation:
-    hit = row ^ 1 if right else (row + 2) % SIZES[domain]  # of its own class, or of another
+    hit = row ^ 1 if right else (row + 2) % SIZES[domain]  # of the same class, or of another
     hits = [query(domain, hit)] if status == 200 else []
     return seen(query(domain, row), hits, row * 0.01, latency_ms / 1e3, status=status, server_ms={})
 
@@ -94,9 +94,9 @@ def test_scores_of_a_data_set_that_changed_are_refused(data: Dataset) -> None:
 def test_compare_says_what_differs_and_what_is_real(data: Dataset) -> None:
     before = make_run(data, "before", wrong={"b": 1})
     after = make_run(data, "after", wrong={"a": 30, "b": 2}, slower=1.5, record={"commit": "new"})
-    said = ask("compare", before.folder, after.folder, "--json")
-    assert said.exit_code == 0
-    table, line = said.stdout.rsplit("\n", 2)[:2]
+    result = ask("compare", before.folder, after.folder, "--json")
+    assert result.exit_code == 0
+    table, line = result.stdout.rsplit("\n", 2)[:2]
     found = json.loads(line)
     assert found["differs"] == {"service.model.name": ["before", "after"], "commit": ["abc1234+", "new"]}
     a, b = (found["domains"][domain]["R@1"] for domain in ("a", "b"))
@@ -174,9 +174,9 @@ def test_a_query_that_was_asked_again_counts_once_and_its_answer_counts(data: Da
 
 def test_what_rich_takes_for_markup_is_printed(data: Dataset) -> None:
     run, other = make_run(data, "run"), make_run(data, "[red]", record={"commit": "[bold]"})
-    said = ask("compare", run.folder, other.folder).stdout
-    assert "/[red]\n" in said
-    assert "[bold]" in said
+    result = ask("compare", run.folder, other.folder).stdout
+    assert "/[red]\n" in result
+    assert "[bold]" in result
 
 
 def test_a_run_without_answers_is_refused(data: Dataset) -> None:
@@ -185,8 +185,8 @@ def test_a_run_without_answers_is_refused(data: Dataset) -> None:
         compare(make_run(data, "run"), make_run(data, "dead", failed=everything))
 
 
-def why_it_fails(data: Dataset, limits: Limits, **changes: object) -> list[str]:
-    return judge(make_run(data, "run", **changes), make_run(data, "baseline"), limits).why  # type: ignore[arg-type]
+def failures_of(data: Dataset, limits: Limits, **changes: object) -> list[str]:
+    return judge(make_run(data, "run", **changes), make_run(data, "baseline"), limits).reasons  # type: ignore[arg-type]
 
 
 LIMITS = Limits(max_drop_points=0.5, max_p99_ratio=1.2)
@@ -195,63 +195,65 @@ WIDE = Limits(max_drop_points=5, max_p99_ratio=1.2)
 
 def test_a_run_within_the_limits_passes(data: Dataset) -> None:
     # One of 200 is 0.5 points of `a`, 0.25 of the mean.
-    assert why_it_fails(data, LIMITS, wrong={"a": 1}, slower=1.2) == []
+    assert failures_of(data, LIMITS, wrong={"a": 1}, slower=1.2) == []
 
 
 def test_the_mean_is_held_against_the_limit_alone(data: Dataset) -> None:
     # One of 15 is 3.33 points of the mean: over the limit, though by no test real.
-    (why,) = why_it_fails(data, LIMITS, wrong={"b": 1})
-    assert why.startswith("mean R@1 fell by 3.33 points (95%: ")
-    assert why.endswith("), from 96.67 to 93.33, over the limit of 0.5")
+    (reason,) = failures_of(data, LIMITS, wrong={"b": 1})
+    assert reason.startswith("mean R@1 fell by 3.33 points (95%: ")
+    assert reason.endswith("), from 96.67 to 93.33, over the limit of 0.5")
 
 
 def test_a_domain_fails_only_where_its_drop_is_real(data: Dataset) -> None:
-    assert why_it_fails(data, WIDE, wrong={"b": 1}) == []  # 6.67 points of `b`
-    (why,) = judge(make_run(data, "worse", wrong={"a": 16}), Run(data.root.parent / "baseline"), WIDE).why
-    assert why.startswith("a R@1 fell by 8.00 points (95%: ")
+    assert failures_of(data, WIDE, wrong={"b": 1}) == []  # 6.67 points of `b`
+    (reason,) = judge(
+        make_run(data, "worse", wrong={"a": 16}), Run(data.root.parent / "baseline"), WIDE
+    ).reasons
+    assert reason.startswith("a R@1 fell by 8.00 points (95%: ")
 
 
 def test_a_drop_of_just_the_limit_passes(data: Dataset) -> None:
-    assert why_it_fails(data, Limits(100 / 30, 1.2), wrong={"b": 1}) == []
+    assert failures_of(data, Limits(100 / 30, 1.2), wrong={"b": 1}) == []
 
 
 def test_a_slower_p99_fails(data: Dataset) -> None:
-    assert why_it_fails(data, LIMITS, slower=1.25) == [
+    assert failures_of(data, LIMITS, slower=1.25) == [
         "p99 is 1.25 times the baseline's: 24.8 ms, baseline 19.8 ms, over the limit of 1.2"
     ]
 
 
 def test_failed_queries_fail(data: Dataset) -> None:
-    (why,) = why_it_fails(data, WIDE, failed=[query("a", 5)])
-    assert "1 queries of" in why
-    assert "run failed" in why
+    (reason,) = failures_of(data, WIDE, failed=[query("a", 5)])
+    assert "1 queries of" in reason
+    assert "run failed" in reason
 
 
 def test_an_invalid_run_fails(data: Dataset) -> None:
     run = make_run(data, "run")
     run.write_client_usage(0, [ClientUsage(9.5, 10)])  # its client was the limit
-    (why,) = judge(run, make_run(data, "baseline"), LIMITS).why
-    assert "is invalid" in why
+    (reason,) = judge(run, make_run(data, "baseline"), LIMITS).reasons
+    assert "is invalid" in reason
 
 
 def test_another_load_cannot_be_judged(data: Dataset) -> None:
     other = dataclasses.replace(RECORD.scenario, streams=32)
     with pytest.raises(RunError, match=r"another load than .*: scenario .*32"):
-        why_it_fails(data, LIMITS, record={"scenario": other})
+        failures_of(data, LIMITS, record={"scenario": other})
 
 
 def test_the_gate_exits_with_one_sentence(data: Dataset) -> None:
     baseline = make_run(data, "baseline")
     worse = make_run(data, "worse", wrong={"a": 40}, slower=2.0)
-    said = ask("gate", worse.folder, "--baseline", baseline.folder, "--max-drop", 0.5, "--json")
-    assert said.exit_code == 1
-    verdict = json.loads(said.stdout.splitlines()[-1])
+    result = ask("gate", worse.folder, "--baseline", baseline.folder, "--max-drop", 0.5, "--json")
+    assert result.exit_code == 1
+    verdict = json.loads(result.stdout.splitlines()[-1])
     assert not verdict["passed"]
     assert verdict["change_points"] == pytest.approx(-10)
     assert verdict["p99_ratio"] == pytest.approx(2)
-    assert isinstance(said.exception, GateFailed)
-    assert isinstance(said.exception, BenchmarkError)  # so that `main` says it on stderr
-    assert str(said.exception) == "; ".join(verdict["why"])
+    assert isinstance(result.exception, GateFailed)
+    assert isinstance(result.exception, BenchmarkError)  # so that `main` prints it on stderr
+    assert str(result.exception) == "; ".join(verdict["why"])
     passed = ask("gate", worse.folder, "--baseline", baseline.folder, "--max-drop", 20, "--max-p99-ratio", 2)
     assert passed.exit_code == 0
     assert "passed: mean R@1 fell by 10.00 points" in passed.stderr

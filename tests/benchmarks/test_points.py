@@ -69,7 +69,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def cut_short(run: Run, observations: Sequence[Observation]) -> None:
-    """The run as it is on disk when it was interrupted after these."""
+    """Leave the run on disk as if it had been interrupted after these observations."""
     (run.folder / PACKED).unlink()
     (run.folder / "summary.json").unlink()
     lines = "".join(map(to_line, observations))
@@ -81,7 +81,7 @@ def change_summary(run: Run, **changes: Any) -> None:
     write_summary(run.folder, replace(summary_of(run), **changes))
 
 
-def test_each_step_keeps_what_the_one_before_has() -> None:
+def test_each_step_keeps_the_settings_of_the_step_before() -> None:
     models = {"int8": Path("a"), "int8-draft": Path("b")}
     torch, onnx, int8, draft, quantized, *graphs = ladder_points("zoo", "cpu", models)
     assert torch.naive == "zoo"
@@ -116,15 +116,15 @@ def test_the_ladder_is_measured_once_on_live_services(workspace: Workspace, zoo_
         # Among the steps, the latencies, by domain, and the changes, which the first has none of.
         assert page.count(f"| {step.point.name}") == 3 + (step.since is not None)
     assert "1-torch-fp32 ran with OMP_NUM_THREADS=" in page
-    said = ladder_to_json(steps)
-    assert [one["step"] for one in said] == [step.point.name for step in steps]
-    assert set(said[1]["difference"]) == {"R@1", "mMP@5", "domains", "ratio"}
-    assert set(said[1]["domains"]["plants"]) == {"R@1", "mMP@5"}
-    assert said[1]["difference"]["domains"]["plants"]["R@1"]["a"] == said[0]["domains"]["plants"]["R@1"]
+    result = ladder_to_json(steps)
+    assert [row["step"] for row in result] == [step.point.name for step in steps]
+    assert set(result[1]["difference"]) == {"R@1", "mMP@5", "domains", "ratio"}
+    assert set(result[1]["domains"]["plants"]) == {"R@1", "mMP@5"}
+    assert result[1]["difference"]["domains"]["plants"]["R@1"]["a"] == result[0]["domains"]["plants"]["R@1"]
     terminal = io.StringIO()
     print_ladder(steps, Console(file=terminal, width=80))
     for step in steps:
-        assert terminal.getvalue().count(step.point.name) >= 3  # whole among the steps, and by domain
+        assert terminal.getvalue().count(step.point.name) >= 3  # not clipped, among the steps and by domain
     times = {step.run.folder: (step.run.folder / "summary.json").stat().st_mtime_ns for step in steps}
     again = ladder(str(zoo_model), "cpu", workspace)
     assert {one.run.folder: (one.run.folder / "summary.json").stat().st_mtime_ns for one in again} == times
@@ -136,7 +136,7 @@ def test_the_ladder_is_measured_once_on_live_services(workspace: Workspace, zoo_
         ladder(str(other), "cpu", workspace)
 
 
-def test_a_step_that_was_begun_goes_on_where_its_service_was(workspace: Workspace, tmp_path: Path) -> None:
+def test_an_interrupted_point_is_resumed_on_the_same_port(workspace: Workspace, tmp_path: Path) -> None:
     workspace, point = replace(workspace, folder=tmp_path), Point("one", {"max_batch": "4"})
     run = measure(point, workspace)
     seen = run.observations()
@@ -165,7 +165,7 @@ def test_a_step_that_was_begun_goes_on_where_its_service_was(workspace: Workspac
         finish(run, workspace)
 
 
-def test_values_of_one_name_are_refused(workspace: Workspace) -> None:
+def test_values_with_the_same_name_are_refused(workspace: Workspace) -> None:
     for values in ("/x/a/final,/x/b/final", "final,final"):
         with pytest.raises(BenchmarkError, match="two values of model have the same name, final"):
             sweep(axes_of([f"model={values}"]), workspace)
@@ -193,14 +193,14 @@ def test_a_sweep_measures_its_grid(
         commands.sweep(workspace.data.root, tmp_path, ["max_batch=1,4"], as_json=True)
     printed = capsys.readouterr().out
     assert "invalid: max_batch=4: the client lagged\n" in printed
-    said = json.loads(printed.splitlines()[-1])["points"]
-    assert [one["invalid_because"] for one in said] == [None, "the client lagged"]
+    result = json.loads(printed.splitlines()[-1])["points"]
+    assert [point["invalid_because"] for point in result] == [None, "the client lagged"]
     with (tmp_path / "points.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["run"], row["valid"]) for row in rows] == [("max_batch=1", "True"), ("max_batch=4", "False")]
 
 
-def test_a_point_whose_service_does_not_start_is_one_sentence(workspace: Workspace) -> None:
+def test_a_service_that_does_not_start_is_one_sentence(workspace: Workspace) -> None:
     with pytest.raises(BenchmarkError, match=r"UIE_MAX_BATCH"):
         measure(Point("none", {"max_batch": "0"}), workspace)
     with pytest.raises(BenchmarkError, match="`python -m service nothing` failed"):

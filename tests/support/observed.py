@@ -1,4 +1,4 @@
-"""Records, runs and observations written by hand."""
+"""Records, runs and observations for tests."""
 
 from collections.abc import Sequence
 from dataclasses import replace

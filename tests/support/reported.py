@@ -1,4 +1,4 @@
-"""A small run written by hand, with images: two domains, one query wrong in each way."""
+"""A small run with images: two domains, one query wrong in each way."""
 
 import json
 from dataclasses import replace
