@@ -34,7 +34,7 @@ def judge(run: Run, baseline: Run, limits: Limits) -> Verdict:
     drops. Raises RunError if the two cannot be compared.
     """
     comparison = compare(baseline, run)
-    load_before, load = (one.record(ReplayRecord).scenario for one in (baseline, run))
+    load_before, load = (measured.record(ReplayRecord).scenario for measured in (baseline, run))
     if load != load_before:  # a difference in latency could come from the load
         raise RunError(
             f"{run.folder} was under another load than {baseline.folder}: scenario {load}, not {load_before}"
