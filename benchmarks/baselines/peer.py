@@ -28,7 +28,7 @@ class Server:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Result:
     """The results of one server in a round."""
 
     images_per_s: float
@@ -40,8 +40,8 @@ class Turn:
 class Comparison:
     """The results of all rounds."""
 
-    ours: list[Turn]
-    peer: list[Turn]
+    ours: list[Result]
+    peer: list[Result]
 
     @property
     def ratio(self) -> float:
@@ -56,11 +56,11 @@ def compare(
     """Send `images` test images to each server in each round. Raises TargetError if a request fails."""
     uris = [data_uri(image) for image in data.pictures_in_turn(images)]
     for server in (ours, peer):  # warm-up
-        asyncio.run(_turn(server, uris[: 2 * concurrency], concurrency))
+        asyncio.run(_run(server, uris[: 2 * concurrency], concurrency))
     comparison = Comparison([], [])
     for number in range(rounds):
-        comparison.ours.append(asyncio.run(_turn(ours, uris, concurrency)))
-        comparison.peer.append(asyncio.run(_turn(peer, uris, concurrency)))
+        comparison.ours.append(asyncio.run(_run(ours, uris, concurrency)))
+        comparison.peer.append(asyncio.run(_run(peer, uris, concurrency)))
         console.print(
             f"round {number + 1} of {rounds}: {ours.name} {comparison.ours[-1].images_per_s:.1f} images/s, "
             f"{peer.name} {comparison.peer[-1].images_per_s:.1f}"
@@ -72,14 +72,16 @@ def print_comparison(comparison: Comparison, ours: Server, peer: Server, console
     """Print the medians of both servers, and the ratio."""
     names = ("images/s", "p50 ms", "p95 ms")
     table = Table("server", *(Column(name, justify="right") for name in names))
-    for server, turns in ((ours, comparison.ours), (peer, comparison.peer)):
-        medians = (statistics.median(getattr(turn, name) for turn in turns) for name in Turn.__annotations__)
+    for server, results in ((ours, comparison.ours), (peer, comparison.peer)):
+        medians = (
+            statistics.median(getattr(result, name) for result in results) for name in Result.__annotations__
+        )
         table.add_row(server.name, *(f"{value:.1f}" for value in medians))
     console.print(table)
     console.print(f"{ours.name} over {peer.name}, images/s: {comparison.ratio:.2f}")
 
 
-async def _turn(server: Server, uris: Sequence[str], concurrency: int) -> Turn:
+async def _run(server: Server, uris: Sequence[str], concurrency: int) -> Result:
     waiting, latencies_ms = iter(uris), list[float]()
 
     async def worker() -> None:
@@ -96,4 +98,4 @@ async def _turn(server: Server, uris: Sequence[str], concurrency: int) -> Turn:
         await asyncio.gather(*(worker() for _ in range(concurrency)))
         duration_s = time.perf_counter() - start
     cuts = statistics.quantiles(latencies_ms, n=20)
-    return Turn(len(uris) / duration_s, statistics.median(latencies_ms), cuts[18])
+    return Result(len(uris) / duration_s, statistics.median(latencies_ms), cuts[18])

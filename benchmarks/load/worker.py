@@ -25,7 +25,7 @@ from benchmarks.runs.run import Observation, to_line
 from benchmarks.targets.http import Response, send, session_for
 from benchmarks.targets.target import Target, vector_of
 
-# Sends a request with its image bytes, scheduled at a time; returns True if there was a response.
+# Sends a request with its image bytes, at its scheduled time; returns True if there was a response.
 _Send = Callable[[LoadRequest, list[bytes], float], Awaitable[bool]]
 
 # The service is unreachable after this time and this many consecutive requests without a response.

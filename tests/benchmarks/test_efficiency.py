@@ -1,13 +1,13 @@
-"""Shares of the ceiling, on a round made by hand."""
+"""Shares of the ceiling, for a hand-computed round."""
 
 import pytest
 
 from benchmarks.baselines.efficiency import _Round, _share_without_client
 
 
-def test_without_the_client_what_lay_idle_still_counts() -> None:
-    """100 images on two cores: 2.0 core seconds served, 0.4 the client's and 0.2 idle; 1.2 in process."""
-    done = _Round(
+def test_the_share_without_the_client_includes_idle_time() -> None:
+    """100 images on two cores: 2.0 core seconds served, 0.4 of the client and 0.2 idle; 1.2 in process."""
+    result = _Round(
         served=100,
         ceiling=100 / 0.6,
         server_cpu_s=1.4,
@@ -17,4 +17,4 @@ def test_without_the_client_what_lay_idle_still_counts() -> None:
         stages_ms=[],
         latencies_ms=[],
     )
-    assert _share_without_client(done, cores=2, images=100) == pytest.approx(1.2 / 1.6)
+    assert _share_without_client(result, cores=2, images=100) == pytest.approx(1.2 / 1.6)

@@ -1,4 +1,4 @@
-"""`peer`: the same pictures to two servers in turn; the ratio by hand, and the verb on two live services."""
+"""`peer`: two servers get the same images; a hand-computed ratio; the command on live services."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.baselines.peer import Comparison, Server, Turn, compare
+from benchmarks.baselines.peer import Comparison, Result, Server, compare
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import TargetError
 from benchmarks.targets.process import ServiceProcess
@@ -20,26 +20,26 @@ QUIET = Console(quiet=True)
 
 
 def test_the_ratio_is_the_median_of_the_rounds() -> None:
-    ours, theirs = ([Turn(rate, 1, 1) for rate in rates] for rates in ((20, 90, 30), (10, 10, 30)))
-    assert Comparison(ours, theirs).ratio == 2  # of 2, 9 and 1
+    ours, peer = ([Result(rate, 1, 1) for rate in rates] for rates in ((20, 90, 30), (10, 10, 30)))
+    assert Comparison(ours, peer).ratio == 2  # of 2, 9 and 1
 
 
-def test_both_get_the_same_requests_in_the_same_number(tmp_path: Path) -> None:
-    asked: dict[str, list[str]] = {"ours": [], "theirs": []}
+def test_both_servers_get_the_same_requests(tmp_path: Path) -> None:
+    received: dict[str, list[str]] = {"ours": [], "theirs": []}
 
     async def handler(request: web.Request) -> web.Response:
         body = await request.json()
         assert request.path == "/v1/embeddings"
-        asked[body["model"]].append(json.dumps(body["input"]))
+        received[body["model"]].append(json.dumps(body["input"]))
         return web.json_response({"data": [{"index": 0, "embedding": [0.0] * 64}]})
 
     data = tiny_data(tmp_path)
     with stub(handler) as url:
-        ours, theirs = (Server(name, f"{url}/v1/embeddings", name) for name in asked)
-        found = compare(data, ours, theirs, rounds=2, images=20, concurrency=4, console=QUIET)
-    assert sorted(asked["ours"]) == sorted(asked["theirs"])
-    assert len(asked["ours"]) == 8 + 2 * 20  # two for each at a time to warm up, then the turns
-    assert (len(found.ours), len(found.peer)) == (2, 2)
+        ours, theirs = (Server(name, f"{url}/v1/embeddings", name) for name in received)
+        comparison = compare(data, ours, theirs, rounds=2, images=20, concurrency=4, console=QUIET)
+    assert sorted(received["ours"]) == sorted(received["theirs"])
+    assert len(received["ours"]) == 8 + 2 * 20  # a warm-up of twice the concurrency, then two rounds
+    assert (len(comparison.ours), len(comparison.peer)) == (2, 2)
 
 
 def test_a_server_that_fails_is_named(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_server_that_fails_is_named(tmp_path: Path) -> None:
             compare(data, ours, theirs, rounds=1, images=4, concurrency=2, console=QUIET)
 
 
-def test_the_verb_starts_ours_and_puts_it_beside_another(octet: Dataset, service: ServiceProcess) -> None:
+def test_the_command_starts_the_service_and_compares_it(octet: Dataset, service: ServiceProcess) -> None:
     options = ["--data", str(octet.root), "--rounds", "1", "--images", "64", "--concurrency", "4", "--json"]
     command = ["peer", f"{service.url}/v1/embeddings", "--model", "efficientnet-lite0-octet", *options]
     done = CliRunner().invoke(app, command, catch_exceptions=False)

@@ -16,7 +16,7 @@ NO_WARM_UP = Client(warm_up=0)
 @pytest.fixture
 def searches(tmp_path: Path) -> list[LoadRequest]:
     """Forty searches with the same bytes."""
-    (tmp_path / "x.png").write_bytes(b"\x89PNG picture")
+    (tmp_path / "x.png").write_bytes(b"\x89PNG content")
     return [LoadRequest("search", (QueryImage(f"a/{n:02d}", "a", tmp_path / "x.png"),)) for n in range(40)]
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def heeding_ctrl_c() -> Iterator[None]:
-    """What is started in it heeds SIGINT, even where the tests are a shell's background job."""
+    """Processes started in this context react to SIGINT, even if the tests are a background job."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield

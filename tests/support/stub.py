@@ -1,4 +1,4 @@
-"""A small server of a test's own, in a thread: what it answers can be checked by hand."""
+"""A stub server in a thread, whose responses a test defines."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @contextmanager
 def stub(handler: Handler) -> Iterator[str]:
-    """Its URL; every path and method goes to `handler`."""
+    """Run a server that passes every request to `handler`; yields its URL."""
     loop, urls, started = asyncio.new_event_loop(), list[str](), threading.Event()
 
     async def start() -> web.AppRunner:
@@ -35,7 +35,7 @@ def stub(handler: Handler) -> Iterator[str]:
 
     thread = threading.Thread(target=serve)
     thread.start()
-    started.wait(10)
+    started.wait(300)
     try:
         yield urls[0]
     finally:
