@@ -1,7 +1,8 @@
 """Commands that measure several operating points and compare them."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,6 +25,7 @@ from benchmarks.operating_points.strategies import (
 from benchmarks.operating_points.strategies import to_markdown as strategies_markdown
 from benchmarks.operating_points.sweep import axes_of, plot_sweep, print_sweep, sweep_to_json
 from benchmarks.operating_points.sweep import sweep as measure_grid
+from benchmarks.runs.run import Run
 
 SHIPPED = "model_export/zoo/efficientnet-lite0-octet"
 OUT = Annotated[Path, typer.Option(help="Folder of the runs; complete runs in it are reused.")]
@@ -47,10 +49,7 @@ def ladder(
     steps = measure_ladder(source, provider, workspace)
     print_ladder(steps, console)
     write_atomically(out / "ladder.md", ladder_markdown(steps))
-    write_rows((step.run for step in steps), out / "points.csv")
-    if as_json:
-        print_json({"steps": ladder_to_json(steps)})
-    refuse_invalid(step.run for step in steps)
+    _finish([step.run for step in steps], out, {"steps": ladder_to_json(steps)} if as_json else None)
 
 
 def sweep(
@@ -69,10 +68,7 @@ def sweep(
     points = measure_grid(axes_of(axis), _workspace(data, out, queries_per_domain, processes, console))
     print_sweep(points, console)
     plot_sweep(points, out / "sweep.png")
-    write_rows((point.run for point in points), out / "points.csv")
-    if as_json:
-        print_json(sweep_to_json(points))
-    refuse_invalid(point.run for point in points)
+    _finish([point.run for point in points], out, sweep_to_json(points) if as_json else None)
 
 
 def strategies(
@@ -100,10 +96,14 @@ def strategies(
     runs = replay_systems(systems, _workspace(data, out, queries_per_domain, processes, console))
     print_systems(runs, console)
     write_atomically(out / "strategies.md", strategies_markdown(runs))
-    write_rows(runs.values(), out / "points.csv")
-    if as_json:
-        print_json(strategies_to_json(runs))
-    refuse_invalid(runs.values())
+    _finish([*runs.values()], out, strategies_to_json(runs) if as_json else None)
+
+
+def _finish(runs: Sequence[Run], out: Path, result: dict[str, Any] | None) -> None:
+    write_rows(runs, out / "points.csv")
+    if result is not None:
+        print_json(result)
+    refuse_invalid(runs)
 
 
 def _workspace(

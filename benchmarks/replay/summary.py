@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,6 @@ from benchmarks.scoring.measures import DEPTH, Judge, QueryScore
 from benchmarks.stats.intervals import enough, interval_of, percentile_of, queries_asked, resample
 
 _LISTED = 100  # unanswered queries
-
-A = TypeVar("A", bound=Accuracy)
 
 
 def summarise(data: Dataset, run: Run) -> RunSummary:
@@ -75,23 +73,23 @@ def summary_of(ranked: RankedRun) -> RunSummary:
 
 def rounded(summary: RunSummary) -> RunSummary:
     """Round each domain to 3 decimals before averaging, as the reference does; intervals stay."""
-    domains, mean = _rounded(summary.domains, summary.mean)
-    separate = summary.separate and ScopeSummary(**_rounded_scope(summary.separate))
-    return replace(summary, domains=domains, mean=mean, separate=separate, reference_rounding=True)
+    separate = summary.separate
+    return replace(
+        summary,
+        **_rounded(summary.domains, summary.mean),
+        separate=separate and replace(separate, **_rounded(separate.domains, separate.mean)),
+        reference_rounding=True,
+    )
 
 
-def _rounded_scope(scores: ScopeSummary) -> dict[str, Any]:
-    domains, mean = _rounded(scores.domains, scores.mean)
-    return {"domains": domains, "mean": mean}
-
-
-def _rounded(domains: Mapping[str, A], mean: Accuracy) -> tuple[dict[str, A], Accuracy]:
+def _rounded(domains: Mapping[str, DomainAccuracy], mean: Accuracy) -> dict[str, Any]:
     rows = {
         domain: replace(row, r_at_1=round(row.r_at_1, 3), mmp_at_5=round(row.mmp_at_5, 3))
         for domain, row in domains.items()
     }
-    r_at_1, mmp_at_5 = (fmean(row.share(name) for row in rows.values()) for name in ("R@1", "mMP@5"))
-    return rows, replace(mean, r_at_1=r_at_1, mmp_at_5=mmp_at_5)
+    r_at_1 = fmean(row.r_at_1 for row in rows.values())
+    mmp_at_5 = fmean(row.mmp_at_5 for row in rows.values())
+    return {"domains": rows, "mean": replace(mean, r_at_1=r_at_1, mmp_at_5=mmp_at_5)}
 
 
 def verdict_on(ranked: RankedRun) -> Verdict:
