@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: data sets, accuracy and latency of the live service."""
+"""Command line of the benchmarks: data sets, accuracy and latency of a live service."""
 
 import signal
 
@@ -21,8 +21,8 @@ for verb in (
 
 
 def main() -> None:
-    """Errors of ours are one sentence on stderr and exit status 1, 130 after Ctrl-C."""
-    for name in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was started is ended
+    """Run a command. An error is one sentence on stderr, with exit status 1, or 130 after Ctrl-C."""
+    for name in (signal.SIGTERM, signal.SIGHUP):  # as for Ctrl-C: child processes are stopped
         signal.signal(name, signal.default_int_handler)
     try:
         app()

@@ -1,4 +1,4 @@
-"""Commands that hold one run against another."""
+"""Commands that compare one run with another."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ from rich.console import Console
 
 from benchmarks.cli.options import JSON, print_json
 from benchmarks.comparison.compare import compare as compare_runs
-from benchmarks.comparison.gate import Limits, drop_in_words, judge, p99_in_words
+from benchmarks.comparison.gate import Limits, describe_change, describe_p99, judge
 from benchmarks.comparison.table import print_comparison
 from benchmarks.errors import GateFailed
 from benchmarks.runs.run import Run
@@ -16,35 +16,38 @@ from benchmarks.runs.run import Run
 
 def compare(
     a: Annotated[Path, typer.Argument(help="A run folder.")],
-    b: Annotated[Path, typer.Argument(help="Another, over the same queries.")],
+    b: Annotated[Path, typer.Argument(help="Another run of the same queries.")],
     as_json: JSON = False,
 ) -> None:
-    """Two runs, query by query: which differences in R@1 and mMP@5 are real, and how the latencies differ."""
-    found = compare_runs(Run(a), Run(b))
-    print_comparison(found, Console())
+    """Compare two runs query by query: significant changes of R@1 and mMP@5, and of the latencies."""
+    comparison = compare_runs(Run(a), Run(b))
+    print_comparison(comparison, Console())
     if as_json:
-        print_json(found.to_json())
+        print_json(comparison.to_json())
 
 
 def gate(
     run: Annotated[Path, typer.Argument(help="The run under test.")],
-    baseline: Annotated[Path, typer.Option(help="The run that it must not fall behind.")],
-    max_drop: Annotated[float, typer.Option(min=0, help="Points of R@1 that may be lost.")] = 0.5,
-    max_p99_ratio: Annotated[float, typer.Option(min=0, help="Its p99 over the baseline's.")] = 1.2,
+    baseline: Annotated[Path, typer.Option(help="The run to compare with.")],
+    max_drop: Annotated[float, typer.Option(min=0, help="Largest drop of R@1 that passes, in points.")] = 0.5,
+    max_p99_ratio: Annotated[
+        float, typer.Option(min=0, help="Largest p99 that passes, as a multiple of the baseline's.")
+    ] = 1.2,
     as_json: JSON = False,
 ) -> None:
-    """Exit with 1, and a sentence, where a run falls behind its baseline.
+    """Exit with status 1 and a sentence if a run is worse than its baseline.
 
-    The mean R@1 may drop by --max-drop points. A domain fails where it dropped by more AND the drop is real
-    by the paired test: one query of a domain of 15 moves it by 6.7 points. Failed queries, an invalid run,
-    another data set or another load fail as well.
+    The mean R@1 may drop by --max-drop points. A domain fails if it dropped by more AND the drop is
+    significant by the paired test: one query of a domain of 15 moves it by 6.7 points. Failed queries, an
+    invalid run, another data set or another load fail as well.
     """
     verdict = judge(Run(run), Run(baseline), Limits(max_drop, max_p99_ratio))
-    found = verdict.comparison
-    print_comparison(found, Console())
+    comparison = verdict.comparison
+    mean = comparison.mean["R@1"]
+    print_comparison(comparison, Console())
     if as_json:
-        changes = {"change_points": found.mean["R@1"].change * 100, "p99_ratio": found.ratio(99)}
-        print_json({"passed": not verdict.why, "why": verdict.why, **changes})
-    if verdict.why:
-        raise GateFailed("; ".join(verdict.why))
-    typer.echo(f"passed: {drop_in_words('mean', found.mean['R@1'])}; {p99_in_words(found)}", err=True)
+        changes = {"change_points": mean.change * 100, "p99_ratio": comparison.ratio(99)}
+        print_json({"passed": not verdict.reasons, "why": verdict.reasons, **changes})
+    if verdict.reasons:
+        raise GateFailed("; ".join(verdict.reasons))
+    typer.echo(f"passed: {describe_change('mean', mean)}; {describe_p99(comparison)}", err=True)

@@ -16,6 +16,7 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import BenchmarkError, Interrupted, RunError, TargetError
 from benchmarks.load.driver import Client
 from benchmarks.load.null_server import null_server
+from benchmarks.load.records import ConcurrencySummary, LoadRecord
 from benchmarks.load.saturate import SUSTAINED_SHARE, knee
 from benchmarks.load.saturate import saturate as find_rate
 from benchmarks.load.scenarios import Scenario
@@ -23,9 +24,9 @@ from benchmarks.load.tables import plot_trials, print_load, print_trials
 from benchmarks.load.trial import Experiment, Journal, Trial, at_rate
 from benchmarks.load.workload import CacheName, SizeName, Workload, images_of, shares_of
 from benchmarks.reports import write_hdr_log
-from benchmarks.reports.terminal import write_summary
 from benchmarks.runs.latency import latency
 from benchmarks.runs.provenance import provenance
+from benchmarks.runs.records import to_json, write_summary
 from benchmarks.runs.run import Run
 from benchmarks.targets.service import info_of
 from benchmarks.targets.target import Target
@@ -71,16 +72,24 @@ class _Options:
             client=Client(self.processes, key=self.key),
         )
 
-    def record(self) -> dict[str, object]:
-        """Return the content of `run.json`: the options without the key, `/v1/info`. Raises TargetError."""
-        rest = {name: getattr(self, name) for name in self.__slots__ if name != "key"}
-        return {
-            **rest,
-            "data": str(self.data.resolve()),
-            "data_fingerprint": Dataset(self.data).fingerprint,
-            "service": asyncio.run(info_of(self.url, self.key)),
-            **provenance(),
-        }
+    def record(self, kind: str, scenario: Scenario | None = None) -> LoadRecord:
+        """Return the run's record: the options without the key, `/v1/info`. Raises TargetError."""
+        return LoadRecord(
+            kind=kind,
+            url=self.url,
+            data=str(self.data.resolve()),
+            data_fingerprint=Dataset(self.data).fingerprint,
+            service=asyncio.run(info_of(self.url, self.key)),
+            mix=self.mix,
+            sizes=self.sizes,
+            cache=self.cache,
+            seconds=self.seconds,
+            slo_ms=self.slo_ms,
+            seed=self.seed,
+            processes=self.processes,
+            scenario=scenario,
+            **vars(provenance()),
+        )
 
 
 def load(
@@ -103,7 +112,7 @@ def load(
     options = _Options(data, url, mix, sizes, cache, seconds, slo_ms, seed, processes, key)
     experiment, run = options.experiment(out), Run(out)
     scenario = at_rate(rate, seed) if rate else Scenario("ClosedLoop", streams=concurrency)
-    if run.begin({"kind": "load", "scenario": asdict(scenario), **options.record()}):
+    if run.begin(options.record("load", scenario)):
         raise RunError(f"{out} has a load already, and a load is not resumed: name another --out")
     stopped: BenchmarkError | None = None
     try:
@@ -171,10 +180,10 @@ def concurrency(
     trials = [attempt(Scenario("ClosedLoop", streams=streams)) for streams in SWEEP]
     print_trials(trials, knee(trials), console)
     plot_trials(trials, knee(trials), out / "concurrency.png")
-    summary = {"trials": [asdict(trial) for trial in trials], "knee": knee(trials).streams}
+    summary = ConcurrencySummary(trials=trials, knee=knee(trials).streams)
     write_summary(out, summary)
     if as_json:
-        print_json(summary)
+        print_json(to_json(summary))
 
 
 def selftest(
@@ -203,7 +212,7 @@ def selftest(
 
 def _attempts(options: _Options, out: Path, console: Console) -> Callable[[Scenario], Trial]:
     run, experiment = Run(out), options.experiment(out)
-    run.begin({"kind": "trials", **options.record()})
+    run.begin(options.record("trials"))
     journal = Journal(out / "trials.jsonl")
     attempt = partial(experiment.trial, console=console, folder=out / "trials")
     return partial(journal.trial, attempt=attempt)

@@ -1,7 +1,8 @@
-"""Commands that measure several operating points side by side."""
+"""Commands that measure several operating points and compare them."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,43 +12,44 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import BenchmarkError, RunError
 from benchmarks.files import write_atomically
 from benchmarks.load.driver import Client
-from benchmarks.operating_points.ladder import ladder as climb
-from benchmarks.operating_points.ladder import print_ladder
-from benchmarks.operating_points.ladder import to_json as ladder_json
+from benchmarks.operating_points.ladder import ladder as measure_ladder
+from benchmarks.operating_points.ladder import ladder_to_json, print_ladder
 from benchmarks.operating_points.ladder import to_markdown as ladder_markdown
-from benchmarks.operating_points.point import Workplace, refuse_invalid, write_rows
-from benchmarks.operating_points.strategies import Systems, print_systems, replay_systems
-from benchmarks.operating_points.strategies import to_json as strategies_json
+from benchmarks.operating_points.point import Workspace, refuse_invalid, write_rows
+from benchmarks.operating_points.strategies import (
+    Systems,
+    print_systems,
+    replay_systems,
+    strategies_to_json,
+)
 from benchmarks.operating_points.strategies import to_markdown as strategies_markdown
-from benchmarks.operating_points.sweep import axes_of, plot_sweep, print_sweep
+from benchmarks.operating_points.sweep import axes_of, plot_sweep, print_sweep, sweep_to_json
 from benchmarks.operating_points.sweep import sweep as measure_grid
-from benchmarks.operating_points.sweep import to_json as sweep_json
+from benchmarks.runs.run import Run
 
 SHIPPED = "model_export/zoo/efficientnet-lite0-octet"
-OUT = Annotated[Path, typer.Option(help="Folder of the runs; what is measured there is not again.")]
+OUT = Annotated[Path, typer.Option(help="Folder of the runs; complete runs in it are reused.")]
 QUERIES = Annotated[
-    int | None, typer.Option(min=1, help="A subset of the queries; met and gldv2 stay whole.")
+    int | None, typer.Option(min=1, help="Limit the queries per domain; met and gldv2 keep all of theirs.")
 ]
 
 
 def ladder(
     data: DATA,
     out: OUT,
-    source: Annotated[str, typer.Option(help="An fp32 model folder.")] = SHIPPED,
-    provider: Annotated[str, typer.Option(help="UIE_PROVIDER of the served steps.")] = "cpu",
+    source: Annotated[str, typer.Option(help="Model folder, fp32.")] = SHIPPED,
+    provider: Annotated[str, typer.Option(help="UIE_PROVIDER of the service.")] = "cpu",
     queries_per_domain: QUERIES = None,
     processes: PROCESSES = 1,
     as_json: JSON = False,
 ) -> None:
-    """From torch fp32 to int8, scaled decoding, a quantized index and HNSW: what each step costs."""
+    """Measure the cost of each step from torch fp32 to int8, scaled decoding, a quantized index and HNSW."""
     console = Console()
-    rungs = climb(source, provider, _workplace(data, out, queries_per_domain, processes, console))
-    print_ladder(rungs, console)
-    write_atomically(out / "ladder.md", ladder_markdown(rungs))
-    write_rows((rung.run for rung in rungs), out / "points.csv")
-    if as_json:
-        print_json({"steps": ladder_json(rungs)})
-    refuse_invalid(rung.run for rung in rungs)
+    workspace = _workspace(data, out, queries_per_domain, processes, console)
+    steps = measure_ladder(source, provider, workspace)
+    print_ladder(steps, console)
+    write_atomically(out / "ladder.md", ladder_markdown(steps))
+    _finish([step.run for step in steps], out, {"steps": ladder_to_json(steps)} if as_json else None)
 
 
 def sweep(
@@ -55,57 +57,60 @@ def sweep(
     out: OUT,
     axis: Annotated[
         list[str],
-        typer.Option(help="max_batch=4,16: any UIE_* setting, or concurrency, ef, exact. Several."),
+        typer.Option(help="max_batch=4,16: a UIE_* setting, or concurrency, ef, exact. Repeatable."),
     ],
     queries_per_domain: QUERIES = None,
     processes: PROCESSES = 1,
     as_json: JSON = False,
 ) -> None:
-    """A grid of settings: every point's R@1, p99 and images/s, and the points that no other beats."""
+    """Measure a grid of settings: R@1, p99 and images/s of every point, and the Pareto front."""
     console = Console()
-    places = measure_grid(axes_of(axis), _workplace(data, out, queries_per_domain, processes, console))
-    print_sweep(places, console)
-    plot_sweep(places, out / "sweep.png")
-    write_rows((one.run for one in places), out / "points.csv")
-    if as_json:
-        print_json(sweep_json(places))
-    refuse_invalid(one.run for one in places)
+    points = measure_grid(axes_of(axis), _workspace(data, out, queries_per_domain, processes, console))
+    print_sweep(points, console)
+    plot_sweep(points, out / "sweep.png")
+    _finish([point.run for point in points], out, sweep_to_json(points) if as_json else None)
 
 
 def strategies(
     data: DATA,
     out: OUT,
-    model: Annotated[list[Path], typer.Option(help="A universal model's folder. Several.")] = [],  # noqa: B006
+    model: Annotated[list[Path], typer.Option(help="Model folder of a universal model. Repeatable.")] = [],  # noqa: B006
     specialist: Annotated[
         list[str],
-        typer.Option(help="DOMAIN=FOLDER of a specialist. Of every domain: the oracle as well."),
+        typer.Option(
+            help="DOMAIN=FOLDER of a specialist. With one per domain, the oracle is measured too. Repeatable."
+        ),
     ] = [],  # noqa: B006
     queries_per_domain: QUERIES = None,
     processes: PROCESSES = 1,
     as_json: JSON = False,
 ) -> None:
-    """The paper's systems through one live service, each model by its name, and the oracle of specialists."""
+    """Measure the paper's systems through one live service, and the oracle made of the specialists."""
     console = Console()
     pairs = [text.partition("=") for text in specialist]
     if not all(domain and folder for domain, _, folder in pairs):
-        raise BenchmarkError("a specialist is written DOMAIN=FOLDER")
+        raise BenchmarkError("a specialist has the form DOMAIN=FOLDER")
     systems = Systems(model, {domain: Path(folder) for domain, _, folder in pairs})
     if not systems.folders:
-        raise BenchmarkError("name a model or a specialist at least")
-    found = replay_systems(systems, _workplace(data, out, queries_per_domain, processes, console))
-    print_systems(found, console)
-    write_atomically(out / "strategies.md", strategies_markdown(found))
-    write_rows(found.values(), out / "points.csv")
-    if as_json:
-        print_json(strategies_json(found))
-    refuse_invalid(found.values())
+        raise BenchmarkError("at least one --model or --specialist is required")
+    runs = replay_systems(systems, _workspace(data, out, queries_per_domain, processes, console))
+    print_systems(runs, console)
+    write_atomically(out / "strategies.md", strategies_markdown(runs))
+    _finish([*runs.values()], out, strategies_to_json(runs) if as_json else None)
 
 
-def _workplace(
+def _finish(runs: Sequence[Run], out: Path, result: dict[str, Any] | None) -> None:
+    write_rows(runs, out / "points.csv")
+    if result is not None:
+        print_json(result)
+    refuse_invalid(runs)
+
+
+def _workspace(
     data: Path, out: Path, queries_per_domain: int | None, processes: int, console: Console
-) -> Workplace:
+) -> Workspace:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{out} cannot be made: {error.strerror}") from error
-    return Workplace(Dataset(data), out, queries_per_domain, Client(processes), console)
+        raise RunError(f"{out} cannot be created: {error.strerror}") from error
+    return Workspace(Dataset(data), out, queries_per_domain, Client(processes), console)

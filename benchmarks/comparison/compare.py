@@ -1,4 +1,4 @@
-"""Two runs over the same queries, query by query: which differences are real?"""
+"""Comparison of two runs over the same queries, query by query."""
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -10,47 +10,56 @@ from numpy.typing import NDArray
 
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import RunError
-from benchmarks.replay.results import Replayed, measured, replayed, scores_of
-from benchmarks.replay.summary import retried, verdict_on
-from benchmarks.runs.latency import latencies_ms, latency
-from benchmarks.runs.run import Run
+from benchmarks.replay.records import ReplayRecord
+from benchmarks.replay.results import RankedRun, measured, ranked_run, scores_of
+from benchmarks.replay.summary import verdict_on
+from benchmarks.runs.latency import latency
+from benchmarks.runs.records import to_json
+from benchmarks.runs.run import Run, answered
 from benchmarks.scoring.measures import MEASURES, QueryScore
 from benchmarks.stats.intervals import Percentile, percentile_of
 from benchmarks.stats.paired_tests import Pair, compare_scores
 
 COMPARED = (50, 99)
-# Must be equal in two runs, or their queries are no pairs.
-_PAIRED = ("kind", "data_fingerprint", "domains", "split", "scope", "self_exclusion")
-_TOLD_ELSEWHERE = ("service.models",)  # its first is `service.model`
+# Fields of run.json that must be equal in two runs for their queries to be pairs.
+_PAIRED = ("data_fingerprint", "domains", "split", "scope", "self_exclusion")
+_DUPLICATES = ("service.models",)  # its first item is `service.model`
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two runs, apart from its scores."""
+    """One of the two runs, without its scores."""
 
     run: Run
     valid: bool
-    failed: int  # queries not answered with 200, those not asked included
+    failed: int  # queries not answered with 200, including those not sent
     retried: int  # failed at first, answered when the run was resumed
     percentiles: dict[int, Percentile]
     images_per_s: float
 
     def to_json(self) -> dict[str, Any]:
-        """Latencies by `p50_ms` and `p99_ms`."""
-        said = {"run": str(self.run.folder), "valid": self.valid, "failed": self.failed}
-        said["retried"] = self.retried
-        for percent, one in self.percentiles.items():
-            said |= {f"p{percent}_ms": one.value_ms, f"p{percent}_interval_ms": one.interval.to_json()}
-        return {**said, "images_per_s": self.images_per_s}
+        """The side as JSON, with latencies as `p50_ms` and `p99_ms`."""
+        latencies: dict[str, Any] = {}
+        for percent, row in self.percentiles.items():
+            latencies[f"p{percent}_ms"] = row.value_ms
+            latencies[f"p{percent}_interval_ms"] = row.interval.to_json()
+        return {
+            "run": str(self.run.folder),
+            "valid": self.valid,
+            "failed": self.failed,
+            "retried": self.retried,
+            **latencies,
+            "images_per_s": self.images_per_s,
+        }
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of run A, the older, and run B."""
+    """Run A, the older one, compared with run B."""
 
     a: Side
     b: Side
-    differs: dict[str, tuple[Any, Any]]  # by key of run.json, dotted
+    differs: dict[str, tuple[Any, Any]]  # by dotted key of run.json
     queries: dict[str, int]  # by domain
     domains: dict[str, dict[str, Pair]]  # by domain and measure
     mean: dict[str, Pair]  # by measure
@@ -59,8 +68,13 @@ class Comparison:
         """B's latency over A's."""
         return self.b.percentiles[percent].value_ms / self.a.percentiles[percent].value_ms
 
+    @property
+    def images_per_s_ratio(self) -> float:
+        """B's throughput over A's."""
+        return self.b.images_per_s / self.a.images_per_s
+
     def to_json(self) -> dict[str, Any]:
-        """All of it."""
+        """The comparison as JSON."""
         ratios: dict[str, float] = {f"p{percent}": self.ratio(percent) for percent in COMPARED}
         return {
             "a": self.a.to_json(),
@@ -71,78 +85,74 @@ class Comparison:
                 for domain, pairs in self.domains.items()
             },
             "mean": _to_json(self.mean),
-            "ratio": {**ratios, "images_per_s": self.b.images_per_s / self.a.images_per_s},
+            "ratio": {**ratios, "images_per_s": self.images_per_s_ratio},
         }
 
 
 def compare(a: Run, b: Run) -> Comparison:
-    """Raises RunError where the runs' queries are no pairs, or nothing was answered; DataError."""
-    _must_pair(a, b)
-    data = _data_of(a, b)
-    both = [replayed(run, data) for run in (a, b)]
-    before, after = (scores_of(one.judge, one.queries, one.rankings) for one in both)
-    for domain, ours in before.items():
-        if not ours or ours.keys() != after[domain].keys():
+    """Compare two runs. Raises DataError, and RunError if they cannot be paired or a run has no answers."""
+    records = (a.record(ReplayRecord), b.record(ReplayRecord))
+    _check_pairing(a, b, *records)
+    # A run may come from another machine: its data set is identified by the fingerprint, not by its folder.
+    folders = [Path(record.data) for record in records]
+    data = Dataset(next((folder for folder in folders if folder.is_dir()), folders[0]))
+    runs = [ranked_run(run, data) for run in (a, b)]
+    scores_a, scores_b = (scores_of(run.judge, run.queries, run.rankings) for run in runs)
+    for domain, scores in scores_a.items():
+        if not scores or scores.keys() != scores_b[domain].keys():
             raise RunError(
                 f"{a.folder} and {b.folder} cannot be paired: other queries of {domain}, or none "
-                "(--queries-per-domain and its seed have to be the same)"
+                "(--queries-per-domain and --subset-seed must be equal)"
             )
-    ids = {domain: list(ours) for domain, ours in before.items()}
-    domains, mean = compare_scores(_rows(before, ids), _rows(after, ids), MEASURES)
-    queries = {domain: len(one) for domain, one in ids.items()}
-    every = {one for some in ids.values() for one in some}
-    before_side, after_side = (_side(one, every) for one in both)
-    return Comparison(before_side, after_side, _differences(a.said(), b.said()), queries, domains, mean)
+    ids = {domain: list(scores) for domain, scores in scores_a.items()}
+    domains, mean = compare_scores(_rows(scores_a, ids), _rows(scores_b, ids), MEASURES)
+    all_ids = {query_id for of_domain in ids.values() for query_id in of_domain}
+    side_a, side_b = (_side(run, all_ids) for run in runs)
+    differs = _differences(to_json(records[0]), to_json(records[1]))
+    queries = {domain: len(of_domain) for domain, of_domain in ids.items()}
+    return Comparison(side_a, side_b, differs, queries, domains, mean)
 
 
 def _rows(
     scores: Mapping[str, Mapping[str, QueryScore]], ids: Mapping[str, list[str]]
 ) -> dict[str, NDArray[np.float64]]:
-    return {domain: measured(scores[domain][one] for one in ids[domain]) for domain in ids}
+    return {domain: measured(scores[domain][query_id] for query_id in ids[domain]) for domain in ids}
 
 
 def _to_json(pairs: Mapping[str, Pair]) -> dict[str, Any]:
     return {measure: pair.to_json() for measure, pair in pairs.items()}
 
 
-def _must_pair(a: Run, b: Run) -> None:
+def _check_pairing(a: Run, b: Run, record_a: ReplayRecord, record_b: ReplayRecord) -> None:
     for key in _PAIRED:
-        ours, theirs = (run.said().get(key) for run in (a, b))
-        if ours is None or theirs is None:
-            raise RunError(f"{(a if ours is None else b).folder}: run.json does not say its {key}")
-        if ours != theirs:
+        value_a, value_b = getattr(record_a, key), getattr(record_b, key)
+        if value_a != value_b:
             raise RunError(
-                f"{a.folder} and {b.folder} cannot be paired: {key} is {ours} in one, {theirs} in the other"
+                f"{a.folder} and {b.folder} cannot be paired: {key} is {value_a} in A, {value_b} in B"
             )
 
 
-def _data_of(a: Run, b: Run) -> Dataset:
-    # A run may come from another machine; its data set is known by the fingerprint, wherever it lies.
-    roots = [Path(run.said()["data"]) for run in (a, b)]
-    return Dataset(next((root for root in roots if root.is_dir()), roots[0]))
-
-
-def _side(seen: Replayed, queries: Set[str]) -> Side:
-    answered = [one for one in seen.observations if one.status == 200]
-    if not answered:
-        raise RunError(f"{seen.run.folder} holds no answered query")
-    latencies = np.array(latencies_ms(seen.said["scenario"], answered))
+def _side(ranked: RankedRun, queries: Set[str]) -> Side:
+    with_status_200 = answered(ranked.observations)
+    if not with_status_200:
+        raise RunError(f"{ranked.run.folder} holds no answered query")
+    latencies_ms = np.array(ranked.latencies_ms)
     return Side(
-        seen.run,
-        valid=not verdict_on(seen).invalid_because,
-        failed=len(queries - {one.query_id for one in answered}),
-        retried=retried(seen),
-        percentiles={percent: percentile_of(latencies, percent) for percent in COMPARED},
-        images_per_s=latency(seen.observations).images_per_s,
+        ranked.run,
+        valid=not verdict_on(ranked).invalid_because,
+        failed=len(queries - {observation.query_id for observation in with_status_200}),
+        retried=ranked.retried,
+        percentiles={percent: percentile_of(latencies_ms, percent) for percent in COMPARED},
+        images_per_s=latency(ranked.observations).images_per_s,
     )
 
 
-def _differences(a: Mapping[str, Any], b: Mapping[str, Any], above: str = "") -> dict[str, tuple[Any, Any]]:
-    found: dict[str, tuple[Any, Any]] = {}
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    differences: dict[str, tuple[Any, Any]] = {}
     for key in {**a, **b}:
-        ours, theirs, name = a.get(key), b.get(key), f"{above}{key}"
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            found |= _differences(ours, theirs, f"{name}.")
-        elif ours != theirs and name not in _TOLD_ELSEWHERE:
-            found[name] = (ours, theirs)
-    return found
+        value_a, value_b, name = a.get(key), b.get(key), f"{prefix}{key}"
+        if isinstance(value_a, dict) and isinstance(value_b, dict):
+            differences |= _differences(value_a, value_b, f"{name}.")
+        elif value_a != value_b and name not in _DUPLICATES:
+            differences[name] = (value_a, value_b)
+    return differences

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import BrokenBarrierError
@@ -21,6 +21,7 @@ from benchmarks.load.scenarios import Scenario
 from benchmarks.load.worker import Hooks, Share, run_share
 from benchmarks.progress import progress_bar
 from benchmarks.runs.run import ClientUsage, Run
+from benchmarks.runs.validity import Limits
 from benchmarks.targets.target import Target
 
 _LEAD_S = 0.2  # from the end of the last warm-up to the start
@@ -36,6 +37,7 @@ class Client:
     processes: int = 1
     warm_up: int = 32  # requests before the start, which are not observed
     key: str | None = None  # the service's bearer key
+    limits: Limits = field(default_factory=Limits.from_environment)  # of a valid run
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ class Experiment:
         in_slo = sum(observation.latency_ms <= self.slo_ms for observation in answered(observations))
         times = latency(observations)
         open_loop, friendly = scenario.rate_per_s is not None, self.workload.cache == "friendly"
-        verdict = judge(observations, open_loop, friendly, usage)
+        verdict = judge(observations, open_loop, friendly, usage, self.client.limits)
         statuses = [observation.status for observation in observations]
         return Trial(
             rate_per_s=scenario.rate_per_s,

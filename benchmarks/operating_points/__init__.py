@@ -1,1 +1,1 @@
-"""Operating points: a service with settings, an index, and a run over it; many of them side by side."""
+"""Operating points: a service with settings, an index, and a replay; several of them compared."""

@@ -1,20 +1,18 @@
-"""From torch to the fastest setting, a step at a time: what each one costs in R@1, and what it gives."""
+"""The ladder: from torch to the fastest settings, step by step, with the cost of each step in R@1."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.comparison.compare import Comparison, compare
-from benchmarks.operating_points.claim import claim, model_of
+from benchmarks.operating_points.inputs import check_inputs, fingerprints_of
 from benchmarks.operating_points.point import (
     Point,
-    Workplace,
+    Workspace,
     invalid_of,
     measure,
     print_invalid,
@@ -22,36 +20,46 @@ from benchmarks.operating_points.point import (
     summary_of,
     variables,
 )
+from benchmarks.replay.records import DomainSummary, PercentileSummary
 from benchmarks.runs.provenance import commit
+from benchmarks.runs.records import to_json
 from benchmarks.runs.run import Run
 from benchmarks.scoring.measures import MEASURES
 from benchmarks.stats.paired_tests import Pair
+from benchmarks.tables import Table
 
-_EFS = (256, 64, 32)  # a search of k = 10 fetches 18 candidates, and a smaller ef acts as 18
+_EFS = (256, 64, 32)  # a search with k = 10 fetches 18 candidates, so a smaller ef has the effect of 18
 _THREADS = "OMP_NUM_THREADS"
+_CHANGE = "change"
+_COLUMNS = ("step", "R@1", _CHANGE, "mMP@5", _CHANGE, "p50", "p99", "img/s", "x")
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One step's run, and what changed since the step before."""
+class Step:
+    """The run of one step, and its comparison with the step before."""
 
     point: Point
     run: Run
-    since: Comparison | None  # None: the first
+    since: Comparison | None  # None: the first step
+
+    @property
+    def domains(self) -> dict[str, DomainSummary]:
+        """The results by domain."""
+        return summary_of(self.run).domains
 
 
-def ladder(source: str, provider: str, place: Workplace) -> list[Rung]:
-    """Climb it; what is measured already is not measured again. Raises what `measure` raises."""
-    models = {name: _exported(source, name, *options, place=place) for name, options in _models(provider)}
-    rungs: list[Rung] = []
-    for point in steps(source, provider, models):
-        run = measure(point, place)
-        rungs.append(Rung(point, run, compare(rungs[-1].run, run) if rungs else None))
-    return rungs
+def ladder(source: str, provider: str, workspace: Workspace) -> list[Step]:
+    """Measure every step; complete runs are reused. Raises what `measure` raises."""
+    models = {name: _exported(source, name, options, workspace) for name, options in _models(provider)}
+    steps: list[Step] = []
+    for point in ladder_points(source, provider, models):
+        run = measure(point, workspace)
+        steps.append(Step(point, run, compare(steps[-1].run, run) if steps else None))
+    return steps
 
 
-def steps(source: str, provider: str, models: dict[str, Path]) -> list[Point]:
-    """Each keeps what the one before it has, but for the steps that the first three are."""
+def ladder_points(source: str, provider: str, models: dict[str, Path]) -> list[Point]:
+    """The points of the ladder; from the third on, each keeps the settings of the one before it."""
     precision, draft = list(models)
     settings = {"provider": provider}
     served = Point("2-onnx-fp32", {**settings, "model": source})
@@ -63,118 +71,113 @@ def steps(source: str, provider: str, models: dict[str, Path]) -> list[Point]:
         replace(rough, name=f"{number}-hnsw-ef-{ef}", graph=True, ef=ef)
         for number, ef in enumerate(_EFS, start=6)
     ]
-    # One, unless it was said: a thread a core spins, and was several times slower on two busy cores.
+    # One thread by default: threads spin, and one per core was several times slower on two busy cores.
     threads = {_THREADS: os.environ.get(_THREADS, "1")}
     torch = Point("1-torch-fp32", naive=source, environment=threads)
     return [torch, served, smaller, scaled, rough, *graphs]
 
 
-def print_ladder(rungs: Sequence[Rung], console: Console) -> None:
-    """A line a step, then each measure by domain; names are whole on a terminal of 80 columns."""
-    invalid = invalid_of(rung.run for rung in rungs)
-    table = _table(_COLUMNS)
-    for rung in rungs:
-        table.add_row(*_cells(rung, invalid))
-    console.print(table)
-    console.print(_how_torch_ran(rungs), highlight=False)
+def print_ladder(steps: Sequence[Step], console: Console) -> None:
+    """Print one line per step, then each measure by domain; step names fit into 80 columns."""
+    invalid = invalid_of(step.run for step in steps)
+    _steps_table(steps, invalid).print(console)
+    console.print(_note(steps), highlight=False)
     print_invalid(invalid, console)
-    for measure_ in MEASURES:
-        by_domain = _table([measure_, *_domains(rungs[0])])
-        for rung in rungs:
-            rows = _domains(rung).values()
-            by_domain.add_row(rung.point.name, *(f"{100 * row[measure_]:.1f}" for row in rows))
-        console.print(by_domain)
+    for measure_name in MEASURES:
+        _domain_table(steps, [measure_name]).print(console)
 
 
-def to_markdown(rungs: Sequence[Rung]) -> str:
-    """The same as a page: the steps, latencies with intervals, then each domain's measures and changes."""
-    invalid = invalid_of(rung.run for rung in rungs)
-    domains = list(_domains(rungs[0]))
-    steps_table = [_COLUMNS, _rule(_COLUMNS), *(_cells(rung, invalid) for rung in rungs)]
-    by_domain = [["R@1 / mMP@5", *domains], _rule(["", *domains])]
-    changes = [["change of R@1", *domains], _rule(["", *domains])]
-    times = [["ms", "p50", "p99"], _rule(["", "", ""])]
-    for rung in rungs:
-        cells = [f"{100 * row['R@1']:.1f} / {100 * row['mMP@5']:.1f}" for row in _domains(rung).values()]
-        by_domain.append([rung.point.name, *cells])
-        if rung.since:
-            changes.append([rung.point.name, *(_change(one["R@1"]) for one in rung.since.domains.values())])
-        rows = {one["percentile"]: one for one in summary_of(rung.run)["percentiles"]}
-        times.append([rung.point.name, *(_with_interval(rows[percent]) for percent in (50, 99))])
-    first, *others = (
-        "\n".join(f"| {' | '.join(row)} |" for row in table)
-        for table in (steps_table, times, by_domain, changes)
-    )
-    notes = [_how_torch_ran(rungs), *(f"invalid: {name}: {why}" for name, why in invalid.items())]
-    return "\n\n".join([first, *notes, *others]) + "\n"
+def to_markdown(steps: Sequence[Step]) -> str:
+    """The ladder in Markdown: steps, latencies with intervals, then measures and changes by domain."""
+    invalid = invalid_of(step.run for step in steps)
+    times = [
+        [step.point.name, *(_with_interval(row) for row in _percentiles(step, (50, 99)))] for step in steps
+    ]
+    changes = [
+        [step.point.name, *(_change(pairs["R@1"]) for pairs in step.since.domains.values())]
+        for step in steps
+        if step.since
+    ]
+    parts = [
+        _steps_table(steps, invalid).to_markdown(),
+        _note(steps),
+        *(f"invalid: {name}: {reason}" for name, reason in invalid.items()),
+        Table(("ms", "p50", "p99"), times).to_markdown(),
+        _domain_table(steps, MEASURES).to_markdown(),
+        Table(("change of R@1", *steps[0].domains), changes).to_markdown(),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
-def to_json(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
-    """A step each: its run, its figures, the differences of the means to the step before."""
-    invalid = invalid_of(rung.run for rung in rungs)
+def ladder_to_json(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """The steps as JSON: the run, its results, and the differences from the step before."""
+    invalid = invalid_of(step.run for step in steps)
     return [
         {
-            "step": rung.point.name,
-            "run": str(rung.run.folder),
-            **{key: summary_of(rung.run)[key] for key in ("mean", "all")},
+            "step": step.point.name,
+            "run": str(step.run.folder),
+            "mean": to_json(summary_of(step.run).mean),
+            "all": to_json(summary_of(step.run).totals),
             "domains": {
-                domain: {name: row[name] for name in MEASURES} for domain, row in _domains(rung).items()
+                domain: {name: row.share(name) for name in MEASURES} for domain, row in step.domains.items()
             },
-            "difference": _difference(rung.since) if rung.since else None,
-            "invalid_because": invalid.get(rung.point.name),
+            "difference": _difference(step.since) if step.since else None,
+            "invalid_because": invalid.get(step.point.name),
         }
-        for rung in rungs
+        for step in steps
     ]
 
 
 def _difference(since: Comparison) -> dict[str, Any]:
-    """Of the means, of each domain, and the times and rates as ratios."""
-    said = since.to_json()
-    return {**said["mean"], "domains": said["domains"], "ratio": said["ratio"]}
+    """The differences of the means and of each domain, and the ratios of latency and throughput."""
+    difference = since.to_json()
+    return {**difference["mean"], "domains": difference["domains"], "ratio": difference["ratio"]}
 
 
-_CHANGE = "change"
-_COLUMNS = ["step", "R@1", _CHANGE, "mMP@5", _CHANGE, "p50", "p99", "img/s", "x"]
+def _steps_table(steps: Sequence[Step], invalid: Mapping[str, str]) -> Table:
+    rows = [_cells(step, invalid) for step in steps]
+    return Table(_COLUMNS, rows, wrapped=(_CHANGE,), padding=0)
 
 
-def _table(columns: Sequence[str]) -> Table:
-    """Tight; where it is too wide only changes are wrapped."""
-    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
-    for name in columns:
-        left = name == columns[0]
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != _CHANGE)
-    return table
+def _domain_table(steps: Sequence[Step], measures: Sequence[str]) -> Table:
+    rows = [
+        [
+            step.point.name,
+            *(
+                " / ".join(f"{100 * row.share(name):.1f}" for name in measures)
+                for row in step.domains.values()
+            ),
+        ]
+        for step in steps
+    ]
+    return Table((" / ".join(measures), *steps[0].domains), rows, padding=0)
 
 
-def _rule(columns: Sequence[str]) -> list[str]:
-    return ["---", *["---:"] * (len(columns) - 1)]
-
-
-def _domains(rung: Rung) -> dict[str, Any]:
-    return dict(summary_of(rung.run)["domains"])
-
-
-def _cells(rung: Rung, invalid: Mapping[str, str]) -> list[str]:
-    """Measures and changes in points, p50 and p99 in ms; the last: how many times the images/s before."""
-    summary = summary_of(rung.run)
-    mean, whole = summary["mean"], summary["all"]
+def _cells(step: Step, invalid: Mapping[str, str]) -> list[str]:
+    """Measures and changes in points, p50 and p99 in ms, images/s and their ratio to the step before."""
+    summary = summary_of(step.run)
     measures = []
     for name in MEASURES:
-        measures += [f"{100 * mean[name]:.1f}", _change(rung.since.mean[name]) if rung.since else ""]
-    times = f"{rung.since.b.images_per_s / rung.since.a.images_per_s:.2f}" if rung.since else ""
+        change = _change(step.since.mean[name]) if step.since else ""
+        measures += [f"{100 * summary.mean.share(name):.1f}", change]
     return [
-        rung.point.name + ("!" if rung.point.name in invalid else ""),
+        step.point.name + ("!" if step.point.name in invalid else ""),
         *measures,
-        f"{whole['p50_ms']:.0f}",
-        f"{whole['p99_ms']:.0f}",
-        f"{whole['images_per_s']:.1f}",
-        times,
+        f"{summary.totals.p50_ms:.0f}",
+        f"{summary.totals.p99_ms:.0f}",
+        f"{summary.totals.images_per_s:.1f}",
+        f"{step.since.images_per_s_ratio:.2f}" if step.since else "",
     ]
 
 
-def _with_interval(row: Mapping[str, Any]) -> str:
-    low, high = ("?" if end is None else f"{end:.0f}" for end in row["interval_ms"])
-    return f"{row['ms']:.0f} [{low}, {high}]"
+def _percentiles(step: Step, percents: Sequence[int]) -> Iterator[PercentileSummary]:
+    rows = {row.percentile: row for row in summary_of(step.run).percentiles}
+    return (rows[percent] for percent in percents)
+
+
+def _with_interval(row: PercentileSummary) -> str:
+    low, high = ("?" if end_ms is None else f"{end_ms:.0f}" for end_ms in row.interval_ms)
+    return f"{row.ms:.0f} [{low}, {high}]"
 
 
 def _change(pair: Pair) -> str:
@@ -182,26 +185,31 @@ def _change(pair: Pair) -> str:
     return f"{100 * pair.change:+.1f}{'' if pair.significant else ' n.s.'} [{low:+.1f},{high:+.1f}]"
 
 
-def _how_torch_ran(rungs: Sequence[Rung]) -> str:
-    torch = rungs[0].point
-    said = ", ".join(f"{name}={value}" for name, value in torch.environment.items())
-    return f"{torch.name} ran with {said}; change: since the step before, in points, with its 95% interval"
+def _note(steps: Sequence[Step]) -> str:
+    torch = steps[0].point
+    environment = ", ".join(f"{name}={value}" for name, value in torch.environment.items())
+    return f"{torch.name} ran with {environment}; change: from the step before, in points, with 95% interval"
 
 
 def _models(provider: str) -> list[tuple[str, tuple[str, ...]]]:
-    """The fastest precision that this kind of machine has, then with JPEGs decoded at a fraction."""
+    """Export options: the provider's fastest precision, then also with JPEGs decoded at a reduced size."""
     precision = "int8" if provider in ("cpu", "openvino") else "fp16"
     smaller = ("--precision", precision)
     return [(precision, smaller), (f"{precision}-draft", (*smaller, "--jpeg", "draft"))]
 
 
-def _exported(source: str, name: str, *options: str, place: Workplace) -> Path:
-    out = place.folder / "models" / name
-    asked = {"source": model_of(source), "options": options, "data_fingerprint": place.data.fingerprint}
-    claim(out.with_name(f"{name}.json"), {**asked, "commit": commit()}, out / "manifest.json")
+def _exported(source: str, name: str, options: Sequence[str], workspace: Workspace) -> Path:
+    out = workspace.folder / "models" / name
+    inputs = {
+        "source": fingerprints_of(source),
+        "options": options,
+        "data_fingerprint": workspace.data.fingerprint,
+        "commit": commit(),
+    }
+    check_inputs(out.with_name(f"{name}.json"), inputs, out / "manifest.json")
     if not (out / "manifest.json").exists():
-        place.console.print(f"exporting {name} ...")
-        data = ("--data", str(place.data.root))
+        workspace.console.print(f"exporting {name} ...")
+        data = ("--data", str(workspace.data.root))
         command = ("model_export", "export", source, "--out", str(out), *options, *data, "--no-store")
         python_m(*command, environment=variables({}))
     return out

@@ -1,7 +1,6 @@
-"""One operating point: the service started with its settings, its gallery indexed, its queries replayed."""
+"""One operating point: start the service with its settings, index the gallery, replay the queries."""
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -18,12 +17,13 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import RunError, TargetError
 from benchmarks.load.driver import Client
 from benchmarks.load.scenarios import Scenario
-from benchmarks.operating_points.claim import claim, model_of
-from benchmarks.replay.replay import Protocol, latest_of, replay
+from benchmarks.operating_points.inputs import check_inputs, fingerprints_of
+from benchmarks.replay.records import Protocol, RunSummary
+from benchmarks.replay.replay import latest_of, replay
 from benchmarks.replay.summary import summarise
 from benchmarks.reports import write_points
-from benchmarks.reports.terminal import write_summary
 from benchmarks.runs.provenance import commit
+from benchmarks.runs.records import RunRecord, read_record, write_summary
 from benchmarks.runs.run import PACKED, Run
 from benchmarks.targets.gallery import index_gallery
 from benchmarks.targets.process import (
@@ -41,21 +41,21 @@ _NEVER = 10**9  # items
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What is served, and what is asked of it."""
+    """The settings of a service, and of the search and the load."""
 
     name: str
     settings: Mapping[str, str] = field(default_factory=dict)  # UIE_*, without the prefix, in lower case
     exact: bool = True
     ef: int | None = None
-    graph: bool = False  # HNSW is built before it is asked
+    graph: bool = False  # build the HNSW graph before the replay
     naive: str | None = None  # a model for `python -m model_export serve`, instead of the service
     environment: Mapping[str, str] = field(default_factory=dict)  # of that server
     streams: int = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
-    """Where points are measured: each has a run under `folder`, and those that are whole are kept."""
+class Workspace:
+    """The data set, the client and the folder of the runs, one run per point; complete runs are kept."""
 
     data: Dataset
     folder: Path
@@ -63,128 +63,126 @@ class Workplace:
     client: Client
     console: Console
 
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The inputs that all points share."""
+        return {
+            "data_fingerprint": self.data.fingerprint,
+            "queries_per_domain": self.queries_per_domain,
+            "processes": self.client.processes,
+            "commit": commit(),
+        }
 
-def measure(point: Point, place: Workplace) -> Run:
-    """Raises TargetError where the service does not start, RunError, and what `replay` raises."""
-    run = Run(place.folder / point.name)
-    begin(run, _asked(point, place))
-    if is_whole(run):
+
+def measure(point: Point, workspace: Workspace) -> Run:
+    """Measure a point, unless its run is complete.
+
+    Raises TargetError if the service does not start, RunError, and what `replay` raises.
+    """
+    run = Run(workspace.folder / point.name)
+    begin(run, {**_inputs(point), **workspace.inputs})
+    if is_complete(run):
         return run
-    place.console.print(f"[bold]{point.name}[/bold]")
-    protocol = Protocol(exact=point.exact, ef=point.ef, queries_per_domain=place.queries_per_domain)
+    workspace.console.print(f"[bold]{point.name}[/bold]")
+    protocol = Protocol(exact=point.exact, ef=point.ef, queries_per_domain=workspace.queries_per_domain)
     scenario = Scenario("ClosedLoop", streams=point.streams)
-    with _serving(point, place, port_of([run])) as service:
+    with _serving(point, workspace, port_of([run])) as service:
         target = Target("post", f"{service.url}/embed") if point.naive else Target("uie", service.url)
-        replay(place.data, target, protocol, scenario, run.folder, place.client, place.console)
-    finish(run, place)
+        replay(workspace.data, target, protocol, scenario, run.folder, workspace.client, workspace.console)
+    finish(run, workspace)
     return run
 
 
-def begin(run: Run, asked: Mapping[str, Any]) -> None:
-    """Say what the run is of in its `point.json`; raises RunError where it is of something else."""
-    claim(run.folder / "point.json", asked, run.folder / "run.json")
-
-
-def asked_of(place: Workplace) -> dict[str, Any]:
-    """What all points of a workplace have in common."""
-    return {
-        "data_fingerprint": place.data.fingerprint,
-        "queries_per_domain": place.queries_per_domain,
-        "processes": place.client.processes,
-        "commit": commit(),
-    }
+def begin(run: Run, inputs: Mapping[str, Any]) -> None:
+    """Write the run's inputs to its `point.json`. Raises RunError if the run has other inputs."""
+    check_inputs(run.folder / "point.json", inputs, run.folder / "run.json")
 
 
 def port_of(runs: Iterable[Run]) -> int | None:
-    """Where the service must listen for a run that was begun to go on: its target's address is its own.
+    """The port on which a run was started: its `run.json` holds the URL, so it must be resumed there.
 
-    None: anywhere, since none was begun. Raises RunError where another process has that port.
+    None if no run was started. Raises RunError if the port is in use.
     """
-    run = next((one for one in runs if (one.folder / "run.json").exists()), None)
+    run = next((run for run in runs if run.exists), None)
     if run is None:
         return None
-    port = urlsplit(str(run.said().get("url"))).port
+    port = urlsplit(run.record(RunRecord).url).port
     if port is not None and not port_is_free(port):
         raise RunError(
-            f"{run.folder} was begun on port {port}, which is in use: free the port, or remove the folder"
+            f"{run.folder} was started on port {port}, which is in use: free the port, or remove the folder"
         )
     return port
 
 
-def finish(run: Run, place: Workplace) -> None:
-    """Its summary. Raises RunError where anything that was asked has no answer."""
-    summary = summarise(place.data, run)
-    failed = sum(one.status != 200 for one in latest_of(run.observations()).values())
-    if failed := failed + summary["all"]["not_asked"]:
+def finish(run: Run, workspace: Workspace) -> None:
+    """Write the run's summary. Raises RunError if any request has no answer."""
+    summary = summarise(workspace.data, run)
+    failed = sum(last.status != 200 for last in latest_of(run.observations()).values())
+    if failed := failed + summary.totals.not_sent:
         raise RunError(f"{failed} requests of {run.folder.name} failed; the same command retries them")
     write_summary(run.folder, summary)
 
 
 def write_rows(runs: Iterable[Run], file: Path) -> None:
-    """A CSV row a run. Raises RunError."""
-    try:
-        for run in runs:
-            write_points(run, summary_of(run), file)
-    except OSError as error:
-        raise RunError(f"{file} cannot be written: {error.strerror}; the runs are kept") from error
+    """Write one CSV row per run. Raises RunError."""
+    for run in runs:
+        write_points(run, summary_of(run), file)
 
 
 def invalid_of(runs: Iterable[Run]) -> dict[str, str]:
-    """Why a run's figures must not be believed, by its name; those that may be are not in it."""
+    """The reasons for invalid runs, by name; valid runs are left out."""
     summaries = {run.folder.name: summary_of(run) for run in runs}
     return {
-        name: "; ".join(summary["invalid_because"])
-        for name, summary in summaries.items()
-        if not summary["valid"]
+        name: "; ".join(summary.invalid_because) for name, summary in summaries.items() if not summary.valid
     }
 
 
 def print_invalid(invalid: Mapping[str, str], console: Console) -> None:
-    """A line a run, under its table."""
-    for name, why in invalid.items():
-        console.print(f"invalid: {name}: {why}", markup=False, highlight=False, soft_wrap=True)
+    """Print one line per invalid run."""
+    for name, reason in invalid.items():
+        console.print(f"invalid: {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
 
 
 def refuse_invalid(runs: Iterable[Run]) -> None:
-    """Raises RunError where there is an invalid one."""
+    """Raise RunError if a run is invalid."""
     if invalid := invalid_of(runs):
         names = ", ".join(invalid)
-        raise RunError(f"invalid: {names}; without their folders, the same command measures them again")
+        raise RunError(f"invalid: {names}; remove their folders, and the same command measures them again")
 
 
-def _asked(point: Point, place: Workplace) -> dict[str, Any]:
+def _inputs(point: Point) -> dict[str, Any]:
     settings = {f"UIE_{name.upper()}": value for name, value in point.settings.items()}
-    models = {"UIE_MODEL": _model(point), "naive": point.naive and model_of(point.naive)}
-    said = {name: value for name, value in asdict(point).items() if name != "settings"}
-    return {**said, **settings, **models, **asked_of(place)}
+    models = {"UIE_MODEL": _model(point), "naive": point.naive and fingerprints_of(point.naive)}
+    others = {name: value for name, value in asdict(point).items() if name != "settings"}
+    return {**others, **settings, **models}
 
 
 def _model(point: Point) -> str:
-    return model_of(point.settings.get("model", os.environ.get("UIE_MODEL", "default")))
+    return fingerprints_of(point.settings.get("model", os.environ.get("UIE_MODEL", "default")))
 
 
 @contextmanager
-def _serving(point: Point, place: Workplace, port: int | None) -> Iterator[ServiceProcess]:
-    """What answers; its index is shared with the points of the same model and kind of index."""
-    log = place.folder / f"{point.name}.log"
+def _serving(point: Point, workspace: Workspace, port: int | None) -> Iterator[ServiceProcess]:
+    """The running service. Points of the same model and kind of index share the index."""
+    log = workspace.folder / f"{point.name}.log"
     if point.naive:
         module = ("model_export", "serve", point.naive)
         with running_module(log, port, module, point.environment) as service:
             yield service
         return
     quantization = point.settings.get("index_quantization", "none")
-    content = f"{_model(point).replace('/', '-')}-{place.data.fingerprint[:8]}"
-    index = place.folder / "index" / f"{content}-{quantization}{'-hnsw' if point.graph else ''}"
+    content = f"{_model(point).replace('/', '-')}-{workspace.data.fingerprint[:8]}"
+    index = workspace.folder / "index" / f"{content}-{quantization}{'-hnsw' if point.graph else ''}"
     settings = {**point.settings, "data_dir": str(index)}
     if (point.graph or quantization != "none") and not (index / _BUILT).exists():
         with running_service(log, None, SERVICE, **settings) as service:
-            asyncio.run(index_gallery(place.data, service.url, place.console))
-        # In no process that serves: it holds Python's lock (docs/decisions/03).
+            asyncio.run(index_gallery(workspace.data, service.url, workspace.console))
+        # In a process that serves nothing: it holds Python's lock (docs/decisions/03).
         from_items = "1" if point.graph else str(_NEVER)
         python_m("service", "optimise", "--from-items", from_items, environment=variables(settings))
         (index / _BUILT).touch()
     with running_service(log, port, SERVICE, **settings) as service:
-        asyncio.run(index_gallery(place.data, service.url, place.console))
+        asyncio.run(index_gallery(workspace.data, service.url, workspace.console))
         yield service
 
 
@@ -193,24 +191,24 @@ def variables(settings: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **{f"UIE_{name.upper()}": value for name, value in settings.items()}}
 
 
-def is_whole(run: Run) -> bool:
-    """Whether it was measured to its end, and all was answered."""
+def is_complete(run: Run) -> bool:
+    """True if the run was measured to its end and every query was answered."""
     try:
-        return (run.folder / PACKED).exists() and summary_of(run)["all"]["failed"] == 0
-    except (FileNotFoundError, ValueError):  # no summary, or one that was cut short
+        return (run.folder / PACKED).exists() and summary_of(run).totals.failed == 0
+    except RunError:  # no summary, or a damaged one
         return False
 
 
-def summary_of(run: Run) -> dict[str, Any]:
-    """Of a run that is whole."""
-    return dict(json.loads((run.folder / "summary.json").read_text()))
+def summary_of(run: Run) -> RunSummary:
+    """The summary of a complete run. Raises RunError."""
+    return read_record(run.folder / "summary.json", RunSummary)
 
 
 def python_m(*command: str, environment: Mapping[str, str]) -> None:
-    """`python -m COMMAND`, one of ours. Raises TargetError with what it said."""
+    """Run `python -m COMMAND`. Raises TargetError with its output."""
     done = subprocess.run(
         [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        said = (done.stderr or done.stdout).strip()[-500:]
-        raise TargetError(f"`python -m {' '.join(command)}` failed: {said}")
+        output = (done.stderr or done.stdout).strip()[-500:]
+        raise TargetError(f"`python -m {' '.join(command)}` failed: {output}")

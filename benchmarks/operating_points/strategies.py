@@ -1,8 +1,8 @@
-"""The paper's systems side by side, all loaded in one live service; and the oracle, made of specialists.
+"""The paper's systems, all loaded in one live service, and the oracle made of the specialists.
 
-Specialist+Oracle takes, for each query and each gallery picture, the embedding of the specialist of its true
-domain (arXiv 2309.01858): an upper bound that no deployment can have, since nobody tells it the domain. So it
-is no service of its own, but put together of what the specialists answered.
+Specialist+Oracle takes, for each query and each gallery image, the embedding of the specialist of its true
+domain (arXiv 2309.01858): an upper bound that no deployment can reach, since the domain is not known there.
+It is not served, but composed of the specialists' embeddings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,26 +10,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.errors import RunError
+from benchmarks.files import write_atomically
 from benchmarks.load.scenarios import scenario_row
-from benchmarks.operating_points.claim import manifest_of
+from benchmarks.operating_points.inputs import manifest_of
 from benchmarks.operating_points.point import (
-    Workplace,
-    asked_of,
+    Workspace,
     begin,
     finish,
     invalid_of,
-    is_whole,
+    is_complete,
     port_of,
     print_invalid,
     summary_of,
 )
-from benchmarks.replay.replay import Protocol, replay
+from benchmarks.replay.records import Protocol, ReplayRecord
+from benchmarks.replay.replay import replay
+from benchmarks.runs.records import to_json
 from benchmarks.runs.run import Run, to_line
+from benchmarks.tables import Table
 from benchmarks.targets.process import SERVICE, running_service
 from benchmarks.targets.target import Target
 
@@ -38,139 +39,135 @@ ORACLE = "specialist+oracle"
 
 @dataclass(frozen=True, slots=True)
 class Systems:
-    """Model folders: universal ones, and specialists by their domain."""
+    """Model folders: universal ones, and specialists by domain."""
 
     universal: Sequence[Path]
     specialists: Mapping[str, Path]
 
     @property
     def folders(self) -> list[Path]:
-        """All, each once, whole paths."""
+        """The absolute paths of all folders, without duplicates."""
         folders = [*self.universal, *self.specialists.values()]
         return list(dict.fromkeys(folder.resolve() for folder in folders))
 
 
-def replay_systems(systems: Systems, place: Workplace) -> dict[str, Run]:
-    """Whole runs by the systems' names; what is measured already is not measured again.
+def replay_systems(systems: Systems, workspace: Workspace) -> dict[str, Run]:
+    """Complete runs by the names of the systems; complete runs are reused.
 
-    Every picture is embedded by every model through one service, in bulk, and ranked exactly.
+    One service embeds every image with every model, in bulk, and the harness searches exactly.
 
-    Raises RunError where two models have one name, and what `measure` raises.
+    Raises RunError if two models have the same name, and what `measure` raises.
     """
-    lacking = sorted(set(place.data.domains) - systems.specialists.keys())
+    lacking = sorted(set(workspace.data.domains) - systems.specialists.keys())
     if systems.specialists and lacking:
-        raise RunError(f"the oracle needs a specialist of each domain; there is none of {', '.join(lacking)}")
+        raise RunError(f"the oracle needs a specialist for each domain; missing: {', '.join(lacking)}")
     manifests = [manifest_of(folder) for folder in systems.folders]
-    runs = {said["name"]: Run(place.folder / said["name"]) for said in manifests}
+    runs = {manifest.name: Run(workspace.folder / manifest.name) for manifest in manifests}
     if len(runs) < len(manifests):
-        raise RunError(f"two models have one name: {', '.join(said['name'] for said in manifests)}")
-    for said in manifests:
-        begin(runs[said["name"]], {"model": said["fingerprint"], **asked_of(place)})
-    missing = {name: run for name, run in runs.items() if not is_whole(run)}
+        names = ", ".join(manifest.name for manifest in manifests)
+        raise RunError(f"two models have the same name: {names}")
+    for manifest in manifests:
+        begin(runs[manifest.name], {"model": manifest.fingerprint, **workspace.inputs})
+    missing = {name: run for name, run in runs.items() if not is_complete(run)}
     if missing:
         settings = {
             "model": ",".join(str(folder) for folder in systems.folders),
-            "data_dir": str(place.folder / "index" / manifests[0]["fingerprint"]),
+            "data_dir": str(workspace.folder / "index" / manifests[0].fingerprint),
         }
-        log, port = place.folder / "service.log", port_of(missing.values())
+        log, port = workspace.folder / "service.log", port_of(missing.values())
         with running_service(log, port, SERVICE, **settings) as service:
             for name, run in missing.items():
-                _replay(Target("uie", service.url, name), run, place)
+                _replay(Target("uie", service.url, name), run, workspace)
     if systems.specialists:
-        runs[ORACLE] = _oracle(systems.specialists, runs, place)
+        runs[ORACLE] = _oracle(systems.specialists, runs, workspace)
     return runs
 
 
-_REST = ("mean R@1", "95 %", "mMP@5", "images/s")
-
-
 def print_systems(runs: Mapping[str, Run], console: Console) -> None:
-    """The means, then R@1 of each domain, against the merged gallery; names are whole on 80 columns."""
-    split = 1 + len(_domains(runs))
-    for first, names, cells in (
-        ("system", _REST, slice(split, None)),
-        ("R@1", _domains(runs), slice(1, split)),
-    ):
-        table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
-        table.add_column(first, no_wrap=True)
-        for name in names:
-            table.add_column(name, justify="right", overflow="fold")
-        for row in _rows(runs):
-            table.add_row(row[0], *row[cells])
-        console.print(table)
+    """Print the means, then R@1 by domain, in the merged gallery; system names fit into 80 columns."""
+    means, domains = _means(runs), _domains(runs)
+    Table(means.columns, means.rows, padding=0).print(console)
+    Table(("R@1", *domains.columns[1:]), domains.rows, wrapped=domains.columns[1:], padding=0).print(console)
     print_invalid(invalid_of(runs.values()), console)
 
 
 def to_markdown(runs: Mapping[str, Run]) -> str:
-    """The same as a page."""
-    head = ["system", *_domains(runs), *_REST]
-    rows = [head, ["---", *["---:"] * (len(head) - 1)], *_rows(runs)]
-    invalid = [f"\ninvalid: {name}: {why}" for name, why in invalid_of(runs.values()).items()]
-    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), *invalid]) + "\n"
+    """The systems in Markdown, one row each."""
+    means, domains = _means(runs), _domains(runs)
+    rows = [[*row, *mean[1:]] for row, mean in zip(domains.rows, means.rows, strict=True)]
+    table = Table((*domains.columns, *means.columns[1:]), rows).to_markdown()
+    invalid = [f"\ninvalid: {name}: {reason}" for name, reason in invalid_of(runs.values()).items()]
+    return "\n".join([table, *invalid]) + "\n"
 
 
-def to_json(runs: Mapping[str, Run]) -> dict[str, Any]:
-    """The means, and why a system's must not be believed."""
+def strategies_to_json(runs: Mapping[str, Run]) -> dict[str, Any]:
+    """The means of each system, and the reason if it is invalid."""
     invalid = invalid_of(runs.values())
     return {
-        name: {**summary_of(run)["mean"], "invalid_because": invalid.get(run.folder.name)}
+        name: {**to_json(summary_of(run).mean), "invalid_because": invalid.get(run.folder.name)}
         for name, run in runs.items()
     }
 
 
-def _domains(runs: Mapping[str, Run]) -> list[str]:
-    return list(summary_of(next(iter(runs.values())))["domains"])
-
-
-def _rows(runs: Mapping[str, Run]) -> list[list[str]]:
-    invalid = invalid_of(runs.values())
+def _means(runs: Mapping[str, Run]) -> Table:
     rows = []
-    for name, run in runs.items():
-        summary = summary_of(run)
-        mean = summary["mean"]
-        low, high = mean["R@1_interval"]
+    for name, run in _marked(runs).items():
+        mean, rate = summary_of(run).mean, summary_of(run).totals.images_per_s
+        low, high = mean.r_at_1_interval
         rows.append(
             [
-                name + ("!" if run.folder.name in invalid else ""),
-                *(f"{100 * summary['domains'][domain]['R@1']:.1f}" for domain in _domains(runs)),
-                f"{100 * mean['R@1']:.1f}",
+                name,
+                f"{100 * mean.r_at_1:.1f}",
                 f"[{100 * low:.1f}, {100 * high:.1f}]",
-                f"{100 * mean['mMP@5']:.1f}",
-                "" if name == ORACLE else f"{summary['all']['images_per_s']:.0f}",
+                f"{100 * mean.mmp_at_5:.1f}",
+                "" if run.folder.name == ORACLE else f"{rate:.0f}",
             ]
         )
-    return rows
+    return Table(("system", "mean R@1", "95 %", "mMP@5", "images/s"), rows)
 
 
-def _replay(target: Target, run: Run, place: Workplace) -> None:
-    protocol = Protocol(queries_per_domain=place.queries_per_domain)
+def _domains(runs: Mapping[str, Run]) -> Table:
+    summaries = {name: summary_of(run) for name, run in _marked(runs).items()}
+    domains = list(next(iter(summaries.values())).domains)
+    rows = [
+        [name, *(f"{100 * summary.domains[domain].r_at_1:.1f}" for domain in domains)]
+        for name, summary in summaries.items()
+    ]
+    return Table(("system", *domains), rows)
+
+
+def _marked(runs: Mapping[str, Run]) -> dict[str, Run]:
+    """Runs by name, with `!` after the name of an invalid one."""
+    invalid = invalid_of(runs.values())
+    return {name + ("!" if run.folder.name in invalid else ""): run for name, run in runs.items()}
+
+
+def _replay(target: Target, run: Run, workspace: Workspace) -> None:
+    protocol = Protocol(queries_per_domain=workspace.queries_per_domain)
     offline = scenario_row("Offline", 1, None, 0)
-    replay(place.data, target, protocol, offline, run.folder, place.client, place.console)
-    finish(run, place)
+    replay(workspace.data, target, protocol, offline, run.folder, workspace.client, workspace.console)
+    finish(run, workspace)
 
 
-def _oracle(specialists: Mapping[str, Path], runs: Mapping[str, Run], place: Workplace) -> Run:
+def _oracle(specialists: Mapping[str, Path], runs: Mapping[str, Run], workspace: Workspace) -> Run:
     manifests = {domain: manifest_of(folder) for domain, folder in specialists.items()}
-    run = Run(place.folder / ORACLE)
-    fingerprints = {domain: said["fingerprint"] for domain, said in manifests.items()}
-    begin(run, {"specialists": fingerprints, **asked_of(place)})
-    if is_whole(run):
+    run = Run(workspace.folder / ORACLE)
+    fingerprints = {domain: manifest.fingerprint for domain, manifest in manifests.items()}
+    begin(run, {"specialists": fingerprints, **workspace.inputs})
+    if is_complete(run):
         return run
-    of_domain = {domain: runs[said["name"]] for domain, said in manifests.items()}
-    said = of_domain[min(of_domain)].said()
-    made_of = {domain: one["name"] for domain, one in manifests.items()}
-    run.begin({**said, "target": {**said["target"], "model": ORACLE}, "made_of": made_of})
-    try:
-        with (run.folder / "observations-000-00.jsonl").open("w") as stream:
-            for number, (domain, one) in enumerate(of_domain.items()):
-                stream.writelines(
-                    # Clocks of their own, so segments of their own: times add up, and do not overlap.
-                    to_line(replace(seen, segment=seen.segment * len(of_domain) + number))
-                    for seen in one.observations()
-                    if seen.domain == domain
-                )
-    except OSError as error:
-        raise RunError(f"{run.folder} cannot be written: {error.strerror}") from error
+    run_of = {domain: runs[manifest.name] for domain, manifest in manifests.items()}
+    record = run_of[min(run_of)].record(ReplayRecord)
+    made_of = {domain: manifest.name for domain, manifest in manifests.items()}
+    run.begin(replace(record, target=replace(record.target, model=ORACLE), made_of=made_of))
+    lines = [
+        # Each run has a separate clock, so each gets separate segments: their times add up.
+        to_line(replace(observation, segment=observation.segment * len(run_of) + number))
+        for number, (domain, specialist) in enumerate(run_of.items())
+        for observation in specialist.observations()
+        if observation.domain == domain
+    ]
+    write_atomically(run.folder / "observations-000-00.jsonl", "".join(lines))
     run.pack()
-    finish(run, place)
+    finish(run, workspace)
     return run

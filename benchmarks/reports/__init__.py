@@ -1,4 +1,4 @@
-"""What a run's folder says to people and to other tools: HTML, Markdown, MTEB's JSON, CSV, HDR logs."""
+"""Reports of a run for people and for other tools: HTML, Markdown, MTEB's JSON, CSV, HDR logs."""
 
 from benchmarks.reports.hdr_log import write_hdr_log
 from benchmarks.reports.html import write_html

@@ -1,4 +1,4 @@
-"""Latencies as an HdrHistogram log: a histogram a second, for the tools that read such logs."""
+"""Latencies as an HdrHistogram log, one histogram per second, for tools that read such logs."""
 
 import io
 from collections.abc import Sequence
@@ -10,31 +10,31 @@ from hdrh.log import HistogramLogWriter
 
 from benchmarks.files import write_atomically
 from benchmarks.reports.plots import segment_starts
+from benchmarks.runs.records import RunRecord
 from benchmarks.runs.run import Observation, Run, answered
 
 LOWEST_US, HIGHEST_US, DIGITS = 1, 3_600_000_000, 3  # one microsecond to one hour
 
 
 def write_hdr_log(run: Run, observations: Sequence[Observation]) -> Path:
-    """`latency.hlog`: microseconds of answered requests by the second in which they ended, tagged by kind.
+    """Write `latency.hlog`: microseconds of answered requests, by the second of their end, tagged by kind.
 
-    Segments follow each other without their pauses. Raises RunError where `run.json` is not
-    there, or the log cannot be written.
+    Segments follow each other without the pauses between them. Raises RunError.
     """
-    started = datetime.fromisoformat(run.said()["started"])
+    started = datetime.fromisoformat(run.record(RunRecord).started)
     file, stream = run.folder / "latency.hlog", io.StringIO()
     log = HistogramLogWriter(stream)
     log.output_log_format_version()
-    # Its own `output_start_time` calls a method that datetime does not have.
+    # The writer's `output_start_time` calls a method that datetime does not have.
     stamp = f"{started.timestamp():.3f} (seconds since epoch), {started:%Y-%m-%d %H:%M:%S}"
     log.output_comment(f"[StartTime: {stamp}]")
     log.output_comment(f"[BaseTime: {started.timestamp():.3f} (seconds since epoch)]")
     log.output_legend()
     for (second, kind), latencies_us in sorted(_by_second(observations).items()):
         histogram = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
-        for one in latencies_us:
-            histogram.record_value(one)
-        histogram.set_start_time_stamp(second * 1000)  # second 0 counts as not given to the writer
+        for latency_us in latencies_us:
+            histogram.record_value(latency_us)
+        histogram.set_start_time_stamp(second * 1000)  # the writer would take 0 for a missing time
         histogram.set_end_time_stamp((second + 1) * 1000)
         stream.write(f"Tag={kind},")
         log.output_interval_histogram(histogram, max_value_unit_ratio=1000.0)
@@ -43,11 +43,11 @@ def write_hdr_log(run: Run, observations: Sequence[Observation]) -> Path:
 
 
 def _by_second(observations: Sequence[Observation]) -> dict[tuple[int, str], list[int]]:
-    """Microseconds, each at least 1: the histograms know no 0."""
+    """Microseconds, at least 1 each: a histogram cannot hold 0."""
     starts, _ = segment_starts(observations)
-    found: dict[tuple[int, str], list[int]] = {}
-    for one in answered(observations):
-        second = int(starts[one.segment] + one.done_s)
-        took_us = max(LOWEST_US, round(one.latency_ms * 1000))
-        found.setdefault((second, one.kind), []).append(took_us)
-    return found
+    latencies_us: dict[tuple[int, str], list[int]] = {}
+    for observation in answered(observations):
+        second = int(starts[observation.segment] + observation.done_s)
+        latency_us = max(LOWEST_US, round(observation.latency_ms * 1000))
+        latencies_us.setdefault((second, observation.kind), []).append(latency_us)
+    return latencies_us

@@ -1,6 +1,6 @@
-"""A run as one page that needs nothing else: no network, no other file, no script."""
+"""A run as a self-contained page: no network, no other file, no script."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,43 +8,40 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.datasets.dataset import Dataset, Record
 from benchmarks.files import write_atomically
-from benchmarks.replay.results import Replayed
+from benchmarks.replay.records import RunSummary, Unanswered
+from benchmarks.replay.results import RankedRun
 from benchmarks.reports import text
 from benchmarks.reports.failures import RULE, worst_failures
 from benchmarks.reports.plots import percentile_plot, timeline
 from benchmarks.reports.throughput_curve import Throughput
 from benchmarks.reports.thumbnails import thumbnail
 
-_TEMPLATES = Path(__file__).parent  # not the working folder's
+_TEMPLATES = Path(__file__).parent
 _PER_DOMAIN = 4  # failures shown: with eight domains the page stays below 2 MB
-_LISTED = 24  # queries to a reason
+_LISTED = 24  # queries per reason
 
 
 def write_html(
-    seen: Replayed,
-    summary: Mapping[str, Any],
-    file: Path | None = None,
-    throughput: Throughput | None = None,
+    ranked: RankedRun, summary: RunSummary, file: Path | None = None, throughput: Throughput | None = None
 ) -> Path:
-    """Write `file`, else the run's `report.html`; a picture that is missing is a placeholder.
+    """Write `file`, by default `report.html` of the run. A missing image is shown as a placeholder.
 
     Raises RunError, DataError.
     """
-    data, said, observations = seen.data, seen.said, seen.observations
-    file = file or seen.run.folder / "report.html"
-    page = _environment(data).get_template("template.html.j2")
+    file = file or ranked.run.folder / "report.html"
+    page = _environment(ranked.data).get_template("template.html.j2")
     rendered = page.render(
-        said=said,
+        record=ranked.record,
         summary=summary,
         doubts=text.doubts(summary),
-        latency=percentile_plot(observations),
+        latency=percentile_plot(ranked.observations),
         throughput=throughput,
-        time=timeline(observations),
+        time=timeline(ranked.observations),
         stages=_stages(summary),
-        columns=_columns(summary),
-        failures=worst_failures(data, said, seen.rankings, _PER_DOMAIN),
+        columns=text.confusion_columns(summary),
+        failures=worst_failures(ranked, _PER_DOMAIN),
         rule=RULE,
-        unanswered=_by_reason(summary),
+        unanswered=_by_reason(summary.unanswered),
         listed=_LISTED,
     )
     write_atomically(file, rendered)
@@ -52,51 +49,47 @@ def write_html(
 
 
 def _environment(data: Dataset) -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,  # file names and labels come from data sets
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shared = (text.points, text.interval, text.ms, text.interval_ms, text.count, text.when)
-    made.filters.update({one.__name__: one for one in shared})
-    made.globals.update(facts=text, label=data.label, thumbnail=lambda one: _thumbnail(data, one))
-    return made
+    filters = (text.points, text.interval, text.ms, text.interval_ms, text.count, text.when)
+    environment.filters.update({function.__name__: function for function in filters})
+    environment.globals.update(text=text, label=data.label, thumbnail=lambda record: _thumbnail(data, record))
+    return environment
 
 
 def _thumbnail(data: Dataset, record: Record) -> str | None:
     return thumbnail(data.image(record)) if record.path else None
 
 
-def _by_reason(summary: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Ids of the queries that failed or came back short."""
-    found: dict[str, list[str]] = {}
-    for one in summary["unanswered"]:
-        found.setdefault(one["why"], []).append(one["query"])
-    return found
+def _by_reason(unanswered: Sequence[Unanswered]) -> dict[str, list[str]]:
+    ids: dict[str, list[str]] = {}
+    for query in unanswered:
+        ids.setdefault(query.reason, []).append(query.query)
+    return ids
 
 
-def _stages(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The stages by what they add to the tail, and what the most of it is; empty where there are none."""
-    mean, tail = summary["stages_ms"], summary["tail_stages_ms"]
+def _stages(summary: RunSummary) -> dict[str, Any]:
+    """Stages ordered by the time that they add to the tail; empty if the service reports none."""
+    mean, tail = summary.stages_ms, summary.tail_stages_ms
     if not mean or not tail:
         return {}
-    rows = [{"name": name, "mean": mean[name], "tail": tail.get(name, 0.0)} for name in mean]
-    rows.sort(key=lambda row: row["mean"] - row["tail"])
-    total = {"name": "all", "mean": sum(mean.values()), "tail": sum(tail.values())}
-    added, most = total["tail"] - total["mean"], rows[0]
+    rows = sorted(
+        ((name, mean_ms, tail.get(name, 0.0)) for name, mean_ms in mean.items()),
+        key=lambda row: row[1] - row[2],
+    )
+    total_ms, total_tail_ms = sum(mean.values()), sum(tail.values())
+    added_ms = total_tail_ms - total_ms
+    name, mean_ms, tail_ms = rows[0]
     return {
         "rows": rows,
-        "total": total,
-        "added": added,
-        "most": most["name"],
-        "share": (most["tail"] - most["mean"]) / added if added > 0 else 0.0,
-        "longest_ms": max(max(row["mean"], row["tail"]) for row in rows),
+        "total": ("all", total_ms, total_tail_ms),
+        "added": added_ms,
+        "most": name,
+        "share": (tail_ms - mean_ms) / added_ms if added_ms > 0 else 0.0,
+        "longest_ms": max(max(row[1:]) for row in rows),
     }
-
-
-def _columns(summary: Mapping[str, Any]) -> list[str]:
-    """Domains of first hits: those that were asked, then any other."""
-    confusion = summary["confusion"]
-    return list(dict.fromkeys([*confusion, *sorted(found for row in confusion.values() for found in row)]))

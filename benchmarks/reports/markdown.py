@@ -1,121 +1,91 @@
-"""A run for a pull request: the report's figures as Markdown."""
+"""A run as Markdown, for a pull request: the results of the report without its images and curves."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from benchmarks.reports.text import (
-    count,
-    doubts,
-    facts,
-    interval,
-    interval_ms,
-    lede,
-    ms,
-    points,
-    repeat,
-    title,
-)
+from benchmarks.replay.records import PercentileSummary, ReplayRecord, RunSummary
+from benchmarks.reports import text
+from benchmarks.reports.domain_table import domain_table
+from benchmarks.reports.text import interval_ms, ms
 from benchmarks.reports.throughput_curve import Throughput
 from benchmarks.runs.run import Run
+from benchmarks.tables import Table, escaped
 
-_COUNTED = ("failed", "short", "not_asked", "retried", "without_match", "from_cache")
 
-
-def markdown(run: Run, summary: Mapping[str, Any], throughput: Throughput | None = None) -> str:
-    """All figures of the report, without its pictures and curves. Raises RunError."""
-    said = run.said()
-    parts = [f"## {_safe(title(said))}", _safe(lede(said, summary)), _verdict(summary)]
-    parts += ["### Accuracy and latency, per domain", _domains(summary)]
-    if summary["left_out"]:
-        left_out = summary["left_out"].items()
-        parts.append("\n".join(f"- left out: {_safe(domain)} ({_safe(why)})" for domain, why in left_out))
-    parts += ["### Latency", _percentiles(summary), "### Where the time went, mean ms", _stages(summary)]
+def markdown(run: Run, summary: RunSummary, throughput: Throughput | None = None) -> str:
+    """The report in Markdown. Raises RunError."""
+    record = run.record(ReplayRecord)
+    parts = [f"## {escaped(text.title(record))}", escaped(text.lede(record, summary)), _verdict(summary)]
+    parts += ["### Accuracy and latency per domain", _domains(summary)]
+    if summary.left_out:
+        left_out = summary.left_out.items()
+        parts.append(
+            "\n".join(f"- left out: {escaped(domain)} ({escaped(reason)})" for domain, reason in left_out)
+        )
+    parts += ["### Latency", _percentiles(summary), "### Time by stage, mean ms", _stages(summary)]
     if throughput:
         parts += ["### Throughput against latency", _throughput(throughput)]
     parts += ["### First hits by domain", _confusion(summary)]
-    parts += ["### What was measured", _table(("", ""), list(facts(said).items()))]
-    parts += ["### To repeat it", "\n".join(["```", *repeat(said), "```"])]
+    parts += ["### Configuration", Table(("", ""), list(text.facts(record).items())).to_markdown()]
+    parts += ["### Commands to repeat the run", "\n".join(["```", *text.repeat(record), "```"])]
     return "\n\n".join(parts) + "\n"
 
 
-def _verdict(summary: Mapping[str, Any]) -> str:
-    why = doubts(summary)
-    if not why:
+def _verdict(summary: RunSummary) -> str:
+    doubts = text.doubts(summary)
+    if not doubts:
         return "**Valid.**"
-    return "\n".join(["**Not valid:**", "", *(f"- {_safe(one)}" for one in why)])
+    return "\n".join(["**Not valid:**", "", *(f"- {escaped(doubt)}" for doubt in doubts)])
 
 
-def _domains(summary: Mapping[str, Any]) -> str:
-    heads = ["domain", "queries", "gallery", "R@1", "mMP@5", "p50 ms", "p95 ms", "p99 ms", "images/s"]
-    separate = summary["separate"]
-    if separate:
-        heads[5:5] = ["R@1 separate", "mMP@5 separate"]
-    rows = []
-    for name, row in [*summary["domains"].items(), ("mean", {**summary["all"], **summary["mean"]})]:
-        own = separate and (separate["mean"] if name == "mean" else separate["domains"][name])
-        rows.append(
-            [
-                name,
-                f"{row['queries']:,}",
-                f"{row['gallery']:,}",
-                *(f"{points(row[of])} ({interval(row[of + '_interval'])})" for of in ("R@1", "mMP@5")),
-                *([points(own["R@1"]), points(own["mMP@5"])] if own else []),
-                *(ms(row[f"{of}_ms"]) for of in ("p50", "p95", "p99")),
-                f"{row['images_per_s']:.0f}",
-            ]
-        )
-    whole = summary["all"]
-    counts = ", ".join(f"{name.replace('_', ' ')} {whole[name]:,}" for name in _COUNTED)
-    return f"{_table(heads, rows)}\n\nIn points, with 95% intervals. Queries: {counts}."
+def _domains(summary: RunSummary) -> str:
+    totals = summary.totals
+    counts = {
+        "failed": totals.failed,
+        "short": totals.short,
+        "not sent": totals.not_sent,
+        "retried": totals.retried,
+        "without match": totals.without_match,
+        "from cache": totals.from_cache,
+    }
+    listed = ", ".join(f"{name} {value:,}" for name, value in counts.items())
+    table = domain_table(summary, detailed=True).to_markdown()
+    return f"{table}\n\nIn points, with 95% intervals. Queries: {listed}."
 
 
-def _percentiles(summary: Mapping[str, Any]) -> str:
+def _percentiles(summary: RunSummary) -> str:
     rows = [
-        [f"p{one['percentile']:g}", ms(one["ms"]), interval_ms(one["interval_ms"]), _enough(one)]
-        for one in summary["percentiles"]
+        [f"p{row.percentile}", ms(row.ms), interval_ms(row.interval_ms), _answers(row)]
+        for row in summary.percentiles
     ]
-    return _table(("percentile", "ms", "interval, ms", "answers"), rows)
+    return Table(("percentile", "ms", "interval, ms", "answers"), rows).to_markdown()
 
 
-def _enough(row: Mapping[str, Any]) -> str:
-    found = count(row["answered"], "answer")
-    return found if row["enough"] else f"{found}; {row['needed']:,} are needed for a sure figure"
+def _answers(row: PercentileSummary) -> str:
+    answers = text.count(row.answered, "answer")
+    return answers if row.enough else f"{answers}; MLPerf asks for {row.needed:,}"
 
 
-def _stages(summary: Mapping[str, Any]) -> str:
-    tail = summary["tail_stages_ms"]
-    rows = [[name, ms(mean), ms(tail.get(name, 0.0))] for name, mean in summary["stages_ms"].items()]
-    return _table(("stage", "all requests", "at or over p99"), rows)
+def _stages(summary: RunSummary) -> str:
+    tail_ms = summary.tail_stages_ms
+    rows = [[name, ms(mean), ms(tail_ms.get(name, 0.0))] for name, mean in summary.stages_ms.items()]
+    return Table(("stage", "all requests", "at or over p99"), rows).to_markdown()
 
 
-def _throughput(found: Throughput) -> str:
+def _throughput(throughput: Throughput) -> str:
     rows = [
         [
-            f"{one.streams}{', the knee' if one.streams == found.knee else ''}",
-            *(ms(value) for value in (one.images_per_s, one.p50_ms, one.p99_ms)),
-            f"{one.good_share:.1%}",
+            f"{trial.streams}{', the knee' if trial.streams == throughput.knee else ''}",
+            *map(ms, (trial.images_per_s, trial.p50_ms, trial.p99_ms)),
+            f"{trial.good_share:.1%}",
         ]
-        for one in found.trials
+        for trial in throughput.trials
     ]
-    return f"{_table(('at a time', 'answered/s', 'p50 ms', 'p99 ms', 'good'), rows)}\n\n{found.traffic}."
+    table = Table(("concurrency", "answered/s", "p50 ms", "p99 ms", "within the SLO"), rows)
+    return f"{table.to_markdown()}\n\n{throughput.traffic}."
 
 
-def _confusion(summary: Mapping[str, Any]) -> str:
-    confusion = summary["confusion"]
-    columns = sorted({found for row in confusion.values() for found in row} | set(confusion))
-    rows = [[name, *(str(row.get(found, "")) for found in columns)] for name, row in confusion.items()]
-    return _table(("query of", *columns), rows)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return _safe(text).replace("|", "\\|")
-
-
-def _safe(text: str) -> str:
-    """Names come from data sets and from services: no HTML, no line of its own."""
-    return " ".join(text.replace("<", "&lt;").split())
+def _confusion(summary: RunSummary) -> str:
+    columns = text.confusion_columns(summary)
+    rows = [
+        [domain, *(str(row.get(column, "")) for column in columns)]
+        for domain, row in summary.confusion.items()
+    ]
+    return Table(("query domain", *columns), rows).to_markdown()

@@ -1,4 +1,4 @@
-"""Latencies as curves. Positions are per cent of the plot: x from its left, y from its top."""
+"""Latencies as curves. Positions are in percent of the plot: x from its left, y from its top."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ _A_SLICE = 20  # answers, at least
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A mark on an axis."""
+    """A tick of an axis."""
 
     at: float
     text: str
@@ -25,7 +25,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Lines over one pair of axes."""
+    """Lines in one pair of axes."""
 
     x_ticks: list[Tick]
     y_ticks: list[Tick]
@@ -34,7 +34,7 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """A run by time; where it was resumed, the pauses are left out."""
+    """A run over time, without the pauses before it was resumed."""
 
     rate: Plot  # images/s
     latency: Plot  # p50 and p95, ms
@@ -44,10 +44,11 @@ class Timeline:
 
 
 def segment_starts(observations: Sequence[Observation]) -> tuple[dict[int, float], float]:
-    """When each segment begins, in seconds of running, and how long all of them took."""
+    """The start of each segment in seconds of running time, and the duration of all segments."""
     ends: dict[int, float] = {}
-    for one in observations:
-        ends[one.segment] = max(ends.get(one.segment, 0.0), one.done_s)
+    for observation in observations:
+        segment = observation.segment
+        ends[segment] = max(ends.get(segment, 0.0), observation.done_s)
     starts, total_s = {}, 0.0
     for segment in sorted(ends):
         starts[segment] = total_s
@@ -56,14 +57,11 @@ def segment_starts(observations: Sequence[Observation]) -> tuple[dict[int, float
 
 
 def percentile_plot(observations: Sequence[Observation]) -> Plot | None:
-    """Latency by percentile, the percentiles on HDR's log axis; `""` is all, beside every domain.
-
-    None where nothing was answered.
-    """
+    """Latency over percentiles, on HDR's log axis, by domain and of all (`""`); None without answers."""
     by_name: dict[str, list[float]] = {}
-    for one in answered(observations):
-        by_name.setdefault("", []).append(one.latency_ms)
-        by_name.setdefault(one.domain, []).append(one.latency_ms)
+    for observation in answered(observations):
+        by_name.setdefault("", []).append(observation.latency_ms)
+        by_name.setdefault(observation.domain, []).append(observation.latency_ms)
     if not by_name:
         return None
     decades = max(2.0, math.log10(len(by_name[""])))
@@ -78,13 +76,13 @@ def percentile_plot(observations: Sequence[Observation]) -> Plot | None:
 
 
 def timeline(observations: Sequence[Observation]) -> Timeline | None:
-    """Rate and latency in equal slices of the run's time; None where nothing was answered."""
+    """Rate and latency in equal slices of the run's time; None if nothing was answered."""
     done = answered(observations)
     if not done:
         return None
     starts, total_s = segment_starts(observations)
-    at = np.array([starts[one.segment] + one.done_s for one in done])
-    latencies = np.array([one.latency_ms for one in done])
+    at = np.array([starts[observation.segment] + observation.done_s for observation in done])
+    latencies = np.array([observation.latency_ms for observation in done])
     slices = min(_SLICES, max(1, len(done) // _A_SLICE))
     slice_s = total_s / slices
     slot = np.minimum((at / slice_s).astype(int), slices - 1)
@@ -105,9 +103,9 @@ def timeline(observations: Sequence[Observation]) -> Timeline | None:
         resumed=[100 * start / total_s for start in list(starts.values())[1:]],
         failures=sorted(
             {
-                round(100 * (starts[one.segment] + one.done_s) / total_s, 1)  # a thousand marks at most
-                for one in observations
-                if one.status != 200
+                round(100 * (starts[failed.segment] + failed.done_s) / total_s, 1)  # a thousand marks at most
+                for failed in observations
+                if failed.status != 200
             }
         ),
         slice_s=slice_s,
@@ -117,8 +115,8 @@ def timeline(observations: Sequence[Observation]) -> Timeline | None:
 def measured_plot(
     x: Sequence[float], y_ms: Mapping[str, Sequence[float]]
 ) -> tuple[Plot, dict[str, list[tuple[float, float]]]]:
-    """Lines through measured points, in their order; and where each point lies."""
-    right = max(*x, 1e-9) / 0.94  # room for a word beside the last point
+    """Lines through measured points, in their order, and the position of each point."""
+    right = max(*x, 1e-9) / 0.94  # space for a word beside the last point
     y_ticks, top = _y_axis(max(value for values in y_ms.values() for value in values))
     places = {
         name: [(100 * along / right, 100 - 100 * value / top) for along, value in zip(x, values, strict=True)]
@@ -133,7 +131,7 @@ def _decades(percentile: float) -> float:
 
 
 def _percentile_line(latencies: Sequence[float], decades: float, top: float) -> str:
-    last = min(decades, math.log10(max(len(latencies), 2)))  # beyond it there is no query
+    last = min(decades, math.log10(max(len(latencies), 2)))  # there are no queries beyond it
     places = np.linspace(0, last, _STEPS)
     values = np.percentile(latencies, 100 - 100 / 10**places)
     return _line(list(zip(100 * places / decades, values, strict=True)), top)

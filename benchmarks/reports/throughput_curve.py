@@ -1,45 +1,48 @@
-"""Throughput against latency, as `concurrency` measured it beside a run."""
+"""Throughput against latency, as `concurrency` measured it for the same service."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.errors import RunError
+from benchmarks.load.records import ConcurrencySummary, LoadRecord
 from benchmarks.load.trial import Trial
+from benchmarks.replay.records import ReplayRecord
 from benchmarks.reports.plots import Plot, measured_plot
+from benchmarks.runs.records import ServiceInfo, read_record
 from benchmarks.runs.run import Run
 
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """The loads in the order of their concurrency."""
+    """The trials in the order of their concurrency."""
 
     trials: list[Trial]
-    knee: int  # at a time
-    traffic: str  # what was sent, in words
+    knee: int  # concurrency
+    traffic: str  # description of the requests
     plot: Plot  # ms over answered/s: `p50`, `p99`
     places: list[tuple[float, float]]  # of each trial's p50 in the plot
 
 
-def throughput_of(folder: Path, said: Mapping[str, Any]) -> Throughput:
-    """What `concurrency` left in `folder`, where it is of the service that `said` (a `run.json`) is of.
-
-    Raises RunError where it is not, or is not whole.
-    """
-    other = Run(folder).said()
+def throughput_of(folder: Path, record: ReplayRecord) -> Throughput:
+    """The results of `concurrency` in `folder`. Raises RunError if incomplete or of another service."""
+    load = Run(folder).record(LoadRecord)
     try:
-        summary = json.loads((folder / "summary.json").read_text())
-        trials, knee = [Trial(**one) for one in summary["trials"]], int(summary["knee"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{folder} is no whole run of `concurrency`: run it to its end") from error
-    for name in ("model", "precision", "provider"):
-        ours, theirs = (one["service"].get(name) for one in (said, other))
-        if ours != theirs:
-            raise RunError(f"{folder} is of another service: its {name} is {theirs}, the run's {ours}")
-    rates = [one.images_per_s for one in trials]
-    p50, p99 = ([getattr(one, name) for one in trials] for name in ("p50_ms", "p99_ms"))
-    plot, places = measured_plot(rates, {"p50": p50, "p99": p99})
-    traffic = f"{other['mix']}, {other['sizes']} sizes, cache-{other['cache']}, {other['seconds']:g} s each"
-    return Throughput(trials, knee, traffic, plot, places["p50"])
+        summary = read_record(folder / "summary.json", ConcurrencySummary)
+    except RunError as error:
+        raise RunError(f"{folder} is not a complete run of `concurrency`: {error}") from error
+    served = _served(record.info)
+    for name, other in _served(load.info).items():
+        if other != served[name]:
+            raise RunError(
+                f"{folder} was measured on another service: its {name} is {other}, not {served[name]}"
+            )
+    trials = summary.trials
+    rates = [trial.images_per_s for trial in trials]
+    latencies_ms = {"p50": [trial.p50_ms for trial in trials], "p99": [trial.p99_ms for trial in trials]}
+    plot, places = measured_plot(rates, latencies_ms)
+    traffic = f"{load.mix}, {load.sizes} sizes, cache-{load.cache}, {load.seconds:g} s each"
+    return Throughput(trials, summary.knee, traffic, plot, places["p50"])
+
+
+def _served(info: ServiceInfo) -> dict[str, str | None]:
+    return {"model": info.model.fingerprint, "precision": info.precision, "provider": info.provider}

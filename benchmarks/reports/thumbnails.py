@@ -1,4 +1,4 @@
-"""Pictures small enough to stand in a page."""
+"""Images small enough to embed in a page."""
 
 import base64
 import io
@@ -11,15 +11,15 @@ _QUALITY = 72
 
 
 def thumbnail(file: Path) -> str | None:
-    """A data URI of WebP, at most 112 px either way; None where there is no picture to be had."""
+    """A data URI of a WebP image, at most 112 px wide and high; None if the file cannot be decoded."""
     try:
         with Image.open(file) as image:
             image.draft("RGB", (THUMBNAIL_PX, THUMBNAIL_PX))  # a JPEG is decoded no larger than needed
             upright = ImageOps.exif_transpose(image)
             upright.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
             mode = "RGBA" if upright.has_transparency_data else "RGB"
-            packed = io.BytesIO()
-            upright.convert(mode).save(packed, "WEBP", quality=_QUALITY)
+            stream = io.BytesIO()
+            upright.convert(mode).save(stream, "WEBP", quality=_QUALITY)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None  # a placeholder is shown: a report is not the place to fail over a picture
-    return "data:image/webp;base64," + base64.b64encode(packed.getvalue()).decode()
+        return None  # the report shows a placeholder instead
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,12 +1,11 @@
-"""What observations say of time: percentiles, stages, how late the client was. Pure functions."""
+"""Latencies of observations: percentiles, throughput, stages. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from benchmarks.runs.run import Observation
+from benchmarks.runs.run import Observation, answered
 
 PERCENTILES = (50, 95, 99)
 _TAIL = 99
@@ -14,66 +13,67 @@ _TAIL = 99
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of the answered queries, from the time each should have been sent."""
+    """Latency percentiles of the answered requests, and their throughput."""
 
     p50_ms: float
     p95_ms: float
     p99_ms: float
     images_per_s: float
 
+    def percentile_ms(self, percent: int) -> float:
+        """The value of a percentile of PERCENTILES."""
+        return {50: self.p50_ms, 95: self.p95_ms, 99: self.p99_ms}[percent]
+
 
 def latency(observations: Sequence[Observation]) -> Latency:
-    """Percentiles, and answered queries over the time in which they were asked."""
-    answered = [one for one in observations if one.status == 200]
-    if not answered:
+    """Percentiles, and answered requests per second of the time in which they were sent and answered."""
+    with_status_200 = answered(observations)
+    if not with_status_200:
         return Latency(0.0, 0.0, 0.0, 0.0)
-    p50, p95, p99 = np.percentile([one.latency_ms for one in answered], PERCENTILES)
+    p50, p95, p99 = np.percentile([observation.latency_ms for observation in with_status_200], PERCENTILES)
     segments: dict[int, list[Observation]] = {}
-    for one in answered:
-        segments.setdefault(one.segment, []).append(one)
+    for observation in with_status_200:
+        segments.setdefault(observation.segment, []).append(observation)
     busy_s = sum(
-        max(one.done_s for one in part) - min(one.scheduled_s for one in part) for part in segments.values()
+        max(observation.done_s for observation in segment)
+        - min(observation.scheduled_s for observation in segment)
+        for segment in segments.values()
     )
-    return Latency(float(p50), float(p95), float(p99), len(answered) / busy_s)
+    return Latency(float(p50), float(p95), float(p99), len(with_status_200) / busy_s)
 
 
-def latencies_ms(scenario: Mapping[str, Any], answered: Sequence[Observation]) -> list[float]:
-    """Of each request; of what was sent together, until all of it was answered."""
-    alone = max(scenario["group"], scenario["bulk"]) == 1
-    return [one.latency_ms for one in answered] if alone else together(answered)
-
-
-def together(observations: Sequence[Observation]) -> list[float]:
-    """Milliseconds until all that a stream sent together were answered: MultiStream's latency."""
+def group_latencies_ms(observations: Sequence[Observation]) -> list[float]:
+    """Milliseconds until all requests that were sent together are answered: MultiStream's latency."""
     groups: dict[tuple[int, float], float] = {}
-    for one in observations:
-        key = (one.segment, one.scheduled_s)
-        groups[key] = max(groups.get(key, 0.0), one.latency_ms)
+    for observation in observations:
+        key = (observation.segment, observation.scheduled_s)
+        groups[key] = max(groups.get(key, 0.0), observation.latency_ms)
     return list(groups.values())
 
 
-def stages_of(answered: Sequence[Observation]) -> dict[str, float]:
+def stages_of(observations: Sequence[Observation]) -> dict[str, float]:
     """`stage_means` of observations."""
-    return stage_means([one.server_ms for one in answered], [one.latency_ms for one in answered])
+    latencies_ms = [observation.latency_ms for observation in observations]
+    return stage_means([observation.server_ms for observation in observations], latencies_ms)
 
 
-def tail_of(answered: Sequence[Observation]) -> list[Observation]:
-    """Those at p99 of the latency and above: `stages_of` them says where p99 comes from."""
-    if not answered:
+def tail_of(observations: Sequence[Observation]) -> list[Observation]:
+    """The observations with a latency at or above p99; their stages explain p99."""
+    if not observations:
         return []
-    border_ms = np.percentile([one.latency_ms for one in answered], _TAIL)
-    return [one for one in answered if one.latency_ms >= border_ms]
+    p99_ms = np.percentile([observation.latency_ms for observation in observations], _TAIL)
+    return [observation for observation in observations if observation.latency_ms >= p99_ms]
 
 
 def stage_means(server_ms: Sequence[Mapping[str, float]], latencies_ms: Sequence[float]) -> dict[str, float]:
-    """Mean milliseconds of a request by where they went; they add up to the mean latency.
+    """Mean milliseconds of a request by stage; they add up to the mean latency.
 
-    The stages are the service's own; `other` is the rest of its `total`, and `http` is what is outside.
+    The stages are the service's; `other` is the rest of its `total`, `http` the time outside the service.
     """
     if not any(server_ms):
         return {}
-    stages = sorted({stage for one in server_ms for stage in one})
-    means = {stage: _mean([one.get(stage, 0.0) for one in server_ms]) for stage in stages}
+    stages = sorted({stage for durations in server_ms for stage in durations})
+    means = {stage: _mean([durations.get(stage, 0.0) for durations in server_ms]) for stage in stages}
     total = means.pop("total", sum(means.values()))
     return {**means, "other": total - sum(means.values()), "http": _mean(latencies_ms) - total}
 

@@ -1,9 +1,10 @@
-"""What a run has to say of where it ran: machine, versions, commit."""
+"""Provenance of a run: time, machine, package versions, commit."""
 
 import datetime
 import os
 import platform
 import subprocess
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -13,42 +14,63 @@ _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("aiohttp", "bentoml", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "qdrant-edge-py")
 
 
-def provenance() -> dict[str, object]:
-    """For `run.json`."""
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The machine that the harness runs on; a service that is not on loopback runs on another one."""
+
+    cpu: str
+    cores: int
+    memory_gb: float
+    gpu: str | None
+    system: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """When, where and with which versions a run was measured."""
+
+    started: str  # ISO 8601
+    commit: str
+    machine: Machine
+    versions: dict[str, str]
+
+
+def provenance() -> Provenance:
+    """The provenance of a run that starts now."""
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {"started": started, "commit": commit(), "machine": machine(), "versions": versions()}
+    return Provenance(started=started, commit=commit(), machine=machine(), versions=versions())
 
 
-def machine() -> dict[str, object]:
-    """This one; the service's is another where it is not on loopback."""
-    return {
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "gpu": _said("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or None,
-        "system": platform.platform(),
-    }
+def machine() -> Machine:
+    """This machine."""
+    return Machine(
+        cpu=_cpu(),
+        cores=len(os.sched_getaffinity(0)),
+        memory_gb=round(psutil.virtual_memory().total / 1e9, 1),
+        gpu=_output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or None,
+        system=platform.platform(),
+    )
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that a measurement depends on."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that affect a measurement."""
+    installed = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def commit() -> str:
-    """Of the harness, `+` where files differ from it; empty outside of git."""
+    """The commit of the harness, with `+` if tracked files differ from it; empty outside a git checkout."""
     git = ("git", "-C", str(_ROOT))
-    head = _said(*git, "rev-parse", "--short", "HEAD")
-    return head + ("+" if head and _said(*git, "status", "--porcelain", "--untracked-files=no") else "")
+    head = _output(*git, "rev-parse", "--short", "HEAD")
+    return head + ("+" if head and _output(*git, "status", "--porcelain", "--untracked-files=no") else "")
 
 
-def _said(*command: str) -> str:
+def _output(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:

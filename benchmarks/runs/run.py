@@ -1,56 +1,60 @@
-"""A run is a folder: `run.json` says what was measured, the observations hold one line a query.
+"""Run folders: `run.json` records what was measured, the observations hold one line per request.
 
-While it runs, each client process appends to a file of its own, `observations-*.jsonl`; once it is whole
-they are one, `observations.jsonl.zst`.
+During a run each client process appends to its own file, `observations-*.jsonl`; at its end they are packed
+into `observations.jsonl.zst`.
 """
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TypeVar
 
 import zstandard
 
 from benchmarks.errors import RunError
-from benchmarks.files import open_to_append, complete_lines, write_atomically
+from benchmarks.files import complete_lines, open_to_append, write_atomically
+from benchmarks.runs.records import RunRecord, parse, read_record, to_json, write_record
 
 PACKED = "observations.jsonl.zst"
-_OPEN = "observations*.jsonl"
+_UNPACKED = "observations*.jsonl"
 _CLIENTS = "clients.jsonl"
-_NEVER_THE_SAME = {"started"}
-_MOVES = {"items", "indexed_vectors"}  # of the service's index, by itself: it is no other service for that
 _CHUNK_BYTES = 2**18
+
+R = TypeVar("R", bound=RunRecord)
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One query. Times are seconds since its segment began, on a monotonic clock."""
+    """One request. Times are seconds since the start of its segment, on a monotonic clock."""
 
     query_id: str
     domain: str
-    status: int  # of HTTP; 0: no answer, or none that can be used
+    status: int  # of HTTP; 0: no response, or an unusable one
     hit_ids: list[str]  # best first
     scheduled_s: float
     sent_s: float
     done_s: float
     server_ms: dict[str, float]  # by stage
     segment: int  # 0, and one more each time the run was resumed
-    cache: str = ""  # hit, miss or coalesced, where the service has a cache
+    cache: str = ""  # hit, miss or coalesced, if the service has a cache
     error: str | None = None
     kind: str = "search"  # search, embed, bulk, index, delete
-    embedding: str = ""  # base64 of float32, little-endian, where the harness searches
+    embedding: str = ""  # base64 of float32, little-endian, if the harness searches
+
+    @property
+    def from_cache(self) -> bool:
+        """True if the service computed nothing for this request."""
+        return self.cache not in ("", "miss")
 
     @property
     def latency_ms(self) -> float:
-        """From the time it should have been sent."""
+        """Milliseconds from the scheduled time to the complete response."""
         return (self.done_s - self.scheduled_s) * 1e3
 
     @property
     def send_lag_ms(self) -> float:
-        """How late the client was."""
+        """Milliseconds by which the client sent the request late."""
         return (self.sent_s - self.scheduled_s) * 1e3
 
 
@@ -73,84 +77,68 @@ class Run:
 
     folder: Path
 
-    def begin(self, said: Mapping[str, Any]) -> list[Observation]:
-        """Start the run, or resume it and return what it has. Raises RunError where it is another's."""
-        file = self.folder / "run.json"
-        if file.exists():
-            before, now = _comparable(self.said()), _comparable(said)
-            keys = before.keys() | now.keys()
-            changed = sorted(key for key in keys if now.get(key) != before.get(key))
-            if changed:
-                raise RunError(
-                    f"{self.folder} is another run: {', '.join(changed)} differ; name another --out"
-                )
-            return self.observations()
-        write_atomically(file, json.dumps(said, indent=1) + "\n")
-        return []
+    @property
+    def exists(self) -> bool:
+        """True if the run was started."""
+        return (self.folder / "run.json").exists()
 
-    def said(self) -> dict[str, Any]:
-        """What `run.json` says. Raises RunError."""
-        try:
-            said = json.loads((self.folder / "run.json").read_text())
-        except FileNotFoundError as error:
-            raise RunError(f"{self.folder} is not a run: it has no run.json") from error
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.folder} is not a run: {error}") from error
-        if not isinstance(said, dict) or "kind" not in said:
-            raise RunError(f"{self.folder} is not a run: its run.json does not say what was measured")
-        return said
+    def begin(self, record: RunRecord) -> list[Observation]:
+        """Start the run, or resume it and return its observations. Raises RunError if it is another run."""
+        if not self.exists:
+            write_record(self.folder / "run.json", record)
+            return []
+        if changes := self.record(type(record)).changes(record):
+            raise RunError(f"{self.folder} holds another run: {', '.join(changes)} differ; use a new --out")
+        return self.observations()
+
+    def record(self, cls: type[R]) -> R:
+        """The content of `run.json`. Raises RunError, also if the run is not of a kind that `cls` reads."""
+        if not self.exists:
+            raise RunError(f"{self.folder} is not a run: it has no run.json")
+        file = self.folder / "run.json"
+        if cls.kinds and (kind := read_record(file, RunRecord).kind) not in cls.kinds:
+            raise RunError(f"{self.folder} is a run of kind `{kind}`, not `{'` or `'.join(cls.kinds)}`")
+        return read_record(file, cls)
 
     def observations(self) -> list[Observation]:
-        """In the order in which they were sent. Raises RunError.
+        """The observations in the order in which they were sent. Raises RunError.
 
-        A line that was cut short when the run was killed is left out.
+        A last line that was cut off when the run was killed is left out.
         """
         try:
-            found = [Observation(**json.loads(line)) for line in dict.fromkeys(self._lines())]
-        except (ValueError, TypeError) as error:
+            observations = [parse(Observation, line) for line in dict.fromkeys(self._lines())]
+        except ValueError as error:
             raise RunError(f"the observations in {self.folder} are damaged: {error}") from error
-        return sorted(found, key=lambda one: (one.segment, one.sent_s))
+        return sorted(observations, key=lambda observation: (observation.segment, observation.sent_s))
 
     def write_client_usage(self, segment: int, usage: Sequence[ClientUsage]) -> None:
         """Append one line for a segment. Raises RunError."""
         file = self.folder / _CLIENTS
         try:
             with open_to_append(file) as stream:
-                record = {"segment": segment, "processes": [asdict(process) for process in usage]}
-                stream.write(json.dumps(record) + "\n")
+                stream.write(json.dumps(to_json(_SegmentUsage(segment, list(usage)))) + "\n")
         except OSError as error:
             raise RunError(f"{file} cannot be written: {error.strerror}; the run is kept") from error
 
     def client_usage(self) -> list[ClientUsage]:
-        """The client processes of all segments. Raises RunError."""
+        """The usage of the client processes of all segments. Raises RunError."""
         file = self.folder / _CLIENTS
         try:
-            records = [json.loads(line) for line in complete_lines(file)]
-            if any("busy" in record for record in records):
-                raise RunError(f"{file} was written by an earlier version: replay into another --out")
-            return [
-                ClientUsage(float(process["cpu_s"]), float(process["wall_s"]))
-                for record in records
-                for process in record["processes"]
-            ]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunError(f"{file} is damaged: {error!r}") from error
+            segments = [parse(_SegmentUsage, line) for line in complete_lines(file)]
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{file} is damaged or from an earlier version, replay into a new --out: {error}"
+            ) from error
+        return [process for segment in segments for process in segment.processes]
 
     def pack(self) -> None:
-        """All observations into one compressed file. Raises RunError; nothing is lost."""
-        parts = sorted(self.folder.glob(_OPEN))
+        """Pack all observations into one compressed file. Raises RunError; the observations are kept."""
+        parts = sorted(self.folder.glob(_UNPACKED))
         if not parts:
             return
-        unfinished = self.folder / f"{PACKED}.new"
-        try:
-            with zstandard.open(unfinished, "wt", encoding="utf-8") as stream:
-                # A run that was killed between the next two steps has its lines twice, but for here.
-                stream.writelines(dict.fromkeys(self._lines()))
-            unfinished.replace(self.folder / PACKED)
-        except OSError as error:
-            raise RunError(f"{unfinished} cannot be written: {error.strerror}; the run is kept") from error
-        finally:
-            unfinished.unlink(missing_ok=True)
+        # If an earlier call was killed before it removed the parts, their lines are in both files.
+        lines = "".join(dict.fromkeys(self._lines()))
+        write_atomically(self.folder / PACKED, zstandard.compress(lines.encode()))
         for part in parts:
             part.unlink()
 
@@ -158,48 +146,38 @@ class Run:
         packed = self.folder / PACKED
         if packed.exists():
             yield from _unpacked(packed)
-        for part in sorted(self.folder.glob(_OPEN)):
+        for part in sorted(self.folder.glob(_UNPACKED)):
             yield from complete_lines(part)
 
 
+@dataclass(frozen=True, slots=True)
+class _SegmentUsage:
+    segment: int
+    processes: list[ClientUsage]
+
+
 def answered(observations: Sequence[Observation]) -> list[Observation]:
-    """Those with an answer: the others have no latency."""
-    return [one for one in observations if one.status == 200]
-
-
-
-
+    """The observations with status 200; only they have a latency."""
+    return [observation for observation in observations if observation.status == 200]
 
 
 def to_line(observation: Observation) -> str:
-    """One line of JSON."""
+    """The observation as one line of JSON."""
     return json.dumps(asdict(observation)) + "\n"
 
 
-
-
-def _comparable(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what moves by itself."""
-    found = {key: value for key, value in said.items() if key not in _NEVER_THE_SAME}
-    service = found.get("service")
-    if isinstance(service, dict) and isinstance(service.get("index"), dict):
-        index = {key: value for key, value in service["index"].items() if key not in _MOVES}
-        found["service"] = {**service, "index": index}
-    return found
-
-
 def _unpacked(file: Path) -> Iterator[str]:
-    """Its lines. Raises RunError, also where it ends too early: what is missing would count as not asked.
+    """The lines of a packed file. Raises RunError if the file is truncated.
 
-    A reader of zstandard's own takes a file that was cut short for a whole one.
+    zstandard's own reader accepts a truncated file, and its missing observations would count as not sent.
     """
     frame, rest = zstandard.ZstdDecompressor().decompressobj(), b""
     try:
         with file.open("rb") as stream:
             while chunk := stream.read(_CHUNK_BYTES):
-                whole, newline, rest = (rest + frame.decompress(chunk)).rpartition(b"\n")
-                yield from (line.decode() for line in (whole + newline).splitlines(keepends=True))
+                lines, newline, rest = (rest + frame.decompress(chunk)).rpartition(b"\n")
+                yield from (line.decode() for line in (lines + newline).splitlines(keepends=True))
     except (OSError, ValueError, zstandard.ZstdError) as error:
         raise RunError(f"{file} is damaged: {error}") from error
     if rest or not frame.eof or frame.unused_data:
-        raise RunError(f"{file} is damaged: it was cut short, or something follows its end")
+        raise RunError(f"{file} is damaged: it is truncated, or other data follows its end")

@@ -83,14 +83,14 @@ def test_means_include_failed_queries_and_those_without_a_match() -> None:
         "q3": None,
     }
     summary = accuracy(JUDGE, {"a": queries}, rankings)
-    row = summary["domains"]["a"]
-    assert row["R@1"] == summary["mean"]["R@1"] == 1 / 4
-    assert row["mMP@5"] == (1 + 1 / 2) / 4
-    assert (row["queries"], row["gallery"], row["without_match"], row["failed"]) == (4, 9, 1, 1)
+    row = summary.domains["a"]
+    assert row.r_at_1 == summary.mean.r_at_1 == 1 / 4
+    assert row.mmp_at_5 == (1 + 1 / 2) / 4
+    assert (row.queries, row.gallery, row.without_match, row.failed) == (4, 9, 1, 1)
 
 
 def test_a_query_that_was_never_sent_has_failed() -> None:
-    assert accuracy(JUDGE, {"a": [record("q0", "a", 0)]}, {})["domains"]["a"]["failed"] == 1
+    assert accuracy(JUDGE, {"a": [record("q0", "a", 0)]}, {}).domains["a"].failed == 1
 
 
 def test_by_position_the_query_counts_as_a_match_among_its_hits() -> None:

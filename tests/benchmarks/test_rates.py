@@ -12,6 +12,7 @@ from benchmarks.__main__ import app
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.workload import DOMAIN
+from benchmarks.runs.records import RunRecord
 from benchmarks.runs.run import PACKED, Run
 from benchmarks.targets.process import ServiceProcess
 
@@ -39,7 +40,7 @@ def test_mixed_traffic_leaves_the_gallery_unchanged(
     assert (run.folder / PACKED).exists()
     assert (run.folder / "latency.hlog").read_text().startswith("#[")
     assert json.loads((run.folder / "summary.json").read_text()) == summary
-    assert run.said()["service"]["model"]["name"] == "efficientnet-lite0-octet"
+    assert run.record(RunRecord).info.model.name == "efficientnet-lite0-octet"
     after = http.get("/v1/domains").json()
     assert after == before
     assert DOMAIN not in str(after)

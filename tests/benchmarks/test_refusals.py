@@ -1,4 +1,4 @@
-"""What `replay`, `index` and `load` refuse: other servers, stale galleries, options nobody obeys."""
+"""Requests that `replay`, `index` and `load` refuse: other servers, stale galleries, ignored options."""
 
 import json
 from collections.abc import Callable
@@ -25,23 +25,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def refused(*arguments: object) -> str:
-    """The sentence of a command that must be refused."""
+    """The error of a command that must be refused: one sentence."""
     with pytest.raises(TargetError) as caught:
         CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def answering(said: Any) -> Handler:
+def answering(body: Any) -> Handler:
     async def handler(request: web.Request) -> web.Response:
         await request.read()
-        return web.json_response(said)
+        return web.json_response(body)
 
     return handler
 
 
 @pytest.mark.parametrize(
-    "said",
+    "body",
     [
         {"ok": True},
         [1],
@@ -52,8 +52,8 @@ def answering(said: Any) -> Handler:
         {"domains": [{"name": "animals", "items": "20"}]},
     ],
 )
-def test_another_server_is_not_this_service(data: Dataset, tmp_path: Path, said: Any) -> None:
-    with stub(answering(said)) as url:
+def test_another_server_is_not_this_service(data: Dataset, tmp_path: Path, body: Any) -> None:
+    with stub(answering(body)) as url:
         for verb in (
             ("index", data.root),
             ("replay", data.root, "--out", tmp_path / "run"),
@@ -62,9 +62,9 @@ def test_another_server_is_not_this_service(data: Dataset, tmp_path: Path, said:
             assert f"{url} is not this service: GET /v1/" in refused(*verb, "--url", url)
 
 
-@pytest.mark.parametrize("said", [[1], {"model": "m"}, {**INFO, "index": None}, {**INFO, "model": {}}])
-def test_what_it_says_of_itself_must_be_whole(data: Dataset, tmp_path: Path, said: Any) -> None:
-    with stub(answering(said)) as url:
+@pytest.mark.parametrize("body", [[1], {"model": "m"}, {**INFO, "index": None}, {**INFO, "model": {}}])
+def test_an_incomplete_info_is_refused(data: Dataset, tmp_path: Path, body: Any) -> None:
+    with stub(answering(body)) as url:
         verb = ("replay", data.root, "--scenario", "Offline", "--out", tmp_path / "run")
         assert "is not this service: GET /v1/info gave" in refused(*verb, "--url", url)
 
@@ -86,8 +86,8 @@ def gallery(data: Dataset, payload: Callable[[str], dict[str, str]]) -> Handler:
     return handler
 
 
-def test_a_gallery_of_another_data_set_is_told_by_its_items(data: Dataset, tmp_path: Path) -> None:
-    """As many pictures of each domain, but of other ones; `plants` is half indexed again."""
+def test_a_gallery_of_another_data_set_is_refused(data: Dataset, tmp_path: Path) -> None:
+    """The item counts are right, but the items are another data set's; `plants` is half indexed again."""
     now = {one.id: payload_of(data, one) for domain in data.domains for one in data.gallery(domain)}
     last = data.gallery("plants")[-1].id
 
@@ -95,21 +95,21 @@ def test_a_gallery_of_another_data_set_is_told_by_its_items(data: Dataset, tmp_p
         return {**now[item], "data": "an older one"} if item == last else now[item]
 
     with stub(gallery(data, half)) as url:
-        said = refused("replay", data.root, "--url", url, "--out", tmp_path / "run")
-    assert said == "the service's gallery of plants is of another data set: index again"
+        error = refused("replay", data.root, "--url", url, "--out", tmp_path / "run")
+    assert error == "the service's gallery of plants is of another data set: index again"
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("options", [("--no-exact",), ("--ef", 32), ("--no-exact", "--ef", 32)])
-@pytest.mark.parametrize("asked", [("--scenario", "Offline"), ("--target", "post"), ("--target", "openai")])
-def test_hnsw_is_for_a_target_that_searches(
-    data: Dataset, tmp_path: Path, asked: tuple[str, ...], options: tuple[object, ...]
+@pytest.mark.parametrize("target", [("--scenario", "Offline"), ("--target", "post"), ("--target", "openai")])
+def test_hnsw_requires_a_target_that_searches(
+    data: Dataset, tmp_path: Path, target: tuple[str, ...], options: tuple[object, ...]
 ) -> None:
-    said = refused("replay", data.root, "--out", tmp_path / "run", *asked, *options)
-    assert said.startswith("--no-exact and --ef are for a target that searches")
+    error = refused("replay", data.root, "--out", tmp_path / "run", *target, *options)
+    assert "a target that searches" in error
 
 
-def test_a_body_without_a_place_for_the_picture_is_refused(data: Dataset, tmp_path: Path) -> None:
+def test_a_body_without_an_image_placeholder_is_refused(data: Dataset, tmp_path: Path) -> None:
     verb = ("replay", data.root, "--out", tmp_path / "run", "--target", "post", "--body")
     for body in ({"image": "{bas64}"}, {"{base64}": "image"}, {"model": "{model}"}):
         assert "would be sent" in refused(*verb, json.dumps(body))

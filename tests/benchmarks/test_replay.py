@@ -1,4 +1,4 @@
-"""Replays through a live service of a tiny model: every way of asking gives the numbers that it should."""
+"""Replays through a live service of a tiny model: every protocol gives the expected scores."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import app
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import BenchmarkError
+from benchmarks.replay.records import ReplayRecord
+from benchmarks.runs.records import write_record
 from benchmarks.runs.run import PACKED, Run
 from benchmarks.targets.process import ServiceProcess, running_service
 from model_export.export.fp32 import export_model
@@ -49,12 +52,12 @@ def tiny(data: Dataset, model: Path, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("service")
     settings = {"model": str(model), "data_dir": str(folder / "index"), "api_keys": KEY}
     with running_service(folder / "log", None, ("service", "serve"), **settings) as service:
-        asked("index", data.root, "--url", service.url)
+        run_json("index", data.root, "--url", service.url)
         yield service
 
 
-def asked(*arguments: object) -> dict[str, Any]:
-    """The JSON line of a command that must go well."""
+def run_json(*arguments: object) -> dict[str, Any]:
+    """The JSON line of a command, which must succeed."""
     done = CliRunner().invoke(app, [*map(str, arguments), "--json"], env={"BENCHMARKS_KEY": KEY})
     if done.exception:
         raise done.exception
@@ -71,7 +74,7 @@ def offline(data: Dataset, model: Path, tmp_path_factory: pytest.TempPathFactory
     return out
 
 
-def same(summary: dict[str, Any], scored: dict[str, Any]) -> None:
+def assert_same_scores(summary: dict[str, Any], scored: dict[str, Any]) -> None:
     for name in ("R@1", "mMP@5"):
         assert summary["mean"][name] == pytest.approx(scored["mean"][name], abs=1e-9)
         for domain, row in summary["domains"].items():
@@ -80,14 +83,14 @@ def same(summary: dict[str, Any], scored: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("exclusion", ["id", "position"])
 @pytest.mark.parametrize("scope", ["merged", "separate"])
-def test_through_the_service_as_offline(
+def test_the_service_scores_as_offline(
     data: Dataset, tiny: ServiceProcess, offline: Path, tmp_path: Path, exclusion: str, scope: str
 ) -> None:
     options = ("--scope", scope, "--self-exclusion", exclusion, "--concurrency", 4)
-    found = asked("replay", data.root, "--url", tiny.url, "--out", tmp_path / "run", *options)
-    scored = asked("score", data.root, "--vectors", offline, "--self-exclusion", exclusion)
-    assert found["scope"] == scope
-    same(found, scored[scope])
+    summary = run_json("replay", data.root, "--url", tiny.url, "--out", tmp_path / "run", *options)
+    scored = run_json("score", data.root, "--vectors", offline, "--self-exclusion", exclusion)
+    assert summary["scope"] == scope
+    assert_same_scores(summary, scored[scope])
 
 
 @pytest.mark.parametrize("scenario", ["Offline", "SingleStream", "MultiStream", "Server"])
@@ -95,67 +98,73 @@ def test_every_scenario_has_the_same_accuracy(
     data: Dataset, tiny: ServiceProcess, offline: Path, tmp_path: Path, scenario: str
 ) -> None:
     rate = ("--rate", 20) if scenario == "Server" else ()
-    found = asked(
+    summary = run_json(
         "replay", data.root, "--url", tiny.url, "--out", tmp_path / "run", "--scenario", scenario, *rate
     )
-    scored = asked("score", data.root, "--vectors", offline)
-    same(found, scored["merged"])
-    said = Run(tmp_path / "run").said()
-    assert said["scenario"]["name"] == scenario
+    scored = run_json("score", data.root, "--vectors", offline)
+    assert_same_scores(summary, scored["merged"])
+    assert Run(tmp_path / "run").record(ReplayRecord).scenario.name == scenario
     assert KEY not in (tmp_path / "run" / "run.json").read_text()
-    if scenario == "Offline":  # every picture was embedded, and the harness searched
-        same(found["separate"], scored["separate"])
+    if scenario == "Offline":  # every image was embedded, and the harness searched
+        assert_same_scores(summary["separate"], scored["separate"])
         assert {one.kind for one in Run(tmp_path / "run").observations()} == {"bulk"}
 
 
-def test_our_own_service_as_a_foreign_one(
+def test_this_service_as_an_openai_or_post_target(
     data: Dataset, tiny: ServiceProcess, offline: Path, tmp_path: Path
 ) -> None:
     for kind, path, exclusion in (("post", "/v1/embed", "position"), ("openai", "/v1/embeddings", "id")):
         options = ("--target", kind, "--model", "tiny", "--self-exclusion", exclusion)
-        found = asked("replay", data.root, *options, "--url", tiny.url + path, "--out", tmp_path / kind)
-        same(found, asked("score", data.root, "--vectors", offline, "--self-exclusion", exclusion)["merged"])
+        summary = run_json("replay", data.root, *options, "--url", tiny.url + path, "--out", tmp_path / kind)
+        assert_same_scores(
+            summary,
+            run_json("score", data.root, "--vectors", offline, "--self-exclusion", exclusion)["merged"],
+        )
 
 
-def test_val_has_a_gallery_of_its_own(data: Dataset, model: Path, offline: Path, tmp_path: Path) -> None:
+def test_val_has_a_separate_gallery(data: Dataset, model: Path, offline: Path, tmp_path: Path) -> None:
     settings = {"model": str(model), "data_dir": str(tmp_path / "index")}
     with running_service(tmp_path / "log", None, ("service", "serve"), **settings) as service:
-        assert asked("index", data.root, "--url", service.url, "--split", "val") == {"uploaded": 12}
-        found = asked("replay", data.root, "--url", service.url, "--out", tmp_path / "run", "--split", "val")
-    same(found, asked("score", data.root, "--vectors", offline, "--split", "val")["merged"])
+        assert run_json("index", data.root, "--url", service.url, "--split", "val") == {"uploaded": 12}
+        summary = run_json(
+            "replay", data.root, "--url", service.url, "--out", tmp_path / "run", "--split", "val"
+        )
+    assert_same_scores(
+        summary, run_json("score", data.root, "--vectors", offline, "--split", "val")["merged"]
+    )
 
 
-def test_a_subset_asks_fewer(data: Dataset, tiny: ServiceProcess, tmp_path: Path) -> None:
-    found = asked(
+def test_a_subset_sends_fewer_queries(data: Dataset, tiny: ServiceProcess, tmp_path: Path) -> None:
+    summary = run_json(
         "replay", data.root, "--url", tiny.url, "--out", tmp_path / "run", "--queries-per-domain", 3
     )
-    assert [row["queries"] for row in found["domains"].values()] == [3, 3]
-    assert found["all"]["gallery"] == 30
+    assert [row["queries"] for row in summary["domains"].values()] == [3, 3]
+    assert summary["all"]["gallery"] == 30
 
 
-def test_what_is_wrong_with_a_replay_is_one_sentence(
-    data: Dataset, tiny: ServiceProcess, tmp_path: Path
-) -> None:
+def test_errors_of_a_replay_are_one_sentence(data: Dataset, tiny: ServiceProcess, tmp_path: Path) -> None:
     usual = ("replay", data.root, "--url", tiny.url, "--out", tmp_path / "run")
     assert CliRunner().invoke(app, [*map(str, usual), "--scenario", "Server"]).exit_code == 2
     with pytest.raises(BenchmarkError, match=r"failed \(401\)"):
         CliRunner().invoke(app, [*map(str, usual)], catch_exceptions=False)
-    asked(*usual, "--queries-per-domain", 2)
+    run_json(*usual, "--queries-per-domain", 2)
     with pytest.raises(BenchmarkError, match="another run: k differ"):
-        asked(*usual, "--queries-per-domain", 2, "--k", 7)
+        run_json(*usual, "--queries-per-domain", 2, "--k", 7)
     with pytest.raises(BenchmarkError, match="not this data set's: 20 items of animals, not 6"):
-        asked(*usual[:-1], tmp_path / "other", "--split", "val")
+        run_json(*usual[:-1], tmp_path / "other", "--split", "val")
 
 
 def test_a_gallery_that_is_stale_is_refused(data: Dataset, tiny: ServiceProcess, tmp_path: Path) -> None:
     changed = Dataset(shutil.copytree(data.root, tmp_path / "changed"))
     info = changed.root / "data/info_files/plants/train.json"
-    info.write_text(info.read_text() + "\n")  # as many pictures, and the same ones: yet not as it was indexed
+    info.write_text(
+        info.read_text() + "\n"
+    )  # the same images, but the fingerprint differs from the indexed one
     with pytest.raises(BenchmarkError, match="gallery of animals is of another data set: index again"):
-        asked("replay", changed.root, "--url", tiny.url, "--out", tmp_path / "run")
+        run_json("replay", changed.root, "--url", tiny.url, "--out", tmp_path / "run")
 
 
-def test_ctrl_c_leaves_a_run_that_goes_on_and_repeats_nothing(data: Dataset, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_run_that_resumes_and_repeats_nothing(data: Dataset, tmp_path: Path) -> None:
     sent = Counter[bytes]()
 
     async def handler(request: web.Request) -> web.Response:
@@ -185,19 +194,20 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_repeats_nothing(data: Dataset, tmp
                 time.sleep(0.02)
             process.send_signal(signal.SIGINT)
             assert process.stderr is not None
-            said = process.stderr.read()
+            output = process.stderr.read()
             assert process.wait(60) == 130
             process.stderr.close()
-        assert said.splitlines()[-1].startswith("benchmarks: stopped; ")
+        assert output.splitlines()[-1].startswith("benchmarks: stopped")
         kept = Run(out).observations()
         assert 3 <= len(kept) < 38
-        run = json.loads((out / "run.json").read_text())
-        run["url"] = run["target"]["url"] = url  # the slow one is gone
-        (out / "run.json").write_text(json.dumps(run))
+        record = Run(out).record(ReplayRecord)  # the slow server has stopped: replace its URL
+        write_record(out / "run.json", replace(record, url=url, target=replace(record.target, url=url)))
         sent_before = sum(sent.values())
         assert subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
-    asked_again = sum(sent.values()) - sent_before
-    assert asked_again == 38 - len(kept) + min(32, 38 - len(kept))  # the rest, and a warm-up of the rest
+    resent = sum(sent.values()) - sent_before
+    assert resent == 38 - len(kept) + min(
+        32, 38 - len(kept)
+    )  # the remaining queries, and a warm-up with them
     everything = [one.query_id for one in Run(out).observations()]
     assert len(everything) == len(set(everything)) == 38
     assert (out / PACKED).exists()

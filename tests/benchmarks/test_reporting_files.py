@@ -1,14 +1,15 @@
-"""What a run says to other tools."""
+"""The files of a run for other tools."""
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
 
+from benchmarks.replay.records import ReplayRecord, RunSummary
 from benchmarks.reports import write_hdr_log, write_mteb, write_points
 from benchmarks.reports.hdr_log import DIGITS, HIGHEST_US, LOWEST_US
 from benchmarks.runs.run import Run
@@ -17,7 +18,7 @@ from tests.support.reported import A, Q, a_run
 
 
 @pytest.fixture
-def reported(tmp_path: Path) -> tuple[Run, dict[str, Any]]:
+def reported(tmp_path: Path) -> tuple[Run, RunSummary]:
     run, _, summary = a_run(tmp_path)
     return run, summary
 
@@ -27,7 +28,7 @@ def rows_of(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_mteb(reported: tuple[Run, dict[str, Any]]) -> None:
+def test_mteb(reported: tuple[Run, RunSummary]) -> None:
     run, summary = reported
     files = write_mteb(run, summary)
     assert [file.name for file in files] == ["a.json", "b.json"]
@@ -38,11 +39,11 @@ def test_mteb(reported: tuple[Run, dict[str, Any]]) -> None:
     assert result["date"] == 1795564201
     (scores,) = result["scores"]["test"]
     assert scores["main_score"] == scores["hit_rate_at_1"] == 0.25
-    assert scores["mMP@5"] == summary["domains"]["a"]["mMP@5"]
+    assert scores["mMP@5"] == summary.domains["a"].mmp_at_5
     assert (scores["hf_subset"], scores["languages"]) == ("default", ["zxx-Zxxx"])
 
 
-def test_points_of_many_runs_lie_side_by_side(reported: tuple[Run, dict[str, Any]], tmp_path: Path) -> None:
+def test_points_of_many_runs_lie_side_by_side(reported: tuple[Run, RunSummary], tmp_path: Path) -> None:
     run, summary = reported
     (row,) = rows_of(write_points(run, summary))
     assert (row["run"], row["precision"], row["concurrency"], row["ef"]) == ("run", "fp32", "4", "")
@@ -50,18 +51,18 @@ def test_points_of_many_runs_lie_side_by_side(reported: tuple[Run, dict[str, Any
     assert (float(row["R@1 a"]), float(row["R@1 b"])) == (0.25, 0.0)
     assert row["valid"] == "True"
     other = Run(tmp_path / "other")
-    other.begin(run.said())
+    other.begin(run.record(ReplayRecord))
     table = tmp_path / "ladder.csv"
     write_points(run, summary, table)
-    fewer = {**summary, "domains": {"c": summary["domains"]["b"]}}
+    fewer = replace(summary, domains={"c": summary.domains["b"]})
     write_points(other, fewer, table)
-    write_points(other, {**fewer, "valid": False}, table)  # anew: it takes the place of what was there
+    write_points(other, replace(fewer, valid=False), table)  # replaces the row before
     first, second = rows_of(table)
     assert (first["run"], first["R@1 a"], first["R@1 c"], first["valid"]) == ("run", "0.25", "", "True")
     assert (second["run"], second["R@1 a"], second["R@1 c"], second["valid"]) == ("other", "", "0.0", "False")
 
 
-def test_the_hdr_log_is_read_again_by_its_own_reader(reported: tuple[Run, dict[str, Any]]) -> None:
+def test_the_hdr_log_is_read_again_by_its_own_reader(reported: tuple[Run, RunSummary]) -> None:
     run, _ = reported
     observations = [
         seen(A[0], [], 0.0, 0.010),
@@ -72,10 +73,10 @@ def test_the_hdr_log_is_read_again_by_its_own_reader(reported: tuple[Run, dict[s
     ]
     file = write_hdr_log(run, observations)
     reader = HistogramLogReader(str(file), HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS))
-    found = []
-    while (one := reader.get_next_interval_histogram()) is not None:
-        start_s = one.get_start_time_stamp() / 1000 - 1795564201
-        found.append((start_s, one.get_tag(), one.get_total_count(), one.get_max_value()))
+    rows = []
+    while (histogram := reader.get_next_interval_histogram()) is not None:
+        start_s = histogram.get_start_time_stamp() / 1000 - 1795564201
+        rows.append((start_s, histogram.get_tag(), histogram.get_total_count(), histogram.get_max_value()))
     reader.close()
-    assert [one[:3] for one in found] == [(0, "search", 2), (1, "search", 1), (2, "embed", 1)]
-    assert [one[3] for one in found] == pytest.approx([20_000, 1, 500_000], rel=1e-3)
+    assert [row[:3] for row in rows] == [(0, "search", 2), (1, "search", 1), (2, "embed", 1)]
+    assert [row[3] for row in rows] == pytest.approx([20_000, 1, 500_000], rel=1e-3)

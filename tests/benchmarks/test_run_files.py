@@ -1,5 +1,7 @@
-"""Files of a run that a kill, a full disk or a copy left behind: mended, or named in one sentence."""
+"""Run files that a kill, a full disk or a copy damaged: repaired, or reported in one sentence."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,15 @@ from rich.console import Console
 from benchmarks.errors import RunError
 from benchmarks.load.driver import Client, Load, drive
 from benchmarks.load.null_server import null_server
+from benchmarks.load.records import LoadRecord
 from benchmarks.load.requests import LoadRequest
 from benchmarks.load.scenarios import Scenario
+from benchmarks.replay.records import ReplayRecord
+from benchmarks.runs.records import RunRecord, to_json
 from benchmarks.runs.run import PACKED, Run, answered, to_line
 from benchmarks.targets.target import Target
 from tests.support.loads import searches
-from tests.support.observed import RUN, observe, seen
+from tests.support.observed import RECORD, begun, observe, seen
 
 __all__ = ["searches"]  # a fixture
 
@@ -23,9 +28,8 @@ TORN = to_line(seen("a/00", [], 0, 1))[:40]
 
 @pytest.fixture
 def packed(tmp_path: Path) -> Run:
-    """Two thousand answers."""
-    run = Run(tmp_path / "packed")
-    run.begin(RUN)
+    """Two thousand observations."""
+    run = begun(Run(tmp_path / "packed"))
     observe(run, [seen(f"a/{n:07d}", [f"a/{n * n:09d}"], n, 0.1) for n in range(2000)])
     run.pack()
     return run
@@ -41,13 +45,12 @@ def sent(searches: list[LoadRequest], run: Run, segment: int) -> None:
 def test_a_segment_of_a_torn_line_alone_is_begun_again(
     searches: list[LoadRequest], tmp_path: Path, segment: int
 ) -> None:
-    run = Run(tmp_path / "run")
-    run.begin(RUN)
+    run = begun(Run(tmp_path / "run"))
     (run.folder / f"observations-{segment:03d}-00.jsonl").write_text(TORN)
     (run.folder / "clients.jsonl").write_text(
         '{"segment": 0, "processes": [{"cpu_s": 1, "wall_s": 4}]}\n{"segment": 1, "pro'
     )
-    assert run.begin(RUN) == []
+    assert run.begin(RECORD) == []
     sent(searches, run, segment)
     assert len(answered(run.observations())) == len(searches)
     run.pack()
@@ -83,16 +86,16 @@ def test_a_packed_run_is_read_again_and_so_is_an_empty_one(packed: Run, tmp_path
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda whole: whole[:0],
-        lambda whole: whole[: len(whole) // 2],
-        lambda whole: whole[:-1],
-        lambda whole: b"garbage" + whole,
-        lambda whole: whole + whole,
+        lambda content: content[:0],
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        lambda content: b"garbage" + content,
+        lambda content: content + content,
     ],
     ids=["empty", "half", "but a byte", "garbage", "twice"],
 )
-def test_a_packed_file_that_is_not_whole_is_refused(packed: Run, damage: Any) -> None:
-    """Half of it would read as a run of which half was not asked."""
+def test_a_truncated_packed_file_is_refused(packed: Run, damage: Any) -> None:
+    """Otherwise half a file would be taken for a run of which half was not sent."""
     file = packed.folder / PACKED
     file.write_bytes(damage(file.read_bytes()))
     before = file.read_bytes()
@@ -106,33 +109,49 @@ def test_a_packed_file_that_is_not_whole_is_refused(packed: Run, damage: Any) ->
     assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize("text", ["{}", "[1]", "null", '"kind"', "{", '{"data": "x"}'])
-def test_a_run_json_that_says_nothing_is_no_run(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["{}", "[1]", "null", '"kind"', "{", '{"version": 1, "data": "x"}'])
+def test_a_damaged_run_json_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(RunError, match="is not a run"):
-        Run(tmp_path).said()
-    with pytest.raises(RunError, match="is not a run"):
-        Run(tmp_path).begin(RUN)
+    with pytest.raises(RunError, match=r"run\.json is damaged"):
+        Run(tmp_path).record(ReplayRecord)
+    with pytest.raises(RunError, match=r"run\.json is damaged"):
+        Run(tmp_path).begin(RECORD)
 
 
-def test_a_service_whose_items_moved_is_the_same_and_another_index_is_not(tmp_path: Path) -> None:
-    def said(**index: object) -> dict[str, object]:
+@pytest.mark.parametrize("version", [None, 0, 2])
+def test_a_run_of_another_version_is_refused(tmp_path: Path, version: int | None) -> None:
+    content = {**to_json(RECORD), "version": version}
+    if version is None:
+        del content["version"]
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"another version .* new --out"):
+        Run(tmp_path).record(ReplayRecord)
+
+
+def test_a_run_of_another_kind_is_refused(tmp_path: Path) -> None:
+    run = begun(Run(tmp_path))
+    assert run.record(RunRecord).kind == "replay"
+    with pytest.raises(RunError, match="is a run of kind `replay`, not `load` or `trials`"):
+        run.record(LoadRecord)
+
+
+def test_item_counts_of_the_index_may_change_and_nothing_else(tmp_path: Path) -> None:
+    def record(**index: object) -> ReplayRecord:
         usual = {"items": 80, "indexed_vectors": 0, "backend": "qdrant-edge"}
-        return {**RUN, "service": {"precision": "fp32", "index": {**usual, **index}}}
+        return replace(RECORD, service={"precision": "fp32", "index": {**usual, **index}})
 
     run = Run(tmp_path)
-    run.begin(said())
-    assert run.begin(said(items=81, indexed_vectors=64)) == []
-    assert run.said() == said()
+    run.begin(record())
+    assert run.begin(record(items=81, indexed_vectors=64)) == []
+    assert run.record(ReplayRecord) == record()
     with pytest.raises(RunError, match="another run: service differ"):
-        run.begin(said(backend="qdrant"))
+        run.begin(record(backend="qdrant"))
     with pytest.raises(RunError, match="another run: service differ"):
-        run.begin({**said(), "service": {"precision": "int8", "index": {"items": 80}}})
+        run.begin(replace(RECORD, service={"precision": "int8", "index": {"items": 80}}))
 
 
-def test_on_a_full_disk_the_first_error_is_told(searches: list[LoadRequest], tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
-    run.begin(RUN)
+def test_on_a_full_disk_the_first_error_is_reported(searches: list[LoadRequest], tmp_path: Path) -> None:
+    run = begun(Run(tmp_path / "run"))
     for name in ("observations-000-00.jsonl", "clients.jsonl"):
         (run.folder / name).symlink_to("/dev/full")
     with pytest.raises(RunError, match=r"observations-000-00\.jsonl cannot be written: No space .* is kept"):

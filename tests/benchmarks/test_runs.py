@@ -1,7 +1,8 @@
-"""Data sets, runs and reports: the pure parts of the harness."""
+"""Data sets, runs and their summaries."""
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import DataError, RunError
+from benchmarks.replay.records import Unanswered
 from benchmarks.replay.summary import summarise
-from benchmarks.runs.latency import latency, stage_means, tail_of, together
+from benchmarks.runs.latency import group_latencies_ms, latency, stage_means, tail_of
+from benchmarks.runs.records import RunRecord
 from benchmarks.runs.run import PACKED, Run, to_line
-from tests.support.observed import RUN, observe, seen
+from tests.support.observed import RECORD, begun, observe, seen
 
 
 def info_file(root: Path, domain: str, split: str, rows: object) -> None:
@@ -23,7 +26,7 @@ def info_file(root: Path, domain: str, split: str, rows: object) -> None:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Dataset:
-    """Two domains: `a` searches itself, `b` has an index of its own."""
+    """Two domains: `a` searches itself, `b` has a separate index."""
     info_file(tmp_path, "a", "test", [{"path": f"a/{n}.png", "class_id": n // 2} for n in range(4)])
     info_file(tmp_path, "b", "test", [{"path": "b/q.png", "class_id": [7, 8]}])
     info_file(
@@ -42,7 +45,7 @@ def test_uned_layout(small: Dataset) -> None:
     assert small.image(query) == small.root / "data" / "images" / "b" / "q.png"
 
 
-def test_names_of_classes_are_used_where_the_data_set_has_them(small: Dataset) -> None:
+def test_class_names_of_the_data_set_are_used(small: Dataset) -> None:
     (small.root / "dataset.json").write_text(json.dumps({"domains": {"a": {"labels": ["cat", "dog"]}}}))
     named = Dataset(small.root)
     assert [named.label(record) for record in named.queries("a")] == ["cat", "cat", "dog", "dog"]
@@ -57,7 +60,7 @@ def test_a_malformed_info_file_is_named(tmp_path: Path, rows: object) -> None:
         Dataset(tmp_path).queries("a")
 
 
-def test_a_folder_that_is_no_data_set(tmp_path: Path, small: Dataset) -> None:
+def test_a_folder_that_is_not_a_data_set(tmp_path: Path, small: Dataset) -> None:
     with pytest.raises(DataError, match="is not a data set"):
         Dataset(tmp_path / "nothing")
     with pytest.raises(DataError, match="does not exist"):
@@ -68,20 +71,12 @@ A = [f"a/test/000000{n}" for n in range(4)]
 Q, B0, B1 = "b/test/0000000", "b/index/0000000", "b/index/0000001"
 
 
-def said_of(data: Dataset) -> dict[str, object]:
-    return {**RUN, "data_fingerprint": data.fingerprint, "domains": ["a", "b"]}
+def run_over(data: Dataset, folder: Path, **changes: object) -> Run:
+    return begun(Run(folder), data_fingerprint=data.fingerprint, **changes)
 
 
-def test_a_summary_by_hand(small: Dataset, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
-    run.begin(
-        {
-            **RUN,
-            "data_fingerprint": small.fingerprint,
-            "domains": ["a", "b"],
-            "left_out": {"c": "no such package"},
-        }
-    )
+def test_a_hand_computed_summary(small: Dataset, tmp_path: Path) -> None:
+    run = run_over(small, tmp_path / "run", left_out={"c": "no such package"})
     observe(
         run,
         [
@@ -94,55 +89,48 @@ def test_a_summary_by_hand(small: Dataset, tmp_path: Path) -> None:
         ],
     )
     summary = summarise(small, run)
-    assert summary["domains"]["a"]["R@1"] == 2 / 4
-    assert summary["domains"]["a"]["mMP@5"] == 2 / 4
-    assert summary["domains"]["a"]["failed"] == 1
-    assert summary["domains"]["a"]["p50_ms"] == pytest.approx(10)
-    assert summary["domains"]["a"]["images_per_s"] == pytest.approx(3 / 0.1)
-    assert summary["domains"]["b"]["R@1"] == 0.0
-    assert summary["domains"]["b"]["mMP@5"] == 0.0  # n_q = 1: only the first place counts
-    assert (summary["mean"]["R@1"], summary["mean"]["mMP@5"]) == (1 / 4, 1 / 4)
-    low, high = summary["domains"]["a"]["R@1_interval"]
+    assert summary.domains["a"].r_at_1 == 2 / 4
+    assert summary.domains["a"].mmp_at_5 == 2 / 4
+    assert summary.domains["a"].failed == 1
+    assert summary.domains["a"].p50_ms == pytest.approx(10)
+    assert summary.domains["a"].images_per_s == pytest.approx(3 / 0.1)
+    assert summary.domains["b"].r_at_1 == 0.0
+    assert summary.domains["b"].mmp_at_5 == 0.0  # n_q = 1: only the first place counts
+    assert (summary.mean.r_at_1, summary.mean.mmp_at_5) == (1 / 4, 1 / 4)
+    low, high = summary.domains["a"].r_at_1_interval
     assert (low, high) == (0, 1)  # of four queries, two right
-    assert summary["all"]["queries"] == 5
-    assert summary["all"]["gallery"] == 6
-    assert summary["all"]["failed"] == 1
-    assert summary["all"]["not_asked"] == 0
-    assert summary["all"]["from_cache"] == 1
-    assert summary["all"]["images_per_s"] == pytest.approx(4 / (0.1 + 0.1))  # both segments' time
-    assert summary["left_out"] == {"c": "no such package"}
-    assert summary["confusion"] == {"a": {"a": 3}, "b": {"b": 1}}
-    assert summary["unanswered"] == [{"query": A[2], "why": "broken"}]
-    assert summary["invalid_because"] == [
-        "1 answers came from the service's cache: their times are not of work"
-    ]
+    assert summary.totals.queries == 5
+    assert summary.totals.gallery == 6
+    assert summary.totals.failed == 1
+    assert summary.totals.not_sent == 0
+    assert summary.totals.from_cache == 1
+    assert summary.totals.images_per_s == pytest.approx(4 / (0.1 + 0.1))  # both segments' time
+    assert summary.left_out == {"c": "no such package"}
+    assert summary.confusion == {"a": {"a": 3}, "b": {"b": 1}}
+    assert summary.unanswered == [Unanswered(A[2], "broken")]
+    assert summary.invalid_because[0].startswith("1 responses came from the service's cache")
 
 
-def test_a_ranking_that_is_too_short_is_wrong_where_it_ends(small: Dataset, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
-    run.begin(said_of(small))
+def test_missing_hits_count_as_wrong(small: Dataset, tmp_path: Path) -> None:
+    run = run_over(small, tmp_path / "run")
     observe(run, [seen(A[0], [], 0, 1), *(seen(one, ["x"], 0, 1) for one in (*A[1:], Q))])
     summary = summarise(small, run)
-    assert summary["all"]["short"] == 1
-    assert summary["unanswered"] == [{"query": A[0], "why": "0 hits only"}]
+    assert summary.totals.short == 1
+    assert summary.unanswered == [Unanswered(A[0], "only 0 hits")]
 
 
-def test_by_position_the_first_hit_is_dropped_whichever_it_is(small: Dataset, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
-    run.begin(
-        {**RUN, "data_fingerprint": small.fingerprint, "domains": ["a", "b"], "self_exclusion": "position"}
-    )
+def test_by_position_the_first_hit_is_always_dropped(small: Dataset, tmp_path: Path) -> None:
+    run = run_over(small, tmp_path / "run", self_exclusion="position")
     others = [seen(A[0], [A[0], A[1]], 0, 1), seen(A[2], [A[0], A[3]], 0, 1), seen(A[3], [A[3], A[0]], 0, 1)]
-    # A duplicate stood before the query itself, which then counts as found: the reference has it so.
+    # A duplicate comes before the query itself, which then counts as a hit, as in the reference.
     observe(run, [seen(A[1], [A[0], A[1]], 0, 1), *others, seen(Q, [B0, B1], 0, 1)])
-    rows = summarise(small, run)["domains"]
-    assert rows["a"]["R@1"] == 3 / 4
-    assert rows["b"]["R@1"] == 1  # an index of its own: nothing is dropped
+    rows = summarise(small, run).domains
+    assert rows["a"].r_at_1 == 3 / 4
+    assert rows["b"].r_at_1 == 1  # a separate index: nothing is dropped
 
 
-def test_embeddings_are_ranked_here_merged_and_separate(small: Dataset, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
-    run.begin(said_of(small))
+def test_embeddings_are_ranked_merged_and_separate(small: Dataset, tmp_path: Path) -> None:
+    run = run_over(small, tmp_path / "run")
     queries: dict[str, list[float]] = {
         A[0]: [1, 0],
         A[1]: [0.8, 0.6],
@@ -163,47 +151,46 @@ def test_embeddings_are_ranked_here_merged_and_separate(small: Dataset, tmp_path
         ],
     )
     summary = summarise(small, run)
-    # A0 finds B0, and of its own domain A1. A1 finds A0, which ties with B0 and stands before it. A2 finds
-    # B1, and of its own A1. A3 finds A0, which ties with B0.
-    assert summary["domains"]["a"]["R@1"] == 1 / 4
-    assert summary["separate"]["domains"]["a"]["R@1"] == 2 / 4
-    assert summary["domains"]["b"]["R@1"] == 0  # A0 is nearer
-    assert summary["separate"]["domains"]["b"]["R@1"] == 1
+    assert summary.separate
+    separate = summary.separate.domains
+    # A0 finds B0, and in its domain A1. A1 finds A0, which ties with B0 and comes before it. A2 finds B1, and
+    # in its domain A1. A3 finds A0, which ties with B0.
+    assert summary.domains["a"].r_at_1 == 1 / 4
+    assert separate["a"].r_at_1 == 2 / 4
+    assert summary.domains["b"].r_at_1 == 0  # A0 is nearer
+    assert separate["b"].r_at_1 == 1
 
 
-def test_a_gallery_that_was_not_embedded_whole_makes_no_figures(small: Dataset, tmp_path: Path) -> None:
-    """What has no embedding is found by nobody, so R@1 would be higher."""
-    run = Run(tmp_path / "run")
-    run.begin(said_of(small))
+def test_a_gallery_with_missing_embeddings_is_invalid(small: Dataset, tmp_path: Path) -> None:
+    """An image without an embedding is never a hit, so R@1 would be too high."""
+    run = run_over(small, tmp_path / "run")
     embedding = base64.b64encode(np.asarray([1, 0], dtype="<f4").tobytes()).decode()
-    asked = [seen(one, [], 0, 1, kind="embed", embedding=embedding) for one in (*A, Q, B0)]
-    observe(run, [*asked, seen(B1, [], 0, 1, status=503, kind="embed")])
+    embedded = [seen(one, [], 0, 1, kind="embed", embedding=embedding) for one in (*A, Q, B0)]
+    observe(run, [*embedded, seen(B1, [], 0, 1, status=503, kind="embed")])
     summary = summarise(small, run)
-    assert summary["invalid_because"] == [f"1 pictures of the gallery have no embedding, the first is {B1}"]
-    assert not summary["valid"]
+    assert summary.invalid_because == [f"1 gallery images have no embedding, the first is {B1}"]
+    assert not summary.valid
 
 
-def test_a_data_set_that_was_built_anew_is_not_this_runs(small: Dataset, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
-    run.begin({**RUN, "data_fingerprint": "another", "domains": ["a", "b"]})
+def test_a_data_set_that_was_rebuilt_is_refused(small: Dataset, tmp_path: Path) -> None:
+    run = begun(Run(tmp_path / "run"), data_fingerprint="another")
     with pytest.raises(RunError, match="another data set"):
         summarise(small, run)
 
 
-def test_where_p99_comes_from() -> None:
+def test_tail_is_at_or_above_p99() -> None:
     some = [seen(f"a/{n}", [], 0, 0.001 * n, server_ms={"queue": float(n)}) for n in range(1, 101)]
     assert [one.query_id for one in tail_of(some)] == ["a/100"]
     assert tail_of([]) == []
 
 
-def test_what_is_sent_together_is_done_with_its_last() -> None:
+def test_a_group_ends_with_its_last_response() -> None:
     some = [seen("a/0", [], 0, 0.5), seen("a/1", [], 0, 0.25), seen("a/2", [], 1, 0.125)]
-    assert together(some) == [500, 125]
+    assert group_latencies_ms(some) == [500, 125]
 
 
 def test_packing_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
-    run.begin({})
+    run = begun(Run(tmp_path / "run"))
     observe(run, [seen("a/0", [], 0, 1)])
     kept = (run.folder / "observations-000-00.jsonl").read_text()
     run.pack()
@@ -218,7 +205,7 @@ def test_latency_of_nothing() -> None:
     assert latency([seen("a/x", [], 0, 1, status=0)]).images_per_s == 0
 
 
-def test_where_the_time_went_adds_up_to_the_latency() -> None:
+def test_stages_add_up_to_the_latency() -> None:
     means = stage_means(
         [{"decode": 0.5, "infer": 2.0, "total": 4.0}, {"decode": 1.5, "infer": 2.0, "total": 4.0}], [10, 20]
     )
@@ -226,25 +213,23 @@ def test_where_the_time_went_adds_up_to_the_latency() -> None:
     assert stage_means([], []) == {}
 
 
-def test_a_run_is_resumed_and_a_torn_line_forgotten(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
-    assert run.begin({**RUN, "k": 10, "started": "today"}) == []
+def test_a_run_is_resumed_and_a_torn_line_ignored(tmp_path: Path) -> None:
+    run = begun(Run(tmp_path / "run"))
     observe(run, [seen("a/x", ["a/y"], 0, 1)], torn=to_line(seen("a/z", [], 0, 1))[:40])
-    assert [one.query_id for one in run.begin({**RUN, "k": 10, "started": "tomorrow"})] == ["a/x"]
+    assert [one.query_id for one in run.begin(replace(RECORD, started="tomorrow"))] == ["a/x"]
     observe(run, [seen("a/z", [], 0, 1, segment=1)])
     assert [one.query_id for one in run.observations()] == ["a/x", "a/z"]
 
 
 def test_another_runs_folder_is_not_written_to(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
-    run.begin({**RUN, "k": 10, "url": "x"})
+    run = begun(Run(tmp_path / "run"), url="x")
     with pytest.raises(RunError, match="another run: k, url differ"):
-        run.begin({**RUN, "k": 5})
+        run.begin(replace(RECORD, k=5))
 
 
 def test_damaged_runs_are_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not a run"):
-        Run(tmp_path).said()
+        Run(tmp_path).record(RunRecord)
     (tmp_path / "observations.jsonl").write_text("{}\n")
     with pytest.raises(RunError, match="are damaged"):
         Run(tmp_path).observations()

@@ -229,7 +229,7 @@ def test_judge_reports_why_a_run_is_invalid() -> None:
     assert judge(on_time, True, cache_expected=False, usage=[ClientUsage(5, 10)]) == Verdict([], [])
     late = [seen(f"a/{n}", [], n, 0.1, sent_s=n + 0.02) for n in range(100)]
     (reason,) = judge(late, True, cache_expected=False, usage=[]).invalid_because
-    assert "20.0 ms late or more, beside a median latency of 100.0 ms" in reason
+    assert "20.0 ms late" in reason
     assert judge(late, False, cache_expected=False, usage=[]) == Verdict(
         [], []
     )  # a closed loop has no schedule

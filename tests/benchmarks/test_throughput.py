@@ -1,7 +1,5 @@
-"""Throughput against latency in a report: drawn from a run of `concurrency` of the same service."""
+"""Throughput against latency in a report, from a run of `concurrency` of the same service."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +8,13 @@ from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.errors import RunError
+from benchmarks.load.records import ConcurrencySummary, LoadRecord
 from benchmarks.load.trial import Trial
 from benchmarks.reports import throughput_of
-from tests.benchmarks.test_reporting import Page
-from tests.support.reported import SAID, a_run
-
-SWEPT = {"kind": "trials", "mix": "search=1", "sizes": "own", "cache": "hostile", "seconds": 10}
+from benchmarks.runs.records import write_summary
+from benchmarks.runs.run import Run
+from tests.support.page import Page
+from tests.support.reported import REPORTED, a_run
 
 
 def trial(streams: int, rate: float, p50_ms: float, p99_ms: float) -> Trial:
@@ -26,18 +25,34 @@ def swept(folder: Path, **service: Any) -> Path:
     """47 answered/s at most, 1,000 ms at most: the plot ends at 50 and at 1,000."""
     trials = [trial(1, 23.5, 40, 50), trial(2, 47, 42, 100), trial(64, 47, 900, 1000)]
     folder.mkdir()
-    said = {"service": {**SAID["service"], **service}, **SWEPT}
-    (folder / "run.json").write_text(json.dumps(said))
-    summary = {"trials": [asdict(one) for one in trials], "knee": 2}
-    (folder / "summary.json").write_text(json.dumps(summary))
+    record = LoadRecord(
+        kind="trials",
+        started=REPORTED.started,
+        commit=REPORTED.commit,
+        machine=REPORTED.machine,
+        versions=REPORTED.versions,
+        url=REPORTED.url,
+        data=REPORTED.data,
+        data_fingerprint=REPORTED.data_fingerprint,
+        service={**REPORTED.service, **service},
+        mix="search=1",
+        sizes="own",
+        cache="hostile",
+        seconds=10,
+        slo_ms=500,
+        seed=0,
+        processes=1,
+    )
+    Run(folder).begin(record)
+    write_summary(folder, ConcurrencySummary(trials=trials, knee=2))
     return folder
 
 
 def test_points_lie_where_they_were_measured(tmp_path: Path) -> None:
-    found = throughput_of(swept(tmp_path / "swept"), SAID)
-    assert found.places == [(47.0, 96.0), (94.0, 95.8), (94.0, 10.0)]
-    assert found.plot.lines["p99"] == "47.00,95.00 94.00,90.00 94.00,0.00"
-    assert [tick.text for tick in found.plot.x_ticks][-1] == "50"
+    throughput = throughput_of(swept(tmp_path / "swept"), REPORTED)
+    assert throughput.places == [(47.0, 96.0), (94.0, 95.8), (94.0, 10.0)]
+    assert throughput.plot.lines["p99"] == "47.00,95.00 94.00,90.00 94.00,0.00"
+    assert [tick.text for tick in throughput.plot.x_ticks][-1] == "50"
 
 
 def test_the_report_has_the_curve_its_table_and_its_knee(tmp_path: Path) -> None:
@@ -46,7 +61,7 @@ def test_the_report_has_the_curve_its_table_and_its_knee(tmp_path: Path) -> None
     done = CliRunner().invoke(app, ["report", str(run.folder), *options], catch_exceptions=False)
     assert "| 2, the knee | 47 | 42 | 100 | 100.0% |" in done.stdout
     page = Page(run.folder / "report.html")
-    text = " ".join(page.text.split())
+    text = page.text
     assert "search=1, own sizes, cache-hostile, 10 s each" in text
     assert "2 the knee 47 42 100 100.0%" in text
     dots = [one for _, one in page.tags if one.get("class", "").startswith("dot")]
@@ -55,11 +70,11 @@ def test_the_report_has_the_curve_its_table_and_its_knee(tmp_path: Path) -> None
 
 
 def test_another_service_or_half_a_sweep_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="its precision is int8, the run's fp32"):
-        throughput_of(swept(tmp_path / "int8", precision="int8"), SAID)
+    with pytest.raises(RunError, match="its precision is int8, not fp32"):
+        throughput_of(swept(tmp_path / "int8", precision="int8"), REPORTED)
     half = swept(tmp_path / "half")
     (half / "summary.json").unlink()
-    with pytest.raises(RunError, match="no whole run of `concurrency`"):
-        throughput_of(half, SAID)
+    with pytest.raises(RunError, match="not a complete run of `concurrency`"):
+        throughput_of(half, REPORTED)
     with pytest.raises(RunError, match="is not a run"):
-        throughput_of(tmp_path / "nothing", SAID)
+        throughput_of(tmp_path / "nothing", REPORTED)

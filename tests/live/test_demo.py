@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.datasets.dataset import Dataset, Record
+from benchmarks.replay.records import ReplayRecord
 from benchmarks.runs.run import Run, to_line
 from benchmarks.targets.gallery import index_fits, index_gallery
 from benchmarks.targets.process import ServiceProcess, free_port, running_service
@@ -170,10 +172,9 @@ def test_a_replay_goes_on_where_it_stopped(octet: Dataset, again: ServiceProcess
     out = ["--out", str(part.folder), "--concurrency", "8", "--json"]
     # A run that was killed after 2,000 queries: the demo's own lines, and a torn one.
     lines = whole.observations()
-    said = whole.said()
-    said["target"] |= {"url": again.url}
-    said["scenario"] |= {"streams": 8}
-    part.begin({**said, "url": again.url})
+    record = whole.record(ReplayRecord)
+    target, scenario = replace(record.target, url=again.url), replace(record.scenario, streams=8)
+    part.begin(replace(record, url=again.url, target=target, scenario=scenario))
     observe(part, lines[:2000], torn=to_line(lines[2000])[:25])
     done = command("replay", str(octet.root), "--url", again.url, *out)
     assert done.returncode == 0, done.stderr

@@ -59,7 +59,7 @@ LAYERS = {
         scoring targets runs
         datasets
         files
-        stats progress errors __init__
+        stats progress tables errors __init__
     """,
 }
 MOST_ENTRIES = {"service": 18, "model_export": 14, "benchmarks": 20}

@@ -1,24 +1,35 @@
-"""Runs and observations for tests."""
+"""Records, runs and observations for tests."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from benchmarks.load.scenarios import Scenario
+from benchmarks.replay.records import ClientRecord, ReplayRecord
+from benchmarks.runs.provenance import Machine
 from benchmarks.runs.run import Observation, Run, to_line
+from benchmarks.targets.target import Target
 
-RUN: dict[str, Any] = {
-    "kind": "replay",
-    "split": "test",
-    "scope": "merged",
-    "self_exclusion": "id",
-    "queries_per_domain": None,
-    "subset_seed": 0,
-    "scenario": {"name": "ClosedLoop", "streams": 1, "group": 1, "bulk": 1, "rate_per_s": None, "seed": 0},
-    "left_out": {},
-}
+URL = "http://127.0.0.1:1"
+RECORD = ReplayRecord(
+    started="2026-11-24T23:50:01+00:00",
+    commit="abc1234+",
+    machine=Machine(cpu="a CPU", cores=2, memory_gb=24.0, gpu=None, system="Linux"),
+    versions={"python": "3.11"},
+    url=URL,
+    target=Target("uie", URL),
+    data="/data",
+    data_fingerprint="f" * 64,
+    domains=["a", "b"],
+    left_out={},
+    scenario=Scenario("ClosedLoop", streams=1),
+    client=ClientRecord(processes=1, warm_up=0),
+    service={},
+)
 
 
 def seen(query_id: str, hits: list[str], at_s: float, took_s: float, **changes: object) -> Observation:
-    """Return an observation that was sent on time and answered with 200, with `changes`."""
+    """An observation that was sent on time and answered with 200, except for `changes`."""
     values: dict[str, Any] = {
         "query_id": query_id,
         "domain": query_id.split("/")[0],
@@ -35,9 +46,16 @@ def seen(query_id: str, hits: list[str], at_s: float, took_s: float, **changes: 
 
 
 def observe(run: Run, observations: Sequence[Observation], torn: str = "") -> None:
-    """Write observations as a client process does; `torn` is the rest of a line after a kill."""
+    """Append observations as a client process does; `torn` is a last line that a kill cut off."""
     for segment in sorted({observation.segment for observation in observations}):
         with (run.folder / f"observations-{segment:03d}-00.jsonl").open("a") as stream:
-            in_segment = [observation for observation in observations if observation.segment == segment]
-            stream.writelines(map(to_line, in_segment))
+            stream.writelines(
+                to_line(observation) for observation in observations if observation.segment == segment
+            )
             stream.write(torn)
+
+
+def begun(run: Run, **changes: Any) -> Run:
+    """The run, started with RECORD except for `changes`."""
+    run.begin(replace(RECORD, **changes))
+    return run

@@ -1,0 +1,34 @@
+"""The records of a load and of a search over loads: `run.json`, and `summary.json` of `concurrency`."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from benchmarks.load.scenarios import Scenario
+from benchmarks.load.trial import Trial
+from benchmarks.load.workload import CacheName, SizeName
+from benchmarks.runs.records import VERSION, RunRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadRecord(RunRecord):
+    """`run.json` of `load` (kind `load`), and of `saturate` and `concurrency` (kind `trials`)."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("load", "trials")
+
+    mix: str
+    sizes: SizeName
+    cache: CacheName
+    seconds: float
+    slo_ms: float
+    seed: int
+    processes: int
+    scenario: Scenario | None = None  # of trials: one each
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConcurrencySummary:
+    """`summary.json` of `concurrency`: its trials in the order of their concurrency."""
+
+    version: int = VERSION
+    trials: list[Trial]
+    knee: int  # concurrency

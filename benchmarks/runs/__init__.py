@@ -1,0 +1,1 @@
+"""Run folders: their record, observations, latencies, and the verdict on them."""

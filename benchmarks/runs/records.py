@@ -1,0 +1,120 @@
+"""The JSON records of a run folder: one reader, one writer, and the fields that all kinds of runs share."""
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import TypeAdapter
+
+from benchmarks.errors import RunError
+from benchmarks.files import write_atomically
+from benchmarks.runs.provenance import Provenance
+
+VERSION = 1
+_INDEX_COUNTERS = {"items", "indexed_vectors"}  # they change while the service stays the same
+
+T = TypeVar("T")
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The model, as `GET /v1/info` reports it."""
+
+    name: str | None = None
+    fingerprint: str | None = None
+    dim: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """The index, as `GET /v1/info` reports it."""
+
+    backend: str | None = None
+    quantization: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceInfo:
+    """The fields of `GET /v1/info` that the harness reads; all are empty for another target."""
+
+    version: str | None = None
+    model: ModelInfo = ModelInfo()
+    index: IndexInfo = IndexInfo()
+    precision: str | None = None
+    provider: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord(Provenance):
+    """The part of `run.json` that every kind of run has."""
+
+    kinds: ClassVar[tuple[str, ...]] = ()  # the kinds that a class reads; none: every kind
+
+    version: int = VERSION
+    kind: str
+    url: str
+    data: str  # folder of the data set
+    data_fingerprint: str
+    service: dict[str, Any]  # the JSON of `GET /v1/info`, complete; empty for another target
+
+    @property
+    def info(self) -> ServiceInfo:
+        """The service's description of itself. Raises RunError."""
+        try:
+            return _adapter(ServiceInfo).validate_python(self.service)
+        except ValueError as error:
+            raise RunError(f"run.json has no valid description of the service: {error}") from error
+
+    def changes(self, other: "RunRecord") -> list[str]:
+        """Names of the fields in which `other`, of the same class, describes another run."""
+        a, b = _stable(self), _stable(other)
+        return sorted(field.name for field in fields(a) if getattr(a, field.name) != getattr(b, field.name))
+
+
+def read_record(file: Path, kind: type[T]) -> T:
+    """The record in a JSON file. Raises RunError if it is missing, malformed, or of another version."""
+    try:
+        content = json.loads(file.read_text())
+        if content and isinstance(content, dict) and content.get("version") != VERSION:
+            raise RunError(f"{file} was written by another version of the harness: replay into a new --out")
+        return _adapter(kind).validate_python(content)
+    except FileNotFoundError as error:
+        raise RunError(f"{file} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} is damaged: {error}") from error
+
+
+def parse(kind: type[T], line: str) -> T:
+    """The record in one line of JSON. Raises ValueError."""
+    return _adapter(kind).validate_json(line)
+
+
+def write_record(file: Path, record: object) -> None:
+    """Write a record, or a dict, as JSON. Raises RunError."""
+    write_atomically(file, json.dumps(to_json(record), indent=1) + "\n")
+
+
+def write_summary(folder: Path, summary: object) -> None:
+    """Write `summary.json`. Raises RunError."""
+    write_record(folder / "summary.json", summary)
+
+
+def to_json(record: object) -> dict[str, Any]:
+    """The record as JSON, with the keys of the file format."""
+    return dict(_adapter(type(record)).dump_python(record, mode="json", by_alias=True))
+
+
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    if kind not in _ADAPTERS:  # building one takes milliseconds
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
+
+
+def _stable(record: RunRecord) -> RunRecord:
+    """The record without the values that change between two calls for the same run."""
+    service = dict(record.service)
+    if isinstance(index := service.get("index"), dict):
+        service["index"] = {key: value for key, value in index.items() if key not in _INDEX_COUNTERS}
+    return replace(record, started="", service=service)
