@@ -52,7 +52,7 @@ async def read_image_and_fields(request: Request, pipeline: Pipeline) -> tuple[b
     Raises Overloaded, before it reads anything, where an image would not be taken.
     """
     core: Core = request.app.state.core
-    pipeline.require_room(request.state.deadline)
+    pipeline.check_capacity(request.state.deadline)
     max_bytes = core.settings.max_image_bytes
     kind = media_type(request.headers)
     if kind == "multipart/form-data":

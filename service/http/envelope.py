@@ -45,7 +45,7 @@ class Envelope:
             settings.max_bytes_in_flight,
             max(settings.max_request_bytes, settings.max_image_bytes + FORM_SLACK_BYTES, MAX_JSON_BYTES),
             settings.body_timeout_s,
-            core.no_room_for_bytes,
+            core.too_many_bytes,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,7 +56,7 @@ class Envelope:
         arrived = time.perf_counter()
         state = scope.setdefault("state", {})
         state["stages_ms"], state["cache"] = {}, None
-        state["room"] = self._intake.room
+        state["room"] = self._intake.reservation
         state["fingerprint"] = self._core.manifest.fingerprint
         state["request_id"] = given = _request_id(headers.get("x-request-id"))
         request_id.set(given)

@@ -32,20 +32,20 @@ class Intake:
         self._refusal = refusal
 
     @contextlib.contextmanager
-    def room(self) -> Iterator[Take]:
+    def reservation(self) -> Iterator[Take]:
         """What it yields takes bytes of the budget, or raises Overloaded; at the end they come back."""
         held = 0
 
         def take(amount: int) -> None:
             nonlocal held
-            if not self._budget.take(amount):
+            if not self._budget.acquire(amount):
                 raise self._refusal()
             held += amount
 
         try:
             yield take
         finally:
-            self._budget.give(held)
+            self._budget.release(held)
 
     @contextlib.contextmanager
     def body(self, headers: Headers, receive: Receive, deadline: float | None) -> Iterator[Receive]:
@@ -86,7 +86,7 @@ class Intake:
                 held = got
             return message
 
-        with self.room() as take:
+        with self.reservation() as take:
             take(held)
             yield bounded
 

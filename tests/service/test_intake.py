@@ -37,34 +37,34 @@ def intake(max_bytes: int = 100, timeout_s: float = 30) -> Intake:
     return Intake(max_bytes, 1000, timeout_s, lambda: Overloaded("full"))
 
 
-def test_a_budget_is_kept_and_comes_back() -> None:
+def test_a_budget_grants_up_to_its_limit() -> None:
     budget = Budget(10)
-    with budget.holding(6), budget.holding(4):
-        assert not budget.take(1)
-        assert budget.take(0)
-    assert budget.take(10)
-    budget.give(10)
-    with budget.holding(99):  # larger than all there is, but alone
-        assert not budget.take(1)
-    assert budget.take(1)
-    assert not budget.take(99)
+    with budget.acquired(6), budget.acquired(4):
+        assert not budget.acquire(1)
+        assert budget.acquire(0)
+    assert budget.acquire(10)
+    budget.release(10)
+    with budget.acquired(99):  # above the limit, but alone
+        assert not budget.acquire(1)
+    assert budget.acquire(1)
+    assert not budget.acquire(99)
 
 
-def test_who_waits_for_room_gets_it() -> None:
+def test_a_waiting_thread_acquires_released_budget() -> None:
     budget, entered = Budget(10), threading.Event()
 
     def wait() -> None:
-        with budget.holding(5):
+        with budget.acquired(5):
             entered.set()
 
-    assert budget.take(8)
+    assert budget.acquire(8)
     waiting = threading.Thread(target=wait)
     waiting.start()
     assert not entered.wait(0.1)
-    budget.give(8)
+    budget.release(8)
     waiting.join(20)
     assert entered.is_set()
-    assert budget.take(10)  # it gave its own back
+    assert budget.acquire(10)  # the thread released its own amount
 
 
 async def test_what_no_route_would_take_takes_no_room() -> None:
