@@ -21,10 +21,10 @@ from service.core import Core
 from service.errors import ServiceError, StartupError
 from service.http.app import create_app, problem_response
 from service.http.envelope import Envelope
+from service.http.handling import model_card
 from service.http.heads import bound_heads
-from service.http.model_choice import model_card
 from service.http.native import FilesOnly
-from service.http.search import hit_json, neighbourhood
+from service.http.search import hits_json
 from service.http.timeout import Deadline, replace_bentomls
 from service.http.untraced import leave_out_tracing
 from service.index import Query
@@ -82,8 +82,7 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
                 hits, _ = await core.timed_search(query)
             except ServiceError as error:
                 return _native_problem(error)
-            found = {"hits": [hit_json(hit) for hit in hits], "domains": neighbourhood(hits)}
-            return {**found, **model_card(core.manifest)}
+            return {**hits_json(hits), **model_card(core.manifest)}
 
     built: bentoml.Service[Any] = UniversalImageEmbedding
     built.add_asgi_middleware(Envelope, core=core)

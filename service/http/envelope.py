@@ -7,6 +7,7 @@ import logging
 import random
 import re
 import time
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -16,7 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.core import Core
 from service.errors import InvalidRequest, NotReady, ServiceError, Unauthorized
 from service.http.body import FORM_SLACK_BYTES, MAX_JSON_BYTES
-from service.http.intake import Intake
+from service.http.intake import Intake, Reservation
+from service.inference.cache import Lookup
+from service.inference.pipeline import Embedded
 from service.logs import access_log, request_id
 
 _ALWAYS = {"/livez", "/healthz", "/metrics"}  # answered even while the service is not serving
@@ -31,7 +34,26 @@ _POLICY = (
 )
 _ITEMS = "/v1/items/"
 _DEADLINE = re.compile(r"[1-9][0-9]{0,6}")
+_PRIORITY: tuple[Lookup, ...] = ("hit", "coalesced", "miss")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")  # what may be echoed in a header
+
+
+@dataclass(slots=True)
+class RequestState:
+    """A request's identity, deadline and times, from the envelope to its route and back."""
+
+    request_id: str
+    fingerprint: str  # of the response's header: the default model's, unless the route sets another
+    reservation: Reservation  # for the bytes of an image that the service fetches
+    deadline: float | None = None  # the client's, in the event loop's time
+    stages_ms: dict[str, float] = field(default_factory=dict)  # of several images, the longest of each stage
+    cache: Lookup | None = None
+
+    def record(self, embedded: Embedded) -> None:
+        """Add an image's times and cache lookup. A hit outranks the rest: the times do not cover its work."""
+        for stage, ms in embedded.stages_ms.items():
+            self.stages_ms[stage] = max(ms, self.stages_ms.get(stage, 0))
+        self.cache = next((lookup for lookup in _PRIORITY if lookup in (self.cache, embedded.cache)), None)
 
 
 class Envelope:
@@ -54,37 +76,38 @@ class Envelope:
             return
         headers = Headers(scope=scope)
         arrived = time.perf_counter()
-        state = scope.setdefault("state", {})
-        state["stages_ms"], state["cache"] = {}, None
-        state["room"] = self._intake.reservation
-        state["fingerprint"] = self._core.manifest.fingerprint
-        state["request_id"] = given = _request_id(headers.get("x-request-id"))
-        request_id.set(given)
+        state = RequestState(
+            _request_id(headers.get("x-request-id")),
+            self._core.manifest.fingerprint,
+            self._intake.reservation,
+        )
+        scope.setdefault("state", {})["request"] = state
+        request_id.set(state.request_id)
 
         async def send_labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
                 answer["X-Content-Type-Options"] = "nosniff"
-                answer["X-Request-Id"] = given
-                answer["X-Model-Fingerprint"] = state["fingerprint"]
+                answer["X-Request-Id"] = state.request_id
+                answer["X-Model-Fingerprint"] = state.fingerprint
                 total_ms = (time.perf_counter() - arrived) * 1e3
-                answer["Server-Timing"] = server_timing({**state["stages_ms"], "total": total_ms})
+                answer["Server-Timing"] = server_timing({**state.stages_ms, "total": total_ms})
                 if scope["path"] in _PAGES:
                     answer["Content-Security-Policy"] = _POLICY
                 if self._core.stopping:
                     answer["Connection"] = "close"
-                if state["cache"]:
-                    answer["X-Cache"] = state["cache"]
+                if state.cache:
+                    answer["X-Cache"] = state.cache
                 self._count(scope, message["status"], total_ms)
                 if access_log.isEnabledFor(logging.INFO):
-                    _log_access(scope, message["status"], {**state["stages_ms"], "total": total_ms})
+                    _log_access(scope, message["status"], {**state.stages_ms, "total": total_ms})
             await send(message)
 
         try:
             self._admit(scope["path"], headers)
             _keep_item_id(scope)
-            state["deadline"] = deadline = _deadline(headers)
-            with self._intake.body(headers, receive, deadline) as bounded:
+            state.deadline = _deadline(headers)
+            with self._intake.body(headers, receive, state.deadline) as bounded:
                 await self._app(scope, bounded, send_labelled)
         except ServiceError as error:  # of ours: what the app raises, it answers itself
             await send_problem(send_labelled, error)

@@ -14,7 +14,8 @@ from starlette.types import Message, Receive
 from service.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestTimeout, ServiceError
 from service.inference.budget import Budget
 
-Take = Callable[[int], None]
+Reserve = Callable[[int], None]
+Reservation = Callable[[], contextlib.AbstractContextManager[Reserve]]
 _FIRST_BYTES = 2**20  # of a stated length: held before they are there
 
 
@@ -32,7 +33,7 @@ class Intake:
         self._refusal = refusal
 
     @contextlib.contextmanager
-    def reservation(self) -> Iterator[Take]:
+    def reservation(self) -> Iterator[Reserve]:
         """What it yields takes bytes of the budget, or raises Overloaded; at the end they come back."""
         held = 0
 

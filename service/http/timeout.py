@@ -23,7 +23,7 @@ class Deadline:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ends = scope["state"]["deadline"] if scope["type"] == "http" else None
+        ends = scope["state"]["request"].deadline if scope["type"] == "http" else None
         if ends is None:
             await self._app(scope, receive, send)
         else:

@@ -5,6 +5,7 @@ import json
 import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from types import SimpleNamespace
 
 import pytest
 import uvloop
@@ -56,7 +57,9 @@ async def test_the_clients_deadline_is_for_every_route() -> None:
 
     now = asyncio.get_running_loop().time()
     for deadline in (now + 0.05, now + 60, None):
-        await Deadline(slow)({**HTTP, "state": {"deadline": deadline}}, nothing, send)
+        await Deadline(slow)(
+            {**HTTP, "state": {"request": SimpleNamespace(deadline=deadline)}}, nothing, send
+        )
     assert [message["status"] for message in sent if "status" in message] == [504, 200, 200]
 
 
