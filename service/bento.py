@@ -23,16 +23,15 @@ from service.http.app import create_app, problem_response
 from service.http.envelope import Envelope
 from service.http.handling import model_card
 from service.http.heads import bound_heads
+from service.http.intake import MAX_REQUEST_S
 from service.http.native import FilesOnly
 from service.http.search import hits_json
-from service.http.timeout import Deadline, replace_bentomls
+from service.http.timeout import leave_out_timeouts
 from service.http.untraced import leave_out_tracing
 from service.index import Query
 from service.logs import configure
 from service.settings import Settings, load_settings
 
-# Longer than any request of ours should take; deadlines are the client's (X-Deadline-Ms).
-_TIMEOUT_S = 600
 # How long a computing thread waits for Python's lock while the event loop has it, at most (decision 01).
 _SWITCH_S = 0.0005
 _ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +44,7 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
     @bentoml.service(
         name="universal-image-embedding",
         workers=settings.workers,
-        traffic={"timeout": _TIMEOUT_S},
+        traffic={"timeout": MAX_REQUEST_S},
         logging={"access": {"enabled": False}},  # a line a request costs more than the route itself
         metrics={"enabled": False},  # BentoML's own make twenty series of every path, ids included
         tracing=_tracing(settings),
@@ -86,7 +85,6 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
 
     built: bentoml.Service[Any] = UniversalImageEmbedding
     built.add_asgi_middleware(Envelope, core=core)
-    built.add_asgi_middleware(Deadline)
     built.add_asgi_middleware(FilesOnly, max_bytes=settings.max_image_bytes)
     return built
 
@@ -129,7 +127,7 @@ def _native_problem(error: ServiceError) -> dict[str, Any]:
 
 sys.setswitchinterval(_SWITCH_S)
 _keep_metrics_apart()
-replace_bentomls()
+leave_out_timeouts()
 bound_heads()
 try:
     _settings = load_settings()

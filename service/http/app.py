@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
 
@@ -45,7 +44,6 @@ def create_app(core: Core) -> FastAPI:
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_bug)
     # Instead of BentoML's own page, which loads a tracker.
     app.add_api_route("/", _front, include_in_schema=False)
@@ -89,10 +87,6 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         return problem_response(_not_routed(request))
     return problem_response(InvalidRequest(error.detail))  # a form that cannot be parsed
-
-
-def _on_disconnect(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)  # not received by the client, but counted in the metrics
 
 
 def _on_bug(request: Request, error: Exception) -> Response:

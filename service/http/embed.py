@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from service.errors import ServiceError
 from service.http.body import form_of
-from service.http.handling import EmbedderDep, deadline, json_response, model_card
+from service.http.handling import EmbedderDep, json_response, model_card
 from service.http.schemas import EMBEDDING, EMBEDDINGS, IMAGE_BODY, IMAGES, answers, body_of, form
 from service.inference.pipeline import Embedded
 
@@ -21,9 +21,7 @@ router = APIRouter()
 )
 async def embed(request: Request, embedder: EmbedderDep) -> Response:
     """Embed one image. With `Accept: application/octet-stream` the embedding is little-endian float32."""
-    image = await embedder.read_image(request)
-    async with deadline(request):
-        embedding = (await embedder.embed(image)).embedding
+    embedding = (await embedder.embed(await embedder.read_image(request))).embedding
     if "application/octet-stream" in request.headers.get("accept", ""):
         return Response(embedding.astype("<f4").tobytes(), media_type="application/octet-stream")
     return json_response({"embedding": embedding.tolist(), **model_card(embedder.model.manifest)})
@@ -36,7 +34,7 @@ async def embed(request: Request, embedder: EmbedderDep) -> Response:
 )
 async def embed_batch(request: Request, embedder: EmbedderDep) -> Response:
     """Embed several images. Each has its own embedding or error, in order."""
-    async with form_of(request, embedder.core.settings.max_request_bytes) as fields, deadline(request):
+    async with form_of(request, embedder.core.settings.max_request_bytes) as fields:
         results = await embedder.embed_files(fields.getlist("images"))
     return json_response(
         {"results": [_result_json(result) for result in results], **model_card(embedder.model.manifest)}

@@ -12,12 +12,14 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.core import Core
 from service.errors import InvalidRequest, NotReady, ServiceError, Unauthorized
 from service.http.body import FORM_SLACK_BYTES, MAX_JSON_BYTES
-from service.http.intake import Intake, Reservation
+from service.http.intake import Exchange, Intake, Reservation
 from service.inference.cache import Lookup
 from service.inference.pipeline import Embedded
 from service.logs import access_log, request_id
@@ -107,10 +109,12 @@ class Envelope:
             self._admit(scope["path"], headers)
             _keep_item_id(scope)
             state.deadline = _deadline(headers)
-            with self._intake.body(headers, receive, state.deadline) as bounded:
-                await self._app(scope, bounded, send_labelled)
-        except ServiceError as error:  # of ours: what the app raises, it answers itself
+            with self._intake.body(headers, receive) as bounded:
+                await Exchange(self._app, bounded, send_labelled, state.deadline).run(scope)
+        except ServiceError as error:  # not from the app: it responds to its errors itself
             await send_problem(send_labelled, error)
+        except ClientDisconnect:  # not received by the client, but counted in the metrics
+            await Response(status_code=499)(scope, receive, send_labelled)
 
     def _admit(self, path: str, headers: Headers) -> None:
         core = self._core

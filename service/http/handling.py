@@ -1,19 +1,17 @@
 """Helpers that the routes share: dependencies, embedding a request's images, and JSON responses."""
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request
 from starlette.datastructures import UploadFile
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from service.core import Core
-from service.errors import DeadlineExceeded, FingerprintMismatch, InvalidRequest, ServiceError
+from service.errors import FingerprintMismatch, InvalidRequest, ServiceError
 from service.http.body import MAX_IMAGES, Link, file_bytes, read_image_and_fields
 from service.http.envelope import RequestState
 from service.inference.model import Model
@@ -137,34 +135,6 @@ async def check_parameters(request: Request) -> None:
             f"unknown query parameter: {', '.join(unknown)[:200]}; this route takes: "
             + (", ".join(names) or "none")
         )
-
-
-@contextlib.asynccontextmanager
-async def deadline(request: Request) -> AsyncIterator[None]:
-    """Give up, and drop what still waits, when the client's deadline has passed, or it has gone.
-
-    To be entered when the body has been read. Raises DeadlineExceeded or ClientDisconnect.
-    """
-    gone = False
-
-    async def expire_when_gone(limit: asyncio.Timeout) -> None:
-        nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        limit.reschedule(0)  # long past
-
-    try:
-        async with asyncio.timeout_at(request.state.request.deadline) as limit:
-            watcher = asyncio.create_task(expire_when_gone(limit))
-            try:
-                yield
-            finally:
-                watcher.cancel()
-    except TimeoutError as error:
-        if gone:
-            raise ClientDisconnect from error
-        raise DeadlineExceeded("not done before the deadline that the client gave") from error
 
 
 def model_card(manifest: Manifest) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from service.http.body import (
     parse_json,
     read_json,
 )
-from service.http.handling import CoreDep, Embedder, IndexEmbedderDep, deadline, faults_of, json_response
+from service.http.handling import CoreDep, Embedder, IndexEmbedderDep, faults_of, json_response
 from service.http.schemas import (
     DELETED,
     IMAGE_AND_PAYLOAD_BODY,
@@ -81,9 +81,8 @@ async def put_item(
     """Index one image. Idempotent."""
     image, fields = await embedder.read_image_and_fields(request)
     payload = check_payload(parse_json(fields.get("payload", "{}"), _MAX_PAYLOAD_BYTES))
-    async with deadline(request):
-        embedding = (await embedder.embed(image)).embedding
-        (created,) = await embedder.core.index.upsert([Item(item_id, domain, label, embedding, payload)])
+    embedding = (await embedder.embed(image)).embedding
+    (created,) = await embedder.core.index.upsert([Item(item_id, domain, label, embedding, payload)])
     return json_response({"id": item_id, "created": created})
 
 
@@ -120,7 +119,7 @@ async def delete_item(core: CoreDep, item_id: ItemPath) -> Response:
 
 
 async def _read_form(request: Request, embedder: Embedder) -> tuple[list[Any], list[Embedded | ServiceError]]:
-    async with form_of(request, embedder.core.settings.max_request_bytes) as fields, deadline(request):
+    async with form_of(request, embedder.core.settings.max_request_bytes) as fields:
         items, files = fields.get("items"), fields.getlist("images")
         if not isinstance(items, str):
             raise InvalidRequest("multipart field `items` is required, and must be a JSON list")

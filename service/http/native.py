@@ -4,9 +4,7 @@ Left to itself, BentoML fetches a string in a file field as a URL, unpickles whe
 bodies of any size. So: multipart only, a file where a file belongs, and no more bytes than an image has.
 """
 
-import logging
-
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ServiceError
@@ -14,7 +12,6 @@ from service.http.body import file_bytes, form_of, read_body
 from service.http.envelope import send_problem
 
 _PATHS = {"/embed", "/search"}
-_log = logging.getLogger(__name__)
 
 
 class FilesOnly:
@@ -32,12 +29,8 @@ class FilesOnly:
             return
         try:
             body = await self._checked_body(Request(scope, receive))
-        except Exception as error:
-            # Something must be answered in any case: BentoML waits for the first byte, and a client that
-            # went away in the middle of its upload would be waited for until the timeout.
-            if not isinstance(error, ServiceError | ClientDisconnect):
-                _log.exception("reading a native request failed")
-            await send_problem(send, error if isinstance(error, ServiceError) else ServiceError("not read"))
+        except ServiceError as error:
+            await send_problem(send, error)
             return
         await self._app(scope, _replay(body), send)
 

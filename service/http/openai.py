@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from service.errors import ImageTooLarge, InvalidRequest, ServiceError, UnsupportedMediaType
 from service.http.body import MAX_IMAGES, Link, check_values, media_type, read_body
-from service.http.handling import CoreDep, Embedder, StateDep, deadline, faults_of, json_response
+from service.http.handling import CoreDep, Embedder, StateDep, faults_of, json_response
 from service.http.schemas import OPENAI, answers, body_of, json_body
 
 router = APIRouter()
@@ -53,8 +53,7 @@ async def embeddings(request: Request, core: CoreDep, state: StateDep) -> Respon
             return Link(source)
         return _image_of(source, max_bytes)  # decoded only now: all of them at once would double the memory
 
-    async with deadline(request):
-        results = await embedder.embed_many([body.input] if isinstance(body.input, str) else body.input, read)
+    results = await embedder.embed_many([body.input] if isinstance(body.input, str) else body.input, read)
     data = []
     for index, result in enumerate(results):
         if isinstance(result, ServiceError):

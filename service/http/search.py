@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from service.errors import EmbeddingShape, InvalidRequest
 from service.http.body import Link, media_type, read_json
-from service.http.handling import Embedder, IndexEmbedderDep, deadline, json_response, model_card
+from service.http.handling import Embedder, IndexEmbedderDep, json_response, model_card
 from service.http.schemas import FOUND, IMAGE, LINK, answers, body_of, json_body
 from service.index import Hit, Item, Query
 from service.settings import MAX_EF
@@ -58,15 +58,12 @@ async def search(
     the nearest items and takes longer. It has no effect on an `exact` search.
     """
     core = embedder.core
-    is_json = media_type(request.headers) == "application/json"
-    body = await (read_json(request, _MAX_JSON_BYTES) if is_json else embedder.read_image(request))
-    async with deadline(request):
-        if is_json:
-            embedding = await _query_embedding(embedder, body)
-        else:
-            embedding = (await embedder.embed(body)).embedding
-        query = Query(embedding, k, tuple(domain), tuple(exclude), exact, ef or core.settings.index_ef)
-        hits, embedder.state.stages_ms["search"] = await core.timed_search(query)
+    if media_type(request.headers) == "application/json":
+        embedding = await _query_embedding(embedder, await read_json(request, _MAX_JSON_BYTES))
+    else:
+        embedding = (await embedder.embed(await embedder.read_image(request))).embedding
+    query = Query(embedding, k, tuple(domain), tuple(exclude), exact, ef or core.settings.index_ef)
+    hits, embedder.state.stages_ms["search"] = await core.timed_search(query)
     hits = [hit for hit in hits if hit.score >= min_score]
     groups = {"groups": _groups_json(hits, group_by)} if group_by else {}
     return json_response({**hits_json(hits), **groups, **model_card(embedder.model.manifest)})
