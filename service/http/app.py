@@ -16,8 +16,9 @@ from service import __version__
 from service.core import Core
 from service.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
 from service.http import embed, info, items, openai, search
-from service.http.envelope import RequestState, problem_body, problem_headers
+from service.http.envelope import RequestState
 from service.http.handling import check_parameters, faults_of
+from service.http.problems import problem_response
 from service.http.schemas import PROBLEMS
 
 _REFUSALS_S = 0.5
@@ -65,11 +66,6 @@ def _refuse_before_stopping(core: Core) -> None:
         loop.call_soon_threadsafe(loop.call_later, _REFUSALS_S, stop, number, None)
 
     signal.signal(signal.SIGTERM, refuse)
-
-
-def problem_response(error: ServiceError) -> Response:
-    """Return the RFC 9457 response."""
-    return Response(problem_body(error), error.status, problem_headers(error))
 
 
 def _on_service_error(_: Request, error: Exception) -> Response:
