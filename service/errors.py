@@ -24,7 +24,7 @@ ServiceError                      is sent to the client as an RFC 9457 problem
 ├── IndexUnavailable        503   search
 └── NotReady                503   the service is starting, stopping or unhealthy
 
-StartupError                      the service refuses to start; the message says why
+StartupError                      the service refuses to start
 ├── SettingsError                 a setting is invalid, or two settings conflict
 └── ManifestError                 a model folder is incomplete, altered or not supported
 """

@@ -21,8 +21,8 @@ from service.http.handling import check_parameters, faults_of
 from service.http.problems import problem_response
 from service.http.schemas import PROBLEMS
 
-_REFUSALS_S = 0.5
-_REST = "/v1/{rest:path}"
+_REFUSALS_S = 0.5  # between SIGTERM and the stop
+_UNKNOWN = "/v1/{rest:path}"
 _METHODS = ["DELETE", "GET", "PATCH", "POST", "PUT"]
 _log = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ def create_app(core: Core) -> FastAPI:
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_bug)
+    app.add_exception_handler(Exception, _on_unexpected)
     # Instead of BentoML's own page, which loads a tracker.
-    app.add_api_route("/", _front, include_in_schema=False)
-    app.add_api_route(_REST, _no_such_route, methods=_METHODS, include_in_schema=False)
+    app.add_api_route("/", _start_page, include_in_schema=False)
+    app.add_api_route(_UNKNOWN, _no_such_route, methods=_METHODS, include_in_schema=False)
     return app
 
 
@@ -85,13 +85,13 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     return problem_response(InvalidRequest(error.detail))  # a form that cannot be parsed
 
 
-def _on_bug(request: Request, error: Exception) -> Response:
+def _on_unexpected(request: Request, error: Exception) -> Response:
     state: RequestState = request.state.request
     _log.error("request %s failed", state.request_id, exc_info=error)
     return problem_response(ServiceError("internal error; see the server log for this request id"))
 
 
-async def _front() -> Response:
+async def _start_page() -> Response:
     return RedirectResponse("/docs")
 
 
@@ -101,13 +101,13 @@ async def _no_such_route(request: Request) -> None:
 
 def _not_routed(request: Request) -> NotFound | MethodNotAllowed:
     path = request.url.path
-    routes = [route for route in request.app.routes if getattr(route, "path", "") != _REST]
+    routes = [route for route in request.app.routes if getattr(route, "path", "") != _UNKNOWN]
 
-    def has(method: str) -> bool:
+    def supports(method: str) -> bool:
         scope = {**request.scope, "method": method}
         return any(route.matches(scope)[0] is Match.FULL for route in routes)
 
-    allowed = [method for method in _METHODS if has(method)]
+    allowed = [method for method in _METHODS if supports(method)]
     if not allowed:
         return NotFound(f"no such route: {path}")
     return MethodNotAllowed(f"{path} does not support {request.method}", allow=allowed)

@@ -104,7 +104,7 @@ def parse_json(text: bytes | str, max_values: int = MAX_JSON_VALUES) -> Any:
 def check_values(body: bytes, max_values: int) -> None:
     """Raise InvalidRequest if the JSON may hold more values.
 
-    A parser holds Python's lock in any thread, and needs 64 bytes for an empty list of three.
+    A parser holds Python's lock in any thread, and makes 64 bytes in memory of an empty list.
     """
     got = sum(body.count(mark) for mark in (b",", b"[", b"{"))
     if got > max_values:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from service.errors import ServiceError
 from service.http.body import form_of
 from service.http.handling import EmbedderDep, json_response, model_card
-from service.http.schemas import EMBEDDING, EMBEDDINGS, IMAGE_BODY, IMAGES, answers, body_of, form
+from service.http.schemas import EMBEDDING, EMBEDDINGS, IMAGE_BODY, IMAGES, body_of, form, response_of
 from service.inference.pipeline import Embedded
 
 router = APIRouter()
@@ -17,7 +17,7 @@ router = APIRouter()
 @router.post(
     "/v1/embed",
     openapi_extra=IMAGE_BODY,
-    responses=answers(EMBEDDING, ["application/octet-stream"]),
+    responses=response_of(EMBEDDING, ["application/octet-stream"]),
 )
 async def embed(request: Request, embedder: EmbedderDep) -> Response:
     """Embed one image. With `Accept: application/octet-stream` the embedding is little-endian float32."""
@@ -30,7 +30,7 @@ async def embed(request: Request, embedder: EmbedderDep) -> Response:
 @router.post(
     "/v1/embed/batch",
     openapi_extra=body_of(form({"images": IMAGES}, ["images"])),
-    responses=answers(EMBEDDINGS),
+    responses=response_of(EMBEDDINGS),
 )
 async def embed_batch(request: Request, embedder: EmbedderDep) -> Response:
     """Embed several images. Each has its own embedding or error, in order."""

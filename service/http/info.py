@@ -11,13 +11,13 @@ from starlette.responses import Response
 from service import __version__
 from service.errors import ServiceError
 from service.http.handling import CoreDep, json_response
-from service.http.schemas import DOMAINS, INFO, answers
+from service.http.schemas import DOMAINS, INFO, response_of
 from service.metrics import Processes
 
 router = APIRouter()
 
 
-@router.get("/v1/domains", responses=answers(DOMAINS))
+@router.get("/v1/domains", responses=response_of(DOMAINS))
 async def domains(core: CoreDep) -> Response:
     """Return the domains that have items, in the order of their names."""
     counts = await core.index.domains()
@@ -36,7 +36,7 @@ async def metrics(core: CoreDep) -> Response:
     return Response(await asyncio.to_thread(generate_latest, registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/info", responses=answers(INFO))
+@router.get("/v1/info", responses=response_of(INFO))
 async def info(core: CoreDep) -> Response:
     """Return the model card, the active provider and precision, the index, and the limits."""
     settings, manifest = core.settings, core.manifest

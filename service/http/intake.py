@@ -4,8 +4,8 @@
     413, 429    408, 413, 429                             (no limits)
     └──────── 504: the deadline passed, 499: the client disconnected ───┘
 
-A body acquires budget as it arrives. If its stated length does not fit, it is refused before it is read; but
-a stated length alone holds little, or a few idle connections would exhaust the budget.
+A body acquires budget as it arrives. If its Content-Length does not fit, it is refused before it is read; but
+a Content-Length alone holds little, or a few idle connections would exhaust the budget.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ Reserve = Callable[[int], None]
 Reservation = Callable[[], contextlib.AbstractContextManager[Reserve]]
 
 MAX_REQUEST_S = 600  # until the response starts, for any request
-_MAX_UNREAD_BYTES = 2**20  # acquired for a stated length before they arrive
+_MAX_UNREAD_BYTES = 2**20  # acquired for a Content-Length before they arrive
 
 
 class Intake:
@@ -58,8 +58,8 @@ class Intake:
     @contextlib.contextmanager
     def body(self, headers: Headers, receive: Receive) -> Iterator[Receive]:
         """Yield a `receive` that raises Overloaded or RequestTimeout. Raises ImageTooLarge or Overloaded."""
-        stated = headers.get("content-length", "")
-        length = int(stated) if stated.isdecimal() else 0
+        content_length = headers.get("content-length", "")
+        length = int(content_length) if content_length.isdecimal() else 0
         if length > self._largest_bytes:  # never read, so it needs no budget
             raise ImageTooLarge("the request body has too many bytes", limit=self._largest_bytes, got=length)
         ends = asyncio.get_running_loop().time() + self._timeout_s
@@ -90,7 +90,7 @@ class Intake:
     def _held_unread(self, length: int) -> int:
         if not self._budget.fits(length):
             raise self._refusal()
-        # A body above the limit is admitted alone, and its own first part must not keep the rest out.
+        # A body above the limit is admitted only alone; its rest would not fit beside its start.
         return length if length > self._max_bytes else min(length, _MAX_UNREAD_BYTES)
 
 

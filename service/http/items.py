@@ -27,10 +27,10 @@ from service.http.schemas import (
     ITEM,
     ITEMS,
     PUT,
-    answers,
     body_of,
     form,
     json_body,
+    response_of,
 )
 from service.http.search import DomainName, check_embedding, item_json
 from service.index import Item
@@ -74,7 +74,7 @@ _BULK_BODY = body_of(
 )
 
 
-@router.put(_ITEM, openapi_extra=IMAGE_AND_PAYLOAD_BODY, responses=answers(PUT))
+@router.put(_ITEM, openapi_extra=IMAGE_AND_PAYLOAD_BODY, responses=response_of(PUT))
 async def put_item(
     request: Request, embedder: IndexEmbedderDep, item_id: ItemPath, domain: DomainName, label: Label
 ) -> Response:
@@ -86,7 +86,7 @@ async def put_item(
     return json_response({"id": item_id, "created": created})
 
 
-@router.post("/v1/items", openapi_extra=_BULK_BODY, responses=answers(ITEMS))
+@router.post("/v1/items", openapi_extra=_BULK_BODY, responses=response_of(ITEMS))
 async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     """Index many images or embeddings. Each has its own result."""
     dim = embedder.model.manifest.dim
@@ -105,14 +105,14 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     return json_response({"results": rows})
 
 
-@router.get(_ITEM, responses=answers(ITEM))
+@router.get(_ITEM, responses=response_of(ITEM))
 async def get_item(core: CoreDep, item_id: ItemPath) -> Response:
     """Return the item with its embedding."""
     item = await core.index.get(item_id)
     return json_response({**item_json(item), "embedding": item.embedding.tolist()})
 
 
-@router.delete(_ITEM, responses=answers(DELETED))
+@router.delete(_ITEM, responses=response_of(DELETED))
 async def delete_item(core: CoreDep, item_id: ItemPath) -> Response:
     """Delete the item. `deleted` is false if it did not exist."""
     return json_response({"deleted": await core.index.delete(item_id)})

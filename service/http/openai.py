@@ -13,7 +13,7 @@ from starlette.responses import Response
 from service.errors import ImageTooLarge, InvalidRequest, ServiceError, UnsupportedMediaType
 from service.http.body import MAX_IMAGES, Link, check_values, media_type, read_body
 from service.http.handling import CoreDep, Embedder, StateDep, faults_of, json_response
-from service.http.schemas import OPENAI, answers, body_of, json_body
+from service.http.schemas import OPENAI, body_of, json_body, response_of
 
 router = APIRouter()
 
@@ -37,7 +37,7 @@ class _Body(BaseModel):
 @router.post(
     "/v1/embeddings",
     openapi_extra=body_of(json_body(_Body.model_json_schema())),
-    responses=answers(OPENAI),
+    responses=response_of(OPENAI),
 )
 async def embeddings(request: Request, core: CoreDep, state: StateDep) -> Response:
     """Embed images. If one fails, the request fails: OpenAI's response has no errors of single inputs."""

@@ -28,7 +28,7 @@ _PROBLEM = _object(
     status={"type": "integer", "minimum": 400, "maximum": 599},
     detail=_STRING,
 )
-# Of every route. A method that is not allowed is never an answer of a documented operation.
+# The errors of every route; a documented operation never returns 405.
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {
         "description": " or ".join(titles),
@@ -59,7 +59,7 @@ _INDEX = _object(
 EMBEDDING = _object(embedding=_VECTOR, **_CARD)
 EMBEDDINGS = _object(results=_list_of({"oneOf": [_object(embedding=_VECTOR), _ERROR]}), **_CARD)
 OPENAI = _object(object={"const": "list"}, data=_list_of(_OPENAI_ROW), model=_STRING, usage=_USAGE)
-FOUND = _object({"groups": _GROUPS}, hits=_HITS, domains=_SHARES, **_CARD)
+SEARCH = _object({"groups": _GROUPS}, hits=_HITS, domains=_SHARES, **_CARD)
 ITEM = _object(**_ITEM, embedding=_VECTOR)
 PUT = _object(id=_STRING, created={"type": "boolean"})
 ITEMS = _object(results=_list_of(_object({"error": _PROBLEM}, id={})))
@@ -77,7 +77,7 @@ INFO = _object(
 )
 
 
-def answers(schema: dict[str, Any], binary_types: Sequence[str] = ()) -> dict[int | str, dict[str, Any]]:
+def response_of(schema: dict[str, Any], binary_types: Sequence[str] = ()) -> dict[int | str, dict[str, Any]]:
     """Return a route's `responses`: JSON, or bytes of another media type if the client accepts it."""
     binary = {media: {"schema": {"type": "string", "format": "binary"}} for media in binary_types}
     return {200: {"content": {"application/json": {"schema": schema}, **binary}}}

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from service.errors import EmbeddingShape, InvalidRequest
 from service.http.body import Link, media_type, read_json
 from service.http.handling import Embedder, IndexEmbedderDep, json_response, model_card
-from service.http.schemas import FOUND, IMAGE, LINK, answers, body_of, json_body
+from service.http.schemas import IMAGE, LINK, SEARCH, body_of, json_body, response_of
 from service.index import Hit, Item, Query
 from service.settings import MAX_EF
 
@@ -39,7 +39,7 @@ _EMBEDDING_ID_OR_LINK = {
 @router.post(
     "/v1/search",
     openapi_extra=body_of({**IMAGE, **json_body(_EMBEDDING_ID_OR_LINK)}),
-    responses=answers(FOUND),
+    responses=response_of(SEARCH),
 )
 async def search(
     request: Request,

@@ -14,7 +14,7 @@ from service.settings import Settings
 
 _STALLED_AFTER = 10  # intervals of the golden image without any batch
 
-# Takes folder, manifest, provider, threads, lanes, max_batch.
+# Arguments: as of `Encoder`.
 EncoderFactory = Callable[[Path, Manifest, str, int, int, int], Encoder]
 
 

@@ -1,4 +1,4 @@
-"""A request's limits: its deadline, its client's disconnect, and no memory of it afterwards."""
+"""The time limit of requests and disconnects: work is cancelled, and released with the request."""
 
 import asyncio
 import weakref
@@ -36,7 +36,7 @@ async def sent_by(
 
     async def receive() -> Message:
         if not incoming:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         return incoming.pop(0)
 
     async def send(message: Message) -> None:
@@ -76,7 +76,7 @@ async def test_the_work_of_a_disconnected_client_is_cancelled(messages: list[Mes
 
 
 @pytest.mark.parametrize("messages", [[], [BODY, DISCONNECT]])
-async def test_a_response_that_has_started_has_no_limit(messages: list[Message]) -> None:
+async def test_a_response_that_has_started_is_not_cut_off(messages: list[Message]) -> None:
     async def long(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(scope, receive, send)
         if messages:
@@ -89,7 +89,7 @@ async def test_a_response_that_has_started_has_no_limit(messages: list[Message])
     assert sent == ["http.response.start", "http.response.body"]
 
 
-async def test_a_timeout_of_the_app_is_raised_as_it_is() -> None:
+async def test_a_timeout_error_of_the_app_is_not_replaced() -> None:
     async def fails(_: Scope, __: Receive, ___: Send) -> None:
         raise TimeoutError("another")
 
@@ -97,22 +97,22 @@ async def test_a_timeout_of_the_app_is_raised_as_it_is() -> None:
         await sent_by(fails)
 
 
-def test_nothing_of_a_request_outlives_it() -> None:
-    class Something:
+def test_no_object_of_a_request_outlives_it() -> None:
+    class Resource:
         pass
 
-    held: ContextVar[Something] = ContextVar("held")
+    held: ContextVar[Resource] = ContextVar("held")
 
-    async def request() -> "weakref.ref[Something]":
-        something = Something()
-        held.set(something)
+    async def request() -> "weakref.ref[Resource]":
+        resource = Resource()
+        held.set(resource)
         await sent_by(respond, within_s=600)
-        return weakref.ref(something)
+        return weakref.ref(resource)
 
-    async def both() -> None:
-        left = await asyncio.create_task(request())  # with a context of its own, as uvicorn does
+    async def run() -> None:
+        reference = await asyncio.create_task(request())  # in a separate context, as in uvicorn
         await asyncio.sleep(0)
-        assert left() is None
+        assert reference() is None
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(both())
+        runner.run(run())

@@ -1,4 +1,4 @@
-"""Health by the golden image, on a core of its own with the shipped model."""
+"""Health by the golden image, on a separate core with the shipped model."""
 
 import asyncio
 import threading

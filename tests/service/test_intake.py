@@ -3,14 +3,19 @@
 import asyncio
 import contextlib
 import threading
+from pathlib import Path
 
 import pytest
 from starlette.datastructures import Headers
-from starlette.types import Message
+from starlette.requests import Request
+from starlette.types import Message, Receive, Scope, Send
 
+from service.core import Core
 from service.errors import ImageTooLarge, Overloaded, RequestTimeout
+from service.http.envelope import Envelope
 from service.http.intake import Intake
 from service.inference.budget import Budget
+from service.settings import Settings
 
 NO_HEADERS = Headers({})
 
@@ -29,7 +34,7 @@ class Client:
 
     async def receive(self) -> Message:
         if not self._messages:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         return self._messages.pop(0)
 
 
@@ -150,3 +155,29 @@ async def test_a_complete_body_does_not_time_out() -> None:
     with intake(timeout_s=0.15).body(NO_HEADERS, receive) as bounded:
         assert (await bounded())["type"] == "http.request"
         assert (await bounded())["type"] == "http.disconnect"
+
+
+async def test_a_disconnected_client_counts_as_499(tmp_path: Path) -> None:
+    core = Core(Settings(data_dir=tmp_path))
+    await core.start()
+    messages: list[Message] = [
+        {"type": "http.disconnect"},
+        {"type": "http.request", "body": b"x", "more_body": False},
+    ]
+    statuses = []
+
+    async def app(scope: Scope, receive: Receive, _: Send) -> None:
+        assert await Request(scope, receive).body() == b"x"
+        await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        return messages.pop()
+
+    async def send(message: Message) -> None:
+        statuses.append(message.get("status"))
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/embed", "headers": []}
+    await Envelope(app, core)(scope, receive, send)
+    assert statuses[0] == 499
+    assert core.metrics._requests.labels("other", "499")._value.get() == 1
+    await asyncio.to_thread(core.close)
