@@ -1,4 +1,4 @@
-"""`python -m service`: run the service, and see its settings."""
+"""`python -m service`: run, check and tune the service."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from service.settings import Settings, load_settings
 from service.tune import print_tuned
 from service.tune import tune as measure
 
-# Longer than clients keep an idle connection: one that is closed as it is used again fails a request.
+# Longer than clients keep idle connections: a request on a connection that is being closed fails.
 _KEEP_ALIVE_S = 75
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -32,7 +32,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
 ) -> None:
-    """Serve over HTTP, under BentoML's supervision. Settings are read from `UIE_*`."""
+    """Serve over HTTP, supervised by BentoML. The settings are environment variables, `UIE_*`."""
     _check_port(host, port)
     stop_timeout_s = load_settings().stop_timeout_s
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
@@ -48,12 +48,12 @@ def _check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
-            raise SettingsError(f"{host}:{port} cannot be listened on: {error}") from error
+            raise SettingsError(f"cannot listen on {host}:{port}: {error}") from error
 
 
 @app.command()
 def check() -> None:
-    """Do all that a start does, up to the golden image, and say what would refuse."""
+    """Start the service without serving: check settings, models, index and golden images."""
 
     async def start_and_close() -> None:
         core = Core(load_settings())
@@ -67,11 +67,13 @@ def check() -> None:
 
 @app.command()
 def tune(
-    images: Annotated[Path | None, typer.Option(help="Pictures like yours.")] = None,
-    write: Annotated[Path | None, typer.Option(help="Save the settings here, as UIE_* lines.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    images: Annotated[Path | None, typer.Option(help="Folder of representative images.")] = None,
+    write: Annotated[Path | None, typer.Option(help="File for the settings, as UIE_* lines.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON in the last line.")
+    ] = False,
 ) -> None:
-    """Measure decoding and inference here, and print the settings that follow: about half a minute."""
+    """Measure decoding and inference on this machine, and print the best settings, in about 30 seconds."""
     tuned = measure(load_settings(), images, Console(stderr=True))
     print_tuned(tuned, Console())
     Console().print(tuned.lines(), end="")
@@ -84,27 +86,29 @@ def tune(
 @app.command()
 def optimise(
     from_items: Annotated[
-        int, typer.Option(min=1, help="A smaller gallery gets no graph: its search is as fast without.")
+        int, typer.Option(min=1, help="Galleries below this size get no graph: it would not be faster.")
     ] = GRAPH_FROM_ITEMS,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON in the last line.")
+    ] = False,
 ) -> None:
-    """Build the embedded index's HNSW graph, and its quantization as set, while no service has it open."""
-    done = build(load_settings(), from_items, Console(stderr=True))
+    """Build the HNSW graph and the quantization of the embedded index, while no service has it open."""
+    result = build(load_settings(), from_items, Console(stderr=True))
     typer.echo(
-        f"{done.indexed_vectors:,} vectors in a graph, {done.items:,} items, "
-        f"quantization {done.quantization}, {done.took_s:.1f} s"
+        f"{result.indexed_vectors:,} vectors in a graph, {result.items:,} items, "
+        f"quantization {result.quantization}, {result.took_s:.1f} s"
     )
-    if done.items < from_items:
-        typer.echo(f"no graph: there are fewer than --from-items {from_items:,}")
+    if result.items < from_items:
+        typer.echo(f"no graph: fewer items than --from-items {from_items:,}")
     if as_json:
-        typer.echo(json.dumps(asdict(done)))
+        typer.echo(json.dumps(asdict(result)))
 
 
 @app.command()
 def settings() -> None:
-    """Every setting, what it is for, and its value now."""
-    # Whole, on a terminal of 80 columns too: they are there to be copied.
-    table = Table(Column("variable", no_wrap=True), Column("value", overflow="fold"), "for")
+    """Print every setting with its current value and its description."""
+    # Names and values are never truncated, even at 80 columns, so that they can be copied.
+    table = Table(Column("variable", no_wrap=True), Column("value", overflow="fold"), "description")
     values = load_settings()
     for name, field in Settings.model_fields.items():
         value = getattr(values, name)
@@ -114,7 +118,7 @@ def settings() -> None:
 
 
 def main() -> None:
-    """Refusals are one sentence on stderr and exit status 1."""
+    """Run a command. If it refuses to start, print one sentence to stderr and exit with status 1."""
     try:
         app()
     except StartupError as error:

@@ -1,4 +1,4 @@
-"""Everything that one worker process holds, made once at start and passed down."""
+"""Everything that one worker process holds: created once at start and passed down."""
 
 import math
 import time
@@ -8,20 +8,19 @@ from service.errors import NotReady, Overloaded, SettingsError, UnknownModel
 from service.fetch import Fetcher
 from service.index import Hit, IndexWorker, Query, open_index
 from service.inference.budget import Budget
-from service.inference.model import Model
+from service.inference.encoder import Encoder
+from service.inference.model import EncoderFactory, Model
 from service.manifest import Manifest, load_manifest
 from service.metrics import Metrics, forget_dead_workers
 from service.settings import Settings
 
 T = TypeVar("T")
 
-_COUNT_EVERY_S = 5  # 50,000 items take 10 ms of Python's lock
-
 
 class Core:
-    """Settings and manifests from the beginning; the rest between `start` and `close`."""
+    """Settings and manifests from construction on; everything else between `start` and `close`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, encoder_factory: EncoderFactory = Encoder) -> None:
         """Raises StartupError."""
         self.settings = settings
         self.manifests = [load_manifest(folder) for folder in settings.model_folders]
@@ -29,42 +28,42 @@ class Core:
         if len(set(names)) < len(names):
             raise SettingsError(f"UIE_MODEL: two models have the same name: {', '.join(names)}")
         self.stopping = False
+        self.fetcher: Fetcher | None = None  # None: fetching images by URL is off
+        self.pixels = Budget(settings.max_pixels_in_flight)
+        self._encoder_factory = encoder_factory
         self._started = False
-        self.fetcher: Fetcher | None = None  # None: images by URL are off
         self._metrics: Metrics | None = None
-        self._counted = -math.inf  # when the index's items were
+        self._items_counted = -math.inf
         self._models: dict[str, Model] = {}
         self._index: IndexWorker | None = None
 
     async def start(self) -> None:
-        """Load the models, open the index, and be ready once golden images went the whole way.
-
-        Raises StartupError.
-        """
-        settings, manifest = self.settings, self.manifest
+        """Load the models, open the index, and embed the golden images. Raises StartupError."""
+        settings, first = self.settings, self.manifest
         forget_dead_workers()
         self._metrics = metrics = Metrics()
         if settings.url_hosts:
             self.fetcher = Fetcher(settings, metrics)
         self._index = IndexWorker(
-            lambda: open_index(settings, manifest.dim, manifest.fingerprint),
-            manifest.fingerprint,
+            lambda: open_index(settings, first.dim, first.fingerprint),
+            first.fingerprint,
             settings.queue_limit,
             metrics.shed.labels("", "index").inc,
         )
-        pixels = Budget(settings.max_pixels_in_flight)
-        for folder, one in zip(settings.model_folders, self.manifests, strict=True):
-            self._models[one.name] = Model(folder, one, settings, metrics, pixels)
+        for folder, manifest in zip(settings.model_folders, self.manifests, strict=True):
+            self._models[manifest.name] = Model(
+                folder, manifest, settings, metrics, self.pixels, self._encoder_factory
+            )
         for model in self._models.values():
             await model.start()
         self._started = True
 
     def stop_admission(self) -> None:
-        """From here on what comes is refused; what is in flight goes on."""
+        """Refuse new requests; those in flight continue."""
         self.stopping = True
 
     def close(self) -> None:
-        """Finish what is in flight, flush the index."""
+        """Finish the work in flight, and flush the index."""
         self._started = False
         for model in self._models.values():
             model.close()
@@ -73,58 +72,63 @@ class Core:
 
     @property
     def serving(self) -> bool:
-        """Started, not stopping, and what it answers is right."""
-        return self._started and not self.stopping and all(one.right for one in self._models.values())
+        """True if started, not stopping, and every model returns correct embeddings."""
+        models = self._models.values()
+        healthy = all(model.pipeline.batcher.alive and model.golden.matches for model in models)
+        return self._started and not self.stopping and healthy
 
     @property
     def ready(self) -> bool:
-        """Serving, and the golden images came out not long ago."""
-        return self.serving and not any(one.golden.late for one in self._models.values())
+        """True if serving, and every golden image has a recent result."""
+        return self.serving and not any(model.golden.overdue for model in self._models.values())
 
     @property
     def alive(self) -> bool:
-        """Not in need of being killed: starting, stopping, or its threads answer."""
-        return not self._started or all(one.alive for one in self._models.values())
+        """False if the process should be killed: it has started, and a model does not respond."""
+        return not self._started or all(model.alive for model in self._models.values())
 
     @property
     def manifest(self) -> Manifest:
-        """Of the first model: the index holds its embeddings, and it answers where none is named."""
+        """The first model's manifest: the index holds its embeddings, and it is the default."""
         return self.manifests[0]
 
     @property
     def metrics(self) -> Metrics:
-        """Raises NotReady, as do those below."""
-        return _present(self._metrics)
+        """The metrics. Raises NotReady, as do `index` and `model`."""
+        return _started(self._metrics)
 
     @property
     def index(self) -> IndexWorker:
-        """The gallery."""
-        return _present(self._index)
+        """The gallery's index."""
+        return _started(self._index)
 
     def model(self, name: str | None = None) -> Model:
-        """The first one, where none is named. Raises UnknownModel."""
+        """Return the model of this name, by default the first one. Raises UnknownModel."""
         served = [manifest.name for manifest in self.manifests]
         if name is not None and name not in served:
-            raise UnknownModel("no such model is served here", served=served)
-        return _present(self._models.get(name or served[0]))
+            raise UnknownModel("this model is not served", served=served)
+        return _started(self._models.get(name or served[0]))
 
-    def no_room_for_bytes(self) -> Overloaded:
-        """The error, counted, for a body that would be too much beside the others."""
+    def too_many_bytes(self) -> Overloaded:
+        """Count and return the error for a body that exceeds the limit on bytes in flight."""
         self.metrics.shed.labels("", "bytes").inc()
         return Overloaded(
-            "there is no room for more bytes",
+            "too many request bytes in flight",
             limit=self.settings.max_bytes_in_flight,
-            retry_after_s=max(one.pipeline.retry_after_s for one in self._models.values()),
+            retry_after_s=max(model.pipeline.retry_after_s for model in self._models.values()),
         )
 
-    async def count_items(self) -> None:
-        """By domain, into the metrics; every few seconds at most, however often those are asked for."""
-        if time.monotonic() - self._counted >= _COUNT_EVERY_S:
-            self._counted = time.monotonic()
+    async def count_items(self, max_age_s: float = 5) -> None:
+        """Update the metric of items by domain, unless it is younger than `max_age_s`.
+
+        Counting 50,000 items holds Python's lock for 10 ms.
+        """
+        if time.monotonic() - self._items_counted >= max_age_s:
+            self._items_counted = time.monotonic()
             self.metrics.set_index_items(await self.index.domains())
 
     async def timed_search(self, query: Query) -> tuple[list[Hit], float]:
-        """The hits, and the milliseconds that the index took, the wait for its thread included."""
+        """Return the hits and the milliseconds of the search, including the wait for the index's thread."""
         start = time.perf_counter()
         hits = await self.index.search(query)
         search_ms = (time.perf_counter() - start) * 1e3
@@ -132,7 +136,7 @@ class Core:
         return hits, search_ms
 
 
-def _present(part: T | None) -> T:
+def _started(part: T | None) -> T:
     if part is None:
         raise NotReady("the service is starting")
     return part

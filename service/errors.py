@@ -1,39 +1,39 @@
-"""Every error of the service, and the arrow of the data flow that it belongs to.
+"""Every error of the service, and the step of the data flow that raises it.
 
     request ──read──> bytes ──decode──> pixels ──queue──> batch ──infer──> embedding ──search──> hits
 
-ServiceError                      becomes one RFC 9457 answer
-├── InvalidRequest          400   read: a parameter or field is missing, malformed or out of range
-├── Unauthorized            401   read: no key, or a wrong one
-├── UnsupportedMediaType    415   read
-├── ImageTooLarge           413   read (bytes) and decode (pixels, known from the header)
-├── UnfetchableImage        400   read: the URL that was given leads to no image that we would take
-├── HeadersTooLarge         431   read
-├── UndecodableImage        400   decode
-├── RequestTimeout          408   read: the body came too slowly
-├── Overloaded              429   read: too many bytes held; queue: full
+ServiceError                      is sent to the client as an RFC 9457 problem
+├── InvalidRequest          400   read: a parameter or field is missing, malformed, out of range or unknown
+├── Unauthorized            401   read: the API key is missing or wrong
+├── UnsupportedMediaType    415   read: the route does not accept the body's content type
+├── ImageTooLarge           413   read: too many bytes; decode: too many pixels according to the header
+├── UnfetchableImage        400   read: no acceptable image at the URL
+├── HeadersTooLarge         431   read: the request line and headers are too long
+├── UndecodableImage        400   decode: the bytes are not a complete image of a supported format
+├── RequestTimeout          408   read: the body arrives too slowly
+├── Overloaded              429   read: too many request bytes in flight; queue: full
 ├── DeadlineExceeded        504   read to search: the client's deadline has passed
-├── EncoderFailed           500   infer: ours, not the client's
-├── EmbeddingShape          422   search: a given vector cannot be an embedding of this model
-├── NotFound                404   search
+├── EncoderFailed           500   infer: the model failed on a decoded image
+├── EmbeddingShape          422   search: the vector is not an embedding of this model
+├── NotFound                404   read: no such route
 │   ├── UnknownModel              read
-│   ├── UnknownItem
-│   └── UnknownDomain
+│   ├── UnknownItem               search
+│   └── UnknownDomain             search
 ├── MethodNotAllowed        405   read
-├── FingerprintMismatch     409   search: the index holds another model's vectors
+├── FingerprintMismatch     409   search: the index holds vectors of another model
 ├── IndexUnavailable        503   search
-└── NotReady                503   the service is starting or stopping
+└── NotReady                503   the service is starting, stopping or unhealthy
 
-StartupError                      the service refuses to start, and says why
-├── SettingsError                 a setting is wrong, or two do not go together
-└── ManifestError                 a model folder is incomplete, altered or not understood
+StartupError                      the service refuses to start
+├── SettingsError                 a setting is invalid, or two settings conflict
+└── ManifestError                 a model folder is incomplete, altered or not supported
 """
 
 from typing import Any, ClassVar
 
 
 class ServiceError(Exception):
-    """Base of all errors that a client may see; `members` are extra fields of the problem."""
+    """Base of all errors that are sent to clients; `members` are extra fields of the problem object."""
 
     status: ClassVar[int] = 500
     slug: ClassVar[str] = "internal-error"
@@ -45,7 +45,7 @@ class ServiceError(Exception):
         self.members = members
 
     def problem(self) -> dict[str, Any]:
-        """The RFC 9457 object."""
+        """Return the RFC 9457 problem object."""
         return {
             "type": self.slug,
             "title": self.title,
@@ -56,55 +56,55 @@ class ServiceError(Exception):
 
 
 class InvalidRequest(ServiceError):
-    """A parameter or field is missing, malformed or out of range."""
+    """A parameter or field is missing, malformed, out of range or unknown."""
 
     status, slug, title = 400, "invalid-request", "Invalid request"
 
 
 class Unauthorized(ServiceError):
-    """Keys are configured, and none or a wrong one was given."""
+    """API keys are configured, and the request's key is missing or wrong."""
 
     status, slug, title = 401, "unauthorized", "Unauthorized"
 
 
 class UnsupportedMediaType(ServiceError):
-    """The body's content type is not one that the route takes."""
+    """The route does not accept the body's content type."""
 
     status, slug, title = 415, "unsupported-media-type", "Unsupported media type"
 
 
 class ImageTooLarge(ServiceError):
-    """Too many bytes, or too many pixels."""
+    """The body has too many bytes, or the image too many pixels."""
 
     status, slug, title = 413, "image-too-large", "Image too large"
 
 
 class UnfetchableImage(ServiceError):
-    """The URL leads to no image that we would take."""
+    """There is no acceptable image at the URL."""
 
     status, slug, title = 400, "unfetchable-image", "Unfetchable image"
 
 
 class HeadersTooLarge(ServiceError):
-    """The request's line and headers are too long."""
+    """The request line and headers are too long."""
 
     status, slug, title = 431, "headers-too-large", "Headers too large"
 
 
 class UndecodableImage(ServiceError):
-    """The bytes are not an image that we can decode whole."""
+    """The bytes are not a complete image of a supported format."""
 
     status, slug, title = 400, "undecodable-image", "Undecodable image"
 
 
 class RequestTimeout(ServiceError):
-    """The body came too slowly."""
+    """The request arrives too slowly."""
 
     status, slug, title = 408, "request-timeout", "Request timeout"
 
 
 class Overloaded(ServiceError):
-    """There is no room for more."""
+    """Too much is in flight to accept more."""
 
     status, slug, title = 429, "overloaded", "Overloaded"
 
@@ -116,19 +116,19 @@ class DeadlineExceeded(ServiceError):
 
 
 class EncoderFailed(ServiceError):
-    """The model did not give an embedding for an image that was decoded."""
+    """The model returned no usable embedding for a decoded image."""
 
     slug, title = "encoder-failed", "Encoder failed"
 
 
 class EmbeddingShape(ServiceError):
-    """A given vector has the wrong length, is not finite, or is zero."""
+    """A vector in the request has the wrong length, is not finite, or is zero."""
 
     status, slug, title = 422, "embedding-shape", "Not an embedding of this model"
 
 
 class NotFound(ServiceError):
-    """No such route."""
+    """The route does not exist."""
 
     status, slug, title = 404, "not-found", "Not found"
 
@@ -140,39 +140,51 @@ class UnknownModel(NotFound):
 
 
 class UnknownItem(NotFound):
-    """No item with this id."""
+    """No item has this id."""
 
     slug, title = "unknown-item", "Unknown item"
 
 
 class UnknownDomain(NotFound):
-    """No item of this domain is indexed."""
+    """The index holds no item of this domain."""
 
     slug, title = "unknown-domain", "Unknown domain"
 
 
 class MethodNotAllowed(ServiceError):
-    """The route has no such method."""
+    """The route does not support the method."""
 
     status, slug, title = 405, "method-not-allowed", "Method not allowed"
 
 
 class FingerprintMismatch(ServiceError):
-    """The index holds another model's vectors."""
+    """The index holds vectors of another model."""
 
     status, slug, title = 409, "fingerprint-mismatch", "Index of another model"
 
 
 class IndexUnavailable(ServiceError):
-    """The index cannot be reached."""
+    """The index does not respond."""
 
     status, slug, title = 503, "index-unavailable", "Index unavailable"
 
 
 class NotReady(ServiceError):
-    """The service is starting or stopping."""
+    """The service is starting, stopping or unhealthy."""
 
     status, slug, title = 503, "not-ready", "Not ready"
+
+
+def titles_by_status() -> dict[int, list[str]]:
+    """Return the titles of all service errors, grouped by HTTP status."""
+    titles: dict[int, list[str]] = {}
+    classes: list[type[ServiceError]] = [ServiceError]
+    while classes:
+        error = classes.pop(0)
+        classes += error.__subclasses__()
+        if error.title not in titles.setdefault(error.status, []):
+            titles[error.status].append(error.title)
+    return dict(sorted(titles.items()))
 
 
 class StartupError(Exception):
@@ -180,8 +192,8 @@ class StartupError(Exception):
 
 
 class SettingsError(StartupError):
-    """A setting is wrong, or two do not go together."""
+    """A setting is invalid, or two settings conflict."""
 
 
 class ManifestError(StartupError):
-    """A model folder is incomplete, altered or not understood."""
+    """A model folder is incomplete, altered or not supported."""

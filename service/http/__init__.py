@@ -1,1 +1,1 @@
-"""The HTTP contract: `app` is the FastAPI app, `envelope` wraps every answer, `body` reads requests."""
+"""The HTTP contract: `app` is the FastAPI app, `envelope` the middleware around it, `body` reads requests."""

@@ -1,114 +1,153 @@
-"""Helpers that the routes share: many images, the deadline, the headers of a response."""
+"""Helpers that the routes share: dependencies, embedding a request's images, and JSON responses."""
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Request
+from fastapi import Depends, Query, Request
 from starlette.datastructures import UploadFile
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from service.core import Core
-from service.errors import DeadlineExceeded, InvalidRequest, ServiceError
-from service.http.body import MAX_IMAGES, Link, file_bytes
+from service.errors import FingerprintMismatch, InvalidRequest, ServiceError
+from service.http.body import MAX_IMAGES, Link, file_bytes, read_image_and_fields
+from service.http.envelope import RequestState
 from service.inference.model import Model
 from service.inference.pipeline import Embedded
+from service.manifest import Manifest
 
-_TOLD_FIRST = ("hit", "coalesced", "miss")  # of several images: nothing that was known may look like work
+T = TypeVar("T")
 
 
-async def embed_files(
-    request: Request, model: Model, files: Sequence[UploadFile | str]
-) -> list[Embedded | ServiceError]:
-    """Each file's embedding, or what is wrong with that file. Raises InvalidRequest for none or too many."""
-    if not 1 <= len(files) <= MAX_IMAGES:
-        raise InvalidRequest("field `images` takes 1 to 1000 files", limit=MAX_IMAGES, got=len(files))
-
+async def _core(request: Request) -> Core:
     core: Core = request.app.state.core
-
-    async def embed_file(file: UploadFile | str) -> Embedded:
-        data = await file_bytes(file, "images", core.settings.max_image_bytes)
-        return await embed_given(request, model, data)
-
-    return await embed_many(model, [partial(embed_file, file) for file in files])
+    return core
 
 
-async def embed_given(request: Request, model: Model, given: bytes | Link) -> Embedded:
-    """An image that is here, or that has to be fetched first; to be called within `deadline`.
-
-    Raises InvalidRequest and UnfetchableImage of a URL, and what the pipeline raises.
-    """
-    if isinstance(given, bytes):
-        return await model.pipeline.embed(given, request.state.deadline)
-    core: Core = request.app.state.core
-    if core.fetcher is None:
-        raise InvalidRequest("images are not fetched by URL here: the setting UIE_URL_HOSTS is empty")
-    with request.state.room() as take:  # until the image is embedded, as a body's bytes have theirs
-        fetch = partial(core.fetcher.fetch, given.url, take)
-        return await model.pipeline.embed_fetched(fetch, request.state.deadline)
+async def _state(request: Request) -> RequestState:
+    state: RequestState = request.state.request
+    return state
 
 
-async def embed_many(
-    model: Model, works: Sequence[Callable[[], Awaitable[Embedded]]]
-) -> list[Embedded | ServiceError]:
-    """Each work's embedding or its error, in order; few of them at a time."""
-    places = asyncio.Semaphore(model.pipeline.bulk_width)
-
-    async def one(work: Callable[[], Awaitable[Embedded]]) -> Embedded | ServiceError:
-        async with places:
-            try:
-                return await work()
-            except ServiceError as error:
-                return error
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(work)) for work in works]
-    return [task.result() for task in tasks]
+CoreDep = Annotated[Core, Depends(_core)]
+StateDep = Annotated[RequestState, Depends(_state)]
 
 
-@contextlib.asynccontextmanager
-async def deadline(request: Request) -> AsyncIterator[None]:
-    """Give up, and drop what still waits, when the client's deadline has passed, or it has gone.
+class Embedder:
+    """Embeds the images of one request with one of the served models."""
 
-    To be entered when the body has been read. Raises DeadlineExceeded or ClientDisconnect.
-    """
-    gone = False
+    def __init__(self, core: Core, state: RequestState, model: Model) -> None:
+        self.core = core
+        self.state = state
+        self.model = model
+        state.fingerprint = model.manifest.fingerprint
 
-    async def expire_when_gone(limit: asyncio.Timeout) -> None:
-        nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        limit.reschedule(0)  # long past
+    async def read_image(self, request: Request) -> bytes | Link:
+        """Return the request's image. Raises as `read_image_and_fields`."""
+        image, _ = await self.read_image_and_fields(request)
+        return image
 
-    try:
-        async with asyncio.timeout_at(request.state.deadline) as limit:
-            watcher = asyncio.create_task(expire_when_gone(limit))
-            try:
-                yield
-            finally:
-                watcher.cancel()
-    except TimeoutError as error:
-        if gone:
-            raise ClientDisconnect from error
-        raise DeadlineExceeded("not done before the deadline that the client gave") from error
+    async def read_image_and_fields(self, request: Request) -> tuple[bytes | Link, dict[str, str]]:
+        """Return the request's image, and the text fields of a form.
+
+        Raises Overloaded, before it reads the body, if the image would not be admitted.
+        """
+        self.model.pipeline.check_capacity(self.state.deadline)
+        return await read_image_and_fields(request, self.core.settings.max_image_bytes)
+
+    async def embed(self, image: bytes | Link) -> Embedded:
+        """Embed an image, or fetch it and embed it.
+
+        Raises InvalidRequest or UnfetchableImage for a URL, and the errors of the pipeline.
+        """
+        pipeline, deadline = self.model.pipeline, self.state.deadline
+        if isinstance(image, bytes):
+            embedded = await pipeline.embed(image, deadline)
+        elif self.core.fetcher is None:
+            raise InvalidRequest("fetching images by URL is disabled: UIE_URL_HOSTS is empty")
+        else:
+            with self.state.reservation() as reserve:  # held until it is embedded, as a body's bytes are
+                fetch = partial(self.core.fetcher.fetch, image.url, reserve)
+                embedded = await pipeline.embed_fetched(fetch, deadline)
+        self.state.record(embedded)
+        return embedded
+
+    async def embed_many(
+        self, sources: Sequence[T], read: Callable[[T], Awaitable[bytes | Link]]
+    ) -> list[Embedded | ServiceError]:
+        """Read and embed each source. Returns embeddings or errors, in order; concurrency is bounded."""
+        slots = asyncio.Semaphore(self.model.pipeline.bulk_width)
+
+        async def embed_source(source: T) -> Embedded | ServiceError:
+            async with slots:
+                try:
+                    return await self.embed(await read(source))
+                except ServiceError as error:
+                    return error
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(embed_source(source)) for source in sources]
+        return [task.result() for task in tasks]
+
+    async def embed_files(self, files: Sequence[UploadFile | str]) -> list[Embedded | ServiceError]:
+        """Embed the files of a form. Raises InvalidRequest if there are none, or too many."""
+        if not 1 <= len(files) <= MAX_IMAGES:
+            raise InvalidRequest(
+                f"field `images` takes 1 to {MAX_IMAGES} files", limit=MAX_IMAGES, got=len(files)
+            )
+        max_bytes = self.core.settings.max_image_bytes
+        return await self.embed_many(files, lambda file: file_bytes(file, "images", max_bytes))
 
 
-def note(request: Request, *results: Embedded | ServiceError) -> None:
-    """For the answer's headers: of several images the longest time in each stage, and if one was known."""
-    done = [result for result in results if isinstance(result, Embedded)]
-    longest: dict[str, float] = request.state.stages_ms
-    for one in done:
-        for stage, ms in one.stages_ms.items():
-            longest[stage] = max(ms, longest.get(stage, 0))
-    request.state.cache = next((how for how in _TOLD_FIRST if any(one.cache == how for one in done)), None)
+_MODEL = "Name of a served model; by default the first one."
+_ModelName = Annotated[str | None, Query(alias="model", description=_MODEL)]
+
+
+async def _embedder(core: CoreDep, state: StateDep, name: _ModelName = None) -> Embedder:
+    return Embedder(core, state, core.model(name))
+
+
+EmbedderDep = Annotated[Embedder, Depends(_embedder)]
+
+
+async def _index_embedder(embedder: EmbedderDep) -> Embedder:
+    indexed = embedder.core.manifest.name
+    if embedder.model.manifest.name != indexed:
+        raise FingerprintMismatch(f"the index holds embeddings of the model {indexed}")
+    return embedder
+
+
+# Embeds with the model whose embeddings the index holds; naming any other is an error.
+IndexEmbedderDep = Annotated[Embedder, Depends(_index_embedder)]
+
+
+async def check_parameters(request: Request) -> None:
+    """Raise InvalidRequest for an unknown query parameter: a misspelt one must not be ignored."""
+    if not request.query_params:
+        return
+    operation = request.app.openapi()["paths"][request.scope["route"].path_format][request.method.lower()]
+    names = [parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "query"]
+    unknown = sorted(request.query_params.keys() - set(names))
+    if unknown:
+        raise InvalidRequest(
+            f"unknown query parameter: {', '.join(unknown)[:200]}; this route takes: "
+            + (", ".join(names) or "none")
+        )
+
+
+def model_card(manifest: Manifest) -> dict[str, Any]:
+    """Return the members of a response that make its embeddings comparable with others."""
+    return {"dim": manifest.dim, "model": manifest.name, "fingerprint": manifest.fingerprint}
+
+
+def faults_of(errors: Iterable[Mapping[str, Any]], skip: int = 0) -> str:
+    """Return pydantic's validation errors in one line, without the first `skip` parts of each location."""
+    return "; ".join(f"{'.'.join(map(str, error['loc'][skip:]))}: {error['msg']}" for error in errors)
 
 
 def json_response(content: Any) -> Response:
-    """Plain JSON: our content is made of plain values, so FastAPI's encoder has nothing to add."""
+    """Return plain JSON: the content consists of plain values, so FastAPI's encoder is not needed."""
     body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Response(body.encode(), media_type="application/json")

@@ -1,36 +1,33 @@
-"""`/v1/domains` and `/v1/info`: what is indexed, and what serves it."""
+"""`/v1/domains`, `/v1/info` and `/metrics`: the state of the index and of the service."""
 
 import asyncio
 import contextlib
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.responses import Response
 
 from service import __version__
-from service.core import Core
 from service.errors import ServiceError
-from service.http.handling import json_response
-from service.http.schemas import DOMAINS, INFO, answers
+from service.http.handling import CoreDep, json_response
+from service.http.schemas import DOMAINS, INFO, response_of
 from service.metrics import Processes
 
 router = APIRouter()
 
 
-@router.get("/v1/domains", responses=answers(DOMAINS))
-async def domains(request: Request) -> Response:
-    """The domains that have items, by name."""
-    core: Core = request.app.state.core
+@router.get("/v1/domains", responses=response_of(DOMAINS))
+async def domains(core: CoreDep) -> Response:
+    """Return the domains that have items, in the order of their names."""
     counts = await core.index.domains()
-    return json_response({"domains": [{"name": name, "items": n} for name, n in counts.items()]})
+    return json_response({"domains": [{"name": name, "items": count} for name, count in counts.items()]})
 
 
 @router.get("/metrics", include_in_schema=False)
-async def metrics(request: Request) -> Response:
-    """For Prometheus: the sums over all worker processes."""
-    core: Core = request.app.state.core
-    # An index that does not answer keeps its last size here: metrics are wanted most when something is down.
+async def metrics(core: CoreDep) -> Response:
+    """Return the metrics for Prometheus, summed over all worker processes."""
+    # If the index does not respond, its last size stays: metrics must work when something else is down.
     with contextlib.suppress(ServiceError):
         await core.count_items()
     registry = CollectorRegistry()
@@ -39,18 +36,17 @@ async def metrics(request: Request) -> Response:
     return Response(await asyncio.to_thread(generate_latest, registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/info", responses=answers(INFO))
-async def info(request: Request) -> Response:
-    """The model's card, what is really active, the index, and the limits."""
-    core: Core = request.app.state.core
+@router.get("/v1/info", responses=response_of(INFO))
+async def info(core: CoreDep) -> Response:
+    """Return the model card, the active provider and precision, the index, and the limits."""
     settings, manifest = core.settings, core.manifest
     items, indexed_vectors = await core.index.counts()
     return json_response(
         {
             "version": __version__,
             "model": manifest.model_dump(mode="json"),
-            "models": [one.model_dump(mode="json") for one in core.manifests],
-            "provider": settings.provider,  # active: any other is a refusal to start
+            "models": [served.model_dump(mode="json") for served in core.manifests],
+            "provider": settings.provider,  # the active one: the service does not start with any other
             "precision": manifest.precision,
             "index": {
                 "backend": core.index.backend,

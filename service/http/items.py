@@ -1,17 +1,15 @@
-"""`/v1/items`: put pictures into the gallery, read them, take them out."""
+"""`/v1/items`: index images, read and delete items."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import unquote
 
-import numpy as np
 from fastapi import APIRouter, Path, Request
 from fastapi import Query as QueryParam
-from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from service.core import Core
 from service.errors import InvalidRequest, ServiceError
 from service.http.body import (
     MAX_IMAGES,
@@ -19,11 +17,9 @@ from service.http.body import (
     form_of,
     media_type,
     parse_json,
-    read_image_and_fields,
     read_json,
 )
-from service.http.handling import deadline, embed_files, embed_given, json_response, note
-from service.http.model_choice import IndexedModel
+from service.http.handling import CoreDep, Embedder, IndexEmbedderDep, faults_of, json_response
 from service.http.schemas import (
     DELETED,
     IMAGE_AND_PAYLOAD_BODY,
@@ -31,30 +27,29 @@ from service.http.schemas import (
     ITEM,
     ITEMS,
     PUT,
-    answers,
     body_of,
     form,
     json_body,
+    response_of,
 )
 from service.http.search import DomainName, check_embedding, item_json
 from service.index import Item
-from service.inference.model import Model
 from service.inference.pipeline import Embedded
 
 router = APIRouter()
 
-# The envelope hands ids on percent-encoded, so that slashes and line breaks pass through the routers.
+# The envelope leaves ids percent-encoded, so that slashes and line breaks pass through the routers.
 ItemPath = Annotated[str, AfterValidator(unquote), Path(min_length=1, max_length=512)]
 Label = Annotated[str, QueryParam(max_length=512)]
 
 _MAX_PAYLOAD_BYTES = 64 * 2**10
-_VALUES_BESIDE = 100  # of an item's entry, on average, beside its embedding
+_MAX_ENTRY_VALUES = 100  # of an item on average, without its embedding
 _MAX_PAYLOAD_DEPTH = 32
 _ITEM = "/v1/items/{item_id}"
 
 
-class _Described(BaseModel):
-    """One entry of the field `items`."""
+class _Entry(BaseModel):
+    """An entry of the field `items`, without its embedding."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -64,7 +59,7 @@ class _Described(BaseModel):
     payload: Any = {}
 
 
-_ITEMS_SCHEMA = {"type": "array", "items": _Described.model_json_schema()}
+_ITEMS_SCHEMA = {"type": "array", "items": _Entry.model_json_schema()}
 _BULK_BODY = body_of(
     {
         **form(
@@ -79,74 +74,66 @@ _BULK_BODY = body_of(
 )
 
 
-@router.put(_ITEM, openapi_extra=IMAGE_AND_PAYLOAD_BODY, responses=answers(PUT))
+@router.put(_ITEM, openapi_extra=IMAGE_AND_PAYLOAD_BODY, responses=response_of(PUT))
 async def put_item(
-    request: Request, model: IndexedModel, item_id: ItemPath, domain: DomainName, label: Label
+    request: Request, embedder: IndexEmbedderDep, item_id: ItemPath, domain: DomainName, label: Label
 ) -> Response:
-    """Index one picture; the same call again changes nothing."""
-    core: Core = request.app.state.core
-    given, fields = await read_image_and_fields(request, model.pipeline)
+    """Index one image. Idempotent."""
+    image, fields = await embedder.read_image_and_fields(request)
     payload = check_payload(parse_json(fields.get("payload", "{}"), _MAX_PAYLOAD_BYTES))
-    async with deadline(request):
-        embedded = await embed_given(request, model, given)
-        (created,) = await core.index.upsert([Item(item_id, domain, label, embedded.embedding, payload)])
-    note(request, embedded)
+    embedding = (await embedder.embed(image)).embedding
+    (created,) = await embedder.core.index.upsert([Item(item_id, domain, label, embedding, payload)])
     return json_response({"id": item_id, "created": created})
 
 
-@router.post("/v1/items", openapi_extra=_BULK_BODY, responses=answers(ITEMS))
-async def post_items(request: Request, model: IndexedModel) -> Response:
-    """Index many pictures, by image or by embedding; each has its own result."""
-    core: Core = request.app.state.core
+@router.post("/v1/items", openapi_extra=_BULK_BODY, responses=response_of(ITEMS))
+async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
+    """Index many images or embeddings. Each has its own result."""
+    dim = embedder.model.manifest.dim
+    embedded: Sequence[Embedded | ServiceError | None]
     if media_type(request.headers) == "application/json":
-        most = MAX_IMAGES * (model.manifest.dim + _VALUES_BESIDE)
-        body = await read_json(request, MAX_JSON_BYTES, most)
+        body = await read_json(request, MAX_JSON_BYTES, MAX_IMAGES * (dim + _MAX_ENTRY_VALUES))
         entries = _entries(body.get("items") if isinstance(body, dict) else None)
-        results = [_described(entry, _given_embedding(entry, model.manifest.dim)) for entry in entries]
+        embedded = [None] * len(entries)
     else:
-        results = await _from_images(request, core, model)
-    good = [result for result in results if isinstance(result, Item)]
-    if good:
-        await core.index.upsert(good)
-    return json_response({"results": [_result_json(result) for result in results]})
+        entries, embedded = await _read_form(request, embedder)
+    results = [_item(entry, dim, image) for entry, image in zip(entries, embedded, strict=True)]
+    items = [result for result in results if isinstance(result, Item)]
+    if items:
+        await embedder.core.index.upsert(items)
+    rows = [_result_json(entry, result) for entry, result in zip(entries, results, strict=True)]
+    return json_response({"results": rows})
 
 
-@router.get(_ITEM, responses=answers(ITEM))
-async def get_item(request: Request, item_id: ItemPath) -> Response:
-    """The item, its embedding included."""
-    core: Core = request.app.state.core
+@router.get(_ITEM, responses=response_of(ITEM))
+async def get_item(core: CoreDep, item_id: ItemPath) -> Response:
+    """Return the item with its embedding."""
     item = await core.index.get(item_id)
     return json_response({**item_json(item), "embedding": item.embedding.tolist()})
 
 
-@router.delete(_ITEM, responses=answers(DELETED))
-async def delete_item(request: Request, item_id: ItemPath) -> Response:
-    """Whether there was such an item; now there is none."""
-    core: Core = request.app.state.core
+@router.delete(_ITEM, responses=response_of(DELETED))
+async def delete_item(core: CoreDep, item_id: ItemPath) -> Response:
+    """Delete the item. `deleted` is false if it did not exist."""
     return json_response({"deleted": await core.index.delete(item_id)})
 
 
-async def _from_images(request: Request, core: Core, model: Model) -> list[Item | dict[str, Any]]:
-    async with form_of(request, core.settings.max_request_bytes) as fields, deadline(request):
-        described, files = fields.get("items"), fields.getlist("images")
-        if not isinstance(described, str):
-            raise InvalidRequest("multipart field `items` must be there, and be a JSON list")
-        entries = _entries(parse_json(described, MAX_IMAGES * _VALUES_BESIDE))
+async def _read_form(request: Request, embedder: Embedder) -> tuple[list[Any], list[Embedded | ServiceError]]:
+    async with form_of(request, embedder.core.settings.max_request_bytes) as fields:
+        items, files = fields.get("items"), fields.getlist("images")
+        if not isinstance(items, str):
+            raise InvalidRequest("multipart field `items` is required, and must be a JSON list")
+        entries = _entries(parse_json(items, MAX_IMAGES * _MAX_ENTRY_VALUES))
         if len(entries) != len(files):
             raise InvalidRequest(f"{len(files)} images, but {len(entries)} items")
-        embedded = await embed_files(request, model, files)
-    note(request, *embedded)
-    return [
-        _described(entry, one.embedding if isinstance(one, Embedded) else one)
-        for entry, one in zip(entries, embedded, strict=True)
-    ]
+        return entries, await embedder.embed_files(files)
 
 
 def check_payload(value: Any) -> dict[str, Any]:
-    """A payload that comes back as it went in. Raises InvalidRequest.
+    """Return a payload that the index stores without loss. Raises InvalidRequest.
 
-    The engine cannot read back what is nested more than about 120 deep, not even its own log, and turns
-    whole numbers over 64 bits into floats.
+    The engine cannot read back values nested more than about 120 levels deep, not even from its own log,
+    and converts integers over 64 bits to floats.
     """
     if not isinstance(value, dict):
         raise InvalidRequest("`payload` must be a JSON object")
@@ -155,11 +142,11 @@ def check_payload(value: Any) -> dict[str, Any]:
     except ValueError as error:
         raise InvalidRequest("`payload` has a number that is not finite") from error
     if size_bytes > _MAX_PAYLOAD_BYTES:
-        raise InvalidRequest("`payload` is too long", limit=_MAX_PAYLOAD_BYTES, got=size_bytes)
+        raise InvalidRequest("`payload` has too many bytes", limit=_MAX_PAYLOAD_BYTES, got=size_bytes)
     level: list[Any] = [value]
     for _ in range(_MAX_PAYLOAD_DEPTH):
         if any(type(part) is int and not -(2**63) <= part < 2**64 for part in level):
-            raise InvalidRequest("`payload` has a whole number that does not fit 64 bits")
+            raise InvalidRequest("`payload` has an integer that does not fit 64 bits")
         inner = [
             part.values() if isinstance(part, dict) else part
             for part in level
@@ -167,42 +154,36 @@ def check_payload(value: Any) -> dict[str, Any]:
         ]
         level = [part for parts in inner for part in parts]
     if level:
-        raise InvalidRequest("`payload` is nested too deep", limit=_MAX_PAYLOAD_DEPTH)
+        raise InvalidRequest("`payload` is nested too deeply", limit=_MAX_PAYLOAD_DEPTH)
     return value
 
 
 def _entries(value: Any) -> list[Any]:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_IMAGES:
-        raise InvalidRequest(f"`items` must be a list of 1 to {MAX_IMAGES}")
+        raise InvalidRequest(f"`items` must be a list of 1 to {MAX_IMAGES} items")
     return value
 
 
-def _given_embedding(entry: Any, dim: int) -> NDArray[np.float32] | ServiceError:
+def _item(entry: Any, dim: int, embedded: Embedded | ServiceError | None) -> Item | ServiceError:
+    """Return the item of an entry, with the embedding of its image, or else its own."""
+    if isinstance(embedded, ServiceError):
+        return embedded
     try:
-        return check_embedding(entry.get("embedding") if isinstance(entry, dict) else None, dim)
+        if embedded:
+            embedding = embedded.embedding
+        else:
+            embedding = check_embedding(entry.get("embedding") if isinstance(entry, dict) else None, dim)
+        fields = _Entry.model_validate(entry)
+        payload = check_payload(fields.payload)
+    except ValidationError as error:
+        return InvalidRequest(faults_of(error.errors()))
     except ServiceError as error:
         return error
+    return Item(fields.id, fields.domain, fields.label, embedding, payload)
 
 
-def _described(entry: Any, embedding: NDArray[np.float32] | ServiceError) -> Item | dict[str, Any]:
-    made = embedding if isinstance(embedding, ServiceError) else _item(entry, embedding)
-    if isinstance(made, Item):
-        return made
-    given = entry.get("id") if isinstance(entry, dict) else None
-    return {"id": given if isinstance(given, str) else None, "error": made.problem()}
-
-
-def _item(entry: Any, embedding: NDArray[np.float32]) -> Item | InvalidRequest:
-    try:
-        said = _Described.model_validate(entry)
-        payload = check_payload(said.payload)
-    except ValidationError as error:
-        faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        return InvalidRequest("; ".join(faults))
-    except InvalidRequest as error:
-        return error
-    return Item(said.id, said.domain, said.label, embedding, payload)
-
-
-def _result_json(result: Item | dict[str, Any]) -> dict[str, Any]:
-    return {"id": result.id} if isinstance(result, Item) else result
+def _result_json(entry: Any, result: Item | ServiceError) -> dict[str, Any]:
+    if isinstance(result, Item):
+        return {"id": result.id}
+    item_id = entry.get("id") if isinstance(entry, dict) else None
+    return {"id": item_id if isinstance(item_id, str) else None, "error": result.problem()}

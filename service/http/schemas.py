@@ -1,10 +1,12 @@
-"""What OpenAPI says of the answers: ours are plain values, so FastAPI cannot know.
+"""OpenAPI schemas of bodies and responses: the routes handle plain values, so FastAPI cannot derive them.
 
-`make fuzz` holds the live service's answers against it.
+`make fuzz` validates the live service's responses against them.
 """
 
 from collections.abc import Sequence
 from typing import Any
+
+from service.errors import MethodNotAllowed, titles_by_status
 
 _STRING = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 0}
@@ -26,25 +28,14 @@ _PROBLEM = _object(
     status={"type": "integer", "minimum": 400, "maximum": 599},
     detail=_STRING,
 )
-_STATUSES = {
-    400: "The image cannot be decoded, or the request is malformed.",
-    401: "Keys are configured, and none or a wrong one was given.",
-    404: "No such item, domain or model.",
-    408: "The body came too slowly.",
-    409: "The index holds another model's vectors.",
-    413: "Too many bytes, or too many pixels.",
-    415: "A content type that this route does not take.",
-    422: "Not an embedding of this model.",
-    429: "No room for more; Retry-After says when.",
-    431: "The line and headers are too long.",
-    500: "An error of ours.",
-    503: "Starting, stopping, or without its index.",
-    504: "The deadline passed.",
-}
-# Of every route: RFC 9457.
+# The errors of every route; a documented operation never returns 405.
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/problem+json": {"schema": _PROBLEM}}}
-    for status, text in _STATUSES.items()
+    status: {
+        "description": " or ".join(titles),
+        "content": {"application/problem+json": {"schema": _PROBLEM}},
+    }
+    for status, titles in titles_by_status().items()
+    if status != MethodNotAllowed.status
 }
 
 _CARD = {"dim": {"type": "integer"}, "model": _STRING, "fingerprint": _STRING}
@@ -68,7 +59,7 @@ _INDEX = _object(
 EMBEDDING = _object(embedding=_VECTOR, **_CARD)
 EMBEDDINGS = _object(results=_list_of({"oneOf": [_object(embedding=_VECTOR), _ERROR]}), **_CARD)
 OPENAI = _object(object={"const": "list"}, data=_list_of(_OPENAI_ROW), model=_STRING, usage=_USAGE)
-FOUND = _object({"groups": _GROUPS}, hits=_HITS, domains=_SHARES, **_CARD)
+SEARCH = _object({"groups": _GROUPS}, hits=_HITS, domains=_SHARES, **_CARD)
 ITEM = _object(**_ITEM, embedding=_VECTOR)
 PUT = _object(id=_STRING, created={"type": "boolean"})
 ITEMS = _object(results=_list_of(_object({"error": _PROBLEM}, id={})))
@@ -86,9 +77,9 @@ INFO = _object(
 )
 
 
-def answers(schema: dict[str, Any], others: Sequence[str] = ()) -> dict[int | str, dict[str, Any]]:
-    """`responses` of a route: JSON, or bytes of another media type where the client accepts it."""
-    binary = {media: {"schema": {"type": "string", "format": "binary"}} for media in others}
+def response_of(schema: dict[str, Any], binary_types: Sequence[str] = ()) -> dict[int | str, dict[str, Any]]:
+    """Return a route's `responses`: JSON, or bytes of another media type if the client accepts it."""
+    binary = {media: {"schema": {"type": "string", "format": "binary"}} for media in binary_types}
     return {200: {"content": {"application/json": {"schema": schema}, **binary}}}
 
 
@@ -97,25 +88,25 @@ _RAW_IMAGE = {media: {"schema": _FILE} for media in ("image/*", "application/oct
 
 
 def body_of(content: dict[str, Any]) -> dict[str, Any]:
-    """`openapi_extra` of a route whose body is required."""
+    """Return the `openapi_extra` of a route that requires a body."""
     return {"requestBody": {"required": True, "content": content}}
 
 
 def form(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
-    """A multipart form."""
+    """Return the content of a multipart form."""
     schema = {"type": "object", "properties": properties, "required": required}
     return {"multipart/form-data": {"schema": schema}}
 
 
 def json_body(schema: dict[str, Any]) -> dict[str, Any]:
-    """A JSON body."""
+    """Return the content of a JSON body."""
     return {"application/json": {"schema": schema}}
 
 
 LINK = {
     "type": "object",
     "required": ["url"],
-    "properties": {"url": {"type": "string", "description": "Where the image is"}},
+    "properties": {"url": {"type": "string", "description": "URL of the image"}},
 }
 IMAGES = {"type": "array", "items": _FILE}
 IMAGE = {**_RAW_IMAGE, **form({"image": _FILE}, ["image"])}

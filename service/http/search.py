@@ -1,4 +1,4 @@
-"""`/v1/search`: an image, an embedding or an indexed id to its nearest items, across domains."""
+"""`/v1/search`: the nearest items of an image, an embedding or an indexed item, across domains."""
 
 from collections import Counter
 from typing import Annotated, Any, Literal
@@ -9,14 +9,11 @@ from fastapi import Query as QueryParam
 from numpy.typing import NDArray
 from starlette.responses import Response
 
-from service.core import Core
 from service.errors import EmbeddingShape, InvalidRequest
-from service.http.body import Link, media_type, read_image, read_json
-from service.http.handling import deadline, embed_given, json_response, note
-from service.http.model_choice import IndexedModel, model_card
-from service.http.schemas import FOUND, IMAGE, LINK, answers, body_of, json_body
+from service.http.body import Link, media_type, read_json
+from service.http.handling import Embedder, IndexEmbedderDep, json_response, model_card
+from service.http.schemas import IMAGE, LINK, SEARCH, body_of, json_body, response_of
 from service.index import Hit, Item, Query
-from service.inference.model import Model
 from service.settings import MAX_EF
 
 router = APIRouter()
@@ -42,11 +39,11 @@ _EMBEDDING_ID_OR_LINK = {
 @router.post(
     "/v1/search",
     openapi_extra=body_of({**IMAGE, **json_body(_EMBEDDING_ID_OR_LINK)}),
-    responses=answers(FOUND),
+    responses=response_of(SEARCH),
 )
 async def search(
     request: Request,
-    model: IndexedModel,
+    embedder: IndexEmbedderDep,
     k: Annotated[int, QueryParam(ge=1, le=100)] = 10,
     domain: Annotated[list[DomainName], QueryParam()] = [],  # noqa: B006 (FastAPI copies it)
     group_by: Literal["domain", "label"] | None = None,
@@ -55,44 +52,62 @@ async def search(
     exclude: Annotated[list[ItemId], QueryParam()] = [],  # noqa: B006
     ef: Annotated[int | None, QueryParam(ge=1, le=MAX_EF)] = None,
 ) -> Response:
-    """The k best hits; `group_by` also sorts them into groups, best group first.
+    """Return the k best hits; with `group_by` also in groups, best group first.
 
-    `ef` is how many candidates the search keeps on its way through an HNSW graph: more find more of the
-    nearest and take longer. Nothing to one that is `exact`.
+    `ef` is the number of candidates that the search keeps in an HNSW graph: a larger number finds more of
+    the nearest items and takes longer. It has no effect on an `exact` search.
     """
-    core: Core = request.app.state.core
-    is_json = media_type(request.headers) == "application/json"
-    # Read before the deadline is entered: it listens to the client, too, and would take part of the body.
-    body = await (read_json(request, _MAX_JSON_BYTES) if is_json else read_image(request, model.pipeline))
-    async with deadline(request):
-        embedding = await (_given if is_json else _embed)(request, model, body)
-        query = Query(embedding, k, tuple(domain), tuple(exclude), exact, ef or core.settings.index_ef)
-        hits, search_ms = await core.timed_search(query)
-    request.state.stages_ms["search"] = search_ms
+    core = embedder.core
+    if media_type(request.headers) == "application/json":
+        embedding = await _query_embedding(embedder, await read_json(request, _MAX_JSON_BYTES))
+    else:
+        embedding = (await embedder.embed(await embedder.read_image(request))).embedding
+    query = Query(embedding, k, tuple(domain), tuple(exclude), exact, ef or core.settings.index_ef)
+    hits, embedder.state.stages_ms["search"] = await core.timed_search(query)
     hits = [hit for hit in hits if hit.score >= min_score]
-    answer: dict[str, Any] = {"hits": [hit_json(hit) for hit in hits], "domains": neighbourhood(hits)}
-    if group_by:
-        answer["groups"] = _groups(hits, group_by)
-    return json_response({**answer, **model_card(model.manifest)})
+    groups = {"groups": _groups_json(hits, group_by)} if group_by else {}
+    return json_response({**hits_json(hits), **groups, **model_card(embedder.model.manifest)})
 
 
-def neighbourhood(hits: list[Hit]) -> dict[str, float]:
-    """Each domain's share of the hits, largest first."""
-    return {name: n / len(hits) for name, n in Counter(hit.item.domain for hit in hits).most_common()}
+def hits_json(hits: list[Hit]) -> dict[str, Any]:
+    """Return the hits, and each domain's share of them, largest first."""
+    shares = Counter(hit.item.domain for hit in hits).most_common()
+    return {
+        "hits": [_hit_json(hit) for hit in hits],
+        "domains": {domain: count / len(hits) for domain, count in shares},
+    }
 
 
 def item_json(item: Item) -> dict[str, Any]:
-    """An item as the contract has it."""
+    """Return an item without its embedding."""
     return {"id": item.id, "domain": item.domain, "label": item.label, "payload": item.payload}
 
 
-def hit_json(hit: Hit) -> dict[str, Any]:
-    """A hit: its item, and the score."""
+def _hit_json(hit: Hit) -> dict[str, Any]:
     return {**item_json(hit.item), "score": hit.score}
 
 
+def _groups_json(hits: list[Hit], group_by: Literal["domain", "label"]) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, ...], list[Hit]] = {}
+    for hit in hits:  # labels are local to their domain
+        key = (hit.item.domain,) if group_by == "domain" else (hit.item.domain, hit.item.label)
+        groups.setdefault(key, []).append(hit)
+    return [{"key": key[-1], "hits": [_hit_json(hit) for hit in group]} for key, group in groups.items()]
+
+
+async def _query_embedding(embedder: Embedder, body: Any) -> NDArray[np.float32]:
+    match body:
+        case {"embedding": values, **rest} if not rest:
+            return check_embedding(values, embedder.model.manifest.dim)
+        case {"id": str(item_id), **rest} if not rest and 1 <= len(item_id) <= 512:
+            return (await embedder.core.index.get(item_id)).embedding
+        case {"url": str(url), **rest} if not rest:
+            return (await embedder.embed(Link(url))).embedding
+    raise InvalidRequest('the JSON body must be {"embedding": [...]}, {"id": "..."} or {"url": "..."}')
+
+
 def check_embedding(values: Any, dim: int) -> NDArray[np.float32]:
-    """A client's vector as a float32 (dim,) of unit norm. Raises EmbeddingShape."""
+    """Return a client's vector as float32 (dim,) of unit norm. Raises EmbeddingShape."""
     if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
         raise EmbeddingShape("`embedding` must be a list of numbers")
     if len(values) != dim:
@@ -103,37 +118,11 @@ def check_embedding(values: Any, dim: int) -> NDArray[np.float32]:
         raise EmbeddingShape("`embedding` must be finite") from error
     largest = float(np.abs(vector).max())
     if not np.isfinite(largest) or largest == 0:
-        raise EmbeddingShape("`embedding` must be finite, and not zero")
-    vector = vector / largest  # so that the norm of huge or tiny numbers is a number
+        raise EmbeddingShape("`embedding` must be finite and not zero")
+    vector = vector / largest  # so that the norm of very large or small numbers does not overflow
     norm = float(np.linalg.norm(vector))
     unit = vector / norm
-    # An embedding that came from here has unit norm up to float32; it goes back unchanged.
+    # An embedding of this service has unit norm up to float32, and is returned unchanged.
     if abs(norm * largest - 1) < 1e-6:
         unit = np.asarray(values, dtype=np.float64)
     return unit.astype(np.float32)
-
-
-async def _embed(request: Request, model: Model, image: bytes | Link) -> NDArray[np.float32]:
-    embedded = await embed_given(request, model, image)
-    note(request, embedded)
-    return embedded.embedding
-
-
-async def _given(request: Request, model: Model, body: Any) -> NDArray[np.float32]:
-    match body:
-        case {"embedding": values, **rest} if not rest:
-            return check_embedding(values, model.manifest.dim)
-        case {"id": str(item_id), **rest} if not rest and 1 <= len(item_id) <= 512:
-            core: Core = request.app.state.core
-            return (await core.index.get(item_id)).embedding
-        case {"url": str(url), **rest} if not rest:
-            return await _embed(request, model, Link(url))
-    raise InvalidRequest('the JSON body must be {"embedding": [...]}, {"id": "..."} or {"url": "..."}')
-
-
-def _groups(hits: list[Hit], group_by: Literal["domain", "label"]) -> list[dict[str, Any]]:
-    groups: dict[tuple[str, ...], list[Hit]] = {}
-    for hit in hits:  # labels are local to their domain
-        key = (hit.item.domain,) if group_by == "domain" else (hit.item.domain, hit.item.label)
-        groups.setdefault(key, []).append(hit)
-    return [{"key": key[-1], "hits": [hit_json(hit) for hit in found]} for key, found in groups.items()]

@@ -1,4 +1,4 @@
-"""How much may be in the service at a time: bytes of bodies, pixels being decoded."""
+"""A limit on an amount in flight: bytes of request bodies, or pixels being decoded."""
 
 import contextlib
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 class Budget:
-    """Thread-safe. What finds nothing else held always fits, so that nothing is refused for ever."""
+    """Thread-safe. An amount above the limit is granted while nothing else is held, so it can always run."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -14,33 +14,33 @@ class Budget:
         self._changed = threading.Condition()
 
     def fits(self, amount: int) -> bool:
-        """Whether it could be taken now."""
+        """Return True if `amount` could be acquired now."""
         with self._changed:
             return self._fits(amount)
 
-    def take(self, amount: int) -> bool:
-        """Whether there was room for it."""
+    def acquire(self, amount: int) -> bool:
+        """Acquire `amount` and return True, or return False if it does not fit."""
         with self._changed:
             fits = self._fits(amount)
             self._held += amount if fits else 0
             return fits
 
-    def give(self, amount: int) -> None:
-        """What was taken comes back."""
+    def release(self, amount: int) -> None:
+        """Return an amount that was acquired."""
         with self._changed:
             self._held -= amount
             self._changed.notify_all()
 
     @contextlib.contextmanager
-    def holding(self, amount: int) -> Iterator[None]:
-        """Waits for room; not for the event loop's thread."""
+    def acquired(self, amount: int) -> Iterator[None]:
+        """Wait until `amount` fits, and hold it. Blocks: not for the event loop's thread."""
         with self._changed:
             self._changed.wait_for(lambda: self._fits(amount))
             self._held += amount
         try:
             yield
         finally:
-            self.give(amount)
+            self.release(amount)
 
     def _fits(self, amount: int) -> bool:
         return not self._held or not amount or self._held + amount <= self._limit

@@ -1,17 +1,17 @@
-"""Embeddings of images that were here before, by the hash of their bytes; and of those that are on their way.
+"""Embeddings of recent images by the hash of their bytes. Equal images in flight share one computation.
 
-One process serves one model, so the fingerprint need not be part of the key.
+Each model has its own cache, so the key does not include the fingerprint.
 """
 
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 T = TypeVar("T")
-How = Literal["hit", "miss", "coalesced"]  # coalesced: waited for another request's image, the same one
+Lookup = Literal["hit", "miss", "coalesced"]  # coalesced: waited for an equal image of another request
 
 
 @dataclass(slots=True)
@@ -21,42 +21,44 @@ class _Flight(Generic[T]):
 
 
 class Cache(Generic[T]):
-    """Keeps the results of the images that were asked for last. Errors are not kept."""
+    """Keeps the results of the most recently used images. Errors are not kept."""
 
     def __init__(self, max_items: int) -> None:
         self._max_items = max_items
-        self._known: OrderedDict[bytes, T] = OrderedDict()
+        self._results: OrderedDict[bytes, T] = OrderedDict()
         self._flights: dict[bytes, _Flight[T]] = {}
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._results)
 
-    async def get(self, data: bytes, make: Callable[[bytes], Awaitable[T]]) -> tuple[T, How]:
-        """What `make` gives for these bytes, made once for all who ask meanwhile.
+    async def get(self, data: bytes, compute: Callable[[bytes], Coroutine[Any, Any, T]]) -> tuple[T, Lookup]:
+        """Return the result for `data`, computed once for all requests that wait for it.
 
-        One of them that is cancelled takes nothing from the others; when the last is, `make` is, too.
+        Cancelling one waiting request does not affect the others; cancelling the last cancels `compute`.
         """
         key = hashlib.blake2b(data, digest_size=16).digest()
-        if key in self._known:
-            self._known.move_to_end(key)
-            return self._known[key], "hit"
-        how: How = "coalesced" if key in self._flights else "miss"
-        if how == "miss":
-            self._flights[key] = _Flight(asyncio.ensure_future(self._make(key, data, make)))
+        if key in self._results:
+            self._results.move_to_end(key)
+            return self._results[key], "hit"
+        lookup: Lookup = "coalesced" if key in self._flights else "miss"
+        if lookup == "miss":
+            task = asyncio.create_task(compute(data))
+            task.add_done_callback(lambda done: self._keep(key, done))
+            self._flights[key] = _Flight(task)
         flight = self._flights[key]
         flight.waiting += 1
         try:
-            return await asyncio.shield(flight.task), how
+            return await asyncio.shield(flight.task), lookup
         finally:
             flight.waiting -= 1
             if not flight.waiting:
-                flight.task.cancel()  # does nothing to one that is done
+                flight.task.cancel()  # no effect on a finished task
                 if self._flights.get(key) is flight:
                     del self._flights[key]
 
-    async def _make(self, key: bytes, data: bytes, make: Callable[[bytes], Awaitable[T]]) -> T:
-        made = await make(data)
-        self._known[key] = made
-        if len(self._known) > self._max_items:
-            self._known.popitem(last=False)
-        return made
+    def _keep(self, key: bytes, task: asyncio.Task[T]) -> None:
+        if task.cancelled() or task.exception():
+            return
+        self._results[key] = task.result()
+        if len(self._results) > self._max_items:
+            self._results.popitem(last=False)

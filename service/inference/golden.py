@@ -1,4 +1,4 @@
-"""Truthful health: a picture whose embedding is known goes the whole way, at start and ever again."""
+"""Health by the golden image: its embedding is compared with the canonical one at start and periodically."""
 
 import asyncio
 import logging
@@ -13,12 +13,12 @@ from service.inference.pipeline import Embedded
 from service.manifest import MIN_COSINE, load_canonical
 
 _log = logging.getLogger(__name__)
-_SOONER = 10  # times as often, while something is wrong
-_GIVEN_UP_AFTER = 5  # times in a row
+_RETRY_FACTOR = 10  # checks are this much more frequent while the embedding is wrong
+_MAX_FAILURES = 5  # consecutive ones
 
 
 class Golden:
-    """The model folder's canonical picture, and how it last came out."""
+    """The model folder's canonical image, and the result of its latest inference."""
 
     def __init__(
         self, embed: Callable[[bytes], Awaitable[Embedded]], folder: Path, interval_s: float
@@ -26,47 +26,47 @@ class Golden:
         """Raises ManifestError."""
         self._embed = embed
         self._image, canonical = load_canonical(folder)
-        self._wanted = np.asarray(canonical.embedding, dtype=np.float32)
+        self._expected = np.asarray(canonical.embedding, dtype=np.float32)
         self._interval_s = interval_s
-        self._answered = time.monotonic()
-        self._failures = 0  # since it last came out
-        self.right = True  # as far as there was an answer
+        self._last_result = time.monotonic()
+        self._failures = 0  # consecutive
+        self.matches = True  # the latest result, if there was one
 
     @property
-    def late(self) -> bool:
-        """No answer for longer than it is asked for: the service is stuck, or has very much to do."""
-        return time.monotonic() - self._answered > 2 * self._interval_s
+    def overdue(self) -> bool:
+        """True if the latest result is too old: the service hangs, or has very much to do."""
+        return time.monotonic() - self._last_result > 2 * self._interval_s
 
     @property
-    def given_up(self) -> bool:
-        """The model failed on it again and again: a broken GPU stays so for as long as the process lives."""
-        return self._failures >= _GIVEN_UP_AFTER
+    def failing(self) -> bool:
+        """True if the latest inferences all failed: a broken GPU stays broken until the process restarts."""
+        return self._failures >= _MAX_FAILURES
 
     async def check(self) -> None:
-        """Raises StartupError where there is no embedding, or one that is off; NotReady while stopping."""
+        """Raise StartupError if the embedding is missing or wrong, NotReady while the service stops."""
         try:
             embedded = await self._embed(self._image)
-        except NotReady:  # stopping: it says nothing of the model
+        except NotReady:  # stopping: this says nothing about the model
             raise
         except ServiceError as error:
-            self._answered, self.right = time.monotonic(), False
+            self._last_result, self.matches = time.monotonic(), False
             self._failures += 1
-            raise StartupError(f"the golden image has no embedding: {error.detail}") from error
+            raise StartupError(f"embedding the golden image failed: {error.detail}") from error
         self._failures = 0
-        cosine = float(np.dot(embedded.embedding, self._wanted))
-        self._answered, self.right = time.monotonic(), cosine > MIN_COSINE
-        if not self.right:
+        cosine = float(np.dot(embedded.embedding, self._expected))
+        self._last_result, self.matches = time.monotonic(), cosine > MIN_COSINE
+        if not self.matches:
             raise StartupError(
-                f"the golden image's embedding is off: cosine {cosine:.5f} to the canonical one"
+                f"the golden image's embedding is wrong: cosine {cosine:.5f} to the model folder's"
             )
 
     async def repeat(self) -> None:
-        """At every interval, sooner while it is not right; until it is cancelled."""
+        """Check at every interval, and more often while the embedding is wrong, until cancelled."""
         while True:
-            await asyncio.sleep(self._interval_s if self.right else self._interval_s / _SOONER)
+            await asyncio.sleep(self._interval_s if self.matches else self._interval_s / _RETRY_FACTOR)
             try:
                 await self.check()
             except NotReady as error:
-                _log.warning("no golden embedding: %s", error.detail)  # if that goes on, it is late
+                _log.warning("no embedding of the golden image: %s", error.detail)
             except StartupError as error:
                 _log.error("not serving: %s", error)

@@ -1,4 +1,4 @@
-"""An image's path: bytes -> room, cache -> decoded, batched, inferred -> embedding, with what each took."""
+"""The path of an image: bytes -> admission, cache -> decode, batch, infer -> embedding and stage times."""
 
 import asyncio
 import contextlib
@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import Overloaded
-from service.inference.batching import Batcher, Callbacks, Capacity, Decode
+from service.inference.batching import Batcher, Callbacks, Capacity
 from service.inference.budget import Budget
-from service.inference.cache import Cache, How
+from service.inference.cache import Cache, Lookup
 from service.inference.encoder import Encoder
 from service.inference.images import decode
 from service.metrics import ModelMetrics
@@ -23,126 +23,124 @@ from service.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """One image's embedding and the milliseconds it took, by stage."""
+    """An image's embedding and the milliseconds of each stage."""
 
     embedding: NDArray[np.float32]  # (dim,), unit norm
-    stages_ms: dict[str, float]  # (fetch,) decode, queue, infer; without the last three it was known
-    cache: How | None = None  # None: there is no cache
+    stages_ms: dict[str, float]  # (fetch,) decode, queue, infer; the last three not for a cache hit
+    cache: Lookup | None = None  # None: the cache is off
 
 
 class Pipeline:
-    """What bounds the work, remembers it and counts it; the batcher does it."""
+    """Admits images, looks them up in the cache and counts them; the batcher decodes and infers."""
 
     def __init__(self, encoder: Encoder, settings: Settings, metrics: ModelMetrics, pixels: Budget) -> None:
         self._metrics = metrics
         self._queue_limit = settings.queue_limit
-        self._in_flight = 0
+        self.in_flight = 0  # images
         self._cache: Cache[Embedded] | None = Cache(settings.cache_items) if settings.cache_items else None
-        self._decode = partial(
+        self._decode_golden = partial(
             decode,
             preprocessing=encoder.manifest.preprocessing,
             max_pixels=settings.max_image_pixels,
         )
-        self._pixels = pixels
+        self._decode = partial(self._decode_golden, holding=pixels.acquired)
         self.batcher = Batcher(
             encoder.encode,
             Capacity(settings.threads, settings.lanes, settings.max_batch),
             Callbacks(metrics.batch_images.observe, metrics.count_dropped),
         )
-        # A bulk request feeds the lanes without filling the queue that others wait in.
-        at_once = settings.threads + settings.lanes * settings.max_batch
-        self.bulk_width = min(2 * at_once, max(1, settings.queue_limit // 2))
+        # A bulk request keeps all threads busy without filling the queue that other requests wait in.
+        concurrent = settings.threads + settings.lanes * settings.max_batch
+        self.bulk_width = min(2 * concurrent, max(1, settings.queue_limit // 2))
 
-    async def embed(self, data: bytes, deadline: float | None = None) -> Embedded:
-        """`deadline` is the client's, in the event loop's time.
+    async def embed(self, data: bytes, deadline: float | None = None, admitted: bool = False) -> Embedded:
+        """Embed an encoded image. `deadline` is the client's, in the event loop's time.
 
-        Raises UndecodableImage, ImageTooLarge, Overloaded, EncoderFailed.
+        Raises UndecodableImage, ImageTooLarge, EncoderFailed, or Overloaded unless it is already admitted.
         """
-        return await self._known_or(data, partial(self._embed_if_room, deadline=deadline))
-
-    async def _known_or(self, data: bytes, make: Callable[[bytes], Awaitable[Embedded]]) -> Embedded:
+        # With a cache, other requests may wait for this inference and get its errors: only without one
+        # may this request's deadline refuse it.
+        refuse_by = deadline if self._cache is None else None
+        admission = contextlib.nullcontext() if admitted else self.admit(refuse_by)
         if self._cache is None:
-            return await make(data)
-        embedded, how = await self._cache.get(data, make)
-        self._metrics.cache[how].inc()
-        return replace(embedded, cache=how, stages_ms={} if how == "hit" else embedded.stages_ms)
-
-    async def _embed_if_room(self, data: bytes, deadline: float | None) -> Embedded:
-        # Who waits for the same image has a deadline of its own, and shares this one's errors.
-        self.require_room(deadline if self._cache is None else None)
-        return await self._bounded(data, deadline)
-
-    async def _bounded(self, data: bytes, deadline: float | None) -> Embedded:
-        bounded = partial(self._decode, holding=self._pixels.holding)
-        return await self._through(data, bounded, deadline=deadline)
-
-    async def embed_golden(self, data: bytes) -> Embedded:
-        """Past all limits and the cache, and alone: in dynamic int8 a batch's other images matter."""
-        return await self._through(data, self._decode, alone=True)
-
-    async def _through(
-        self, data: bytes, decode: Decode, alone: bool = False, deadline: float | None = None
-    ) -> Embedded:
-        with self._counted():
-            encoded = await self.batcher.submit(data, decode, alone, deadline)
-        stages_ms = {"decode": encoded.decode_ms, "queue": encoded.queue_ms, "infer": encoded.infer_ms}
-        self._metrics.observe_stages(stages_ms)
-        return Embedded(encoded.embedding, stages_ms)
+            return await self._infer(data, admission, deadline)
+        infer = partial(self._infer, admission=admission, deadline=deadline)
+        embedded, lookup = await self._cache.get(data, infer)
+        self._metrics.cache[lookup].inc()
+        return replace(embedded, cache=lookup, stages_ms={} if lookup == "hit" else embedded.stages_ms)
 
     async def embed_fetched(
         self, fetch: Callable[[], Awaitable[bytes]], deadline: float | None = None
     ) -> Embedded:
-        """An image has its place from before its bytes are there. Raises what `fetch` and `embed` raise."""
-        self.require_room(deadline)
-        start = time.perf_counter()
-        with contextlib.ExitStack() as place:
-            place.enter_context(self._counted())
+        """Embed an image that is admitted before it is fetched. Raises the errors of `fetch` and `embed`."""
+        with self.admit(deadline):
+            start = time.perf_counter()
             data = await fetch()
             fetch_ms = {"fetch": (time.perf_counter() - start) * 1e3}
             self._metrics.observe_stages(fetch_ms)
-
-            async def in_its_place(data: bytes) -> Embedded:
-                place.close()  # and it is counted again before anybody else has a turn
-                return await self._bounded(data, deadline)
-
-            embedded = await self._known_or(data, in_its_place)
+            embedded = await self.embed(data, deadline, admitted=True)
         return replace(embedded, stages_ms=fetch_ms | embedded.stages_ms)
+
+    async def embed_golden(self, data: bytes) -> Embedded:
+        """Embed the golden image: no limits, no cache, and a batch of one.
+
+        In dynamic int8 the other images of a batch would change its embedding.
+        """
+        return await self._infer(data, self._counted(), golden=True)
+
+    async def _infer(
+        self,
+        data: bytes,
+        admission: contextlib.AbstractContextManager[None],
+        deadline: float | None = None,
+        golden: bool = False,
+    ) -> Embedded:
+        with admission:
+            image_decoder = self._decode_golden if golden else self._decode
+            encoded = await self.batcher.submit(data, image_decoder, alone=golden, deadline=deadline)
+        stages_ms = {"decode": encoded.decode_ms, "queue": encoded.queue_ms, "infer": encoded.infer_ms}
+        self._metrics.observe_stages(stages_ms)
+        return Embedded(encoded.embedding, stages_ms)
+
+    @contextlib.contextmanager
+    def admit(self, deadline: float | None = None) -> Iterator[None]:
+        """Hold a slot of the queue, from admission to the result. Raises as `check_capacity`."""
+        self.check_capacity(deadline)
+        with self._counted():
+            yield
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
-        self._in_flight += 1
+        self.in_flight += 1
         self._metrics.queue_depth.inc()
         try:
             yield
         finally:
-            self._in_flight -= 1
+            self.in_flight -= 1
             self._metrics.queue_depth.dec()
 
-    def require_room(self, deadline: float | None = None) -> None:
-        """Raises Overloaded where another image would not be taken, or not be had before the deadline."""
-        if self._in_flight >= self._queue_limit:
+    def check_capacity(self, deadline: float | None = None) -> None:
+        """Raise Overloaded if the queue is full, or its images take longer than the deadline leaves."""
+        if self.in_flight >= self._queue_limit:
             self._metrics.shed["queue"].inc()
-            raise Overloaded(
-                "there is no room for more images", limit=self._queue_limit, retry_after_s=self.retry_after_s
-            )
-        # What is past its deadline already is another error, that the route raises.
+            raise Overloaded("the queue is full", limit=self._queue_limit, retry_after_s=self.retry_after_s)
+        # A deadline that has already passed is DeadlineExceeded, raised elsewhere.
         if deadline is not None and 0 < deadline - asyncio.get_running_loop().time() < self._wait_s:
             self._metrics.shed["deadline"].inc()
             raise Overloaded(
-                "the images that are here take longer than the deadline leaves",
-                retry_after_s=self.retry_after_s,
+                "the queued images take longer than the deadline allows", retry_after_s=self.retry_after_s
             )
 
     @property
     def _wait_s(self) -> float:
-        """Until what is here now will have been done."""
-        return self._in_flight * self.batcher.seconds_per_image
+        """Expected time until the images in flight are done."""
+        return self.in_flight * self.batcher.seconds_per_image
 
     @property
     def retry_after_s(self) -> int:
-        """The same for clients, from 1 to 60."""
+        """Whole seconds until the images in flight should be done, from 1 to 60."""
         return min(60, max(1, math.ceil(self._wait_s)))
 
     def close(self) -> None:
-        """Finish what is in flight."""
+        """Finish the images in flight."""
         self.batcher.close()

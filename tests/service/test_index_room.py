@@ -1,4 +1,4 @@
-"""The index has one thread: who may wait for it, and who is told to come again."""
+"""The index has one thread and a bounded queue: calls above the limit are refused."""
 
 import asyncio
 import threading
@@ -15,7 +15,7 @@ from service.settings import Settings
 
 
 class Held(EdgeIndex):
-    """Answers when it is let to."""
+    """Counts only once `gate` is set."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, 8, "model-a")
@@ -31,7 +31,7 @@ def index(tmp_path: Path) -> Held:
     return Held(tmp_path / "items")
 
 
-async def test_past_the_limit_calls_are_refused_and_counted(index: Held) -> None:
+async def test_calls_above_the_limit_are_refused_and_counted(index: Held) -> None:
     refused: list[int] = []
     worker = IndexWorker(lambda: index, "model-a", 3, lambda: refused.append(1))
     waiting = [asyncio.create_task(worker.counts()) for _ in range(3)]
@@ -40,27 +40,24 @@ async def test_past_the_limit_calls_are_refused_and_counted(index: Held) -> None
         await worker.domains()
     assert error.value.members == {"limit": 3, "retry_after_s": 1}
     assert refused == [1]
-    waiting[2].cancel()  # its client has gone: its place is another's
+    waiting[2].cancel()  # its client disconnected, so its slot is free
     await asyncio.wait([waiting[2]])
-    asked = asyncio.create_task(worker.domains())
+    admitted = asyncio.create_task(worker.domains())
     await asyncio.sleep(0)
     index.gate.set()
-    assert await asyncio.gather(*waiting[:2], asked) == [(0, 0), (0, 0), {}]
+    assert await asyncio.gather(*waiting[:2], admitted) == [(0, 0), (0, 0), {}]
     assert await worker.domains() == {}
     await asyncio.to_thread(worker.close)
 
 
-async def test_items_are_counted_for_the_metrics_every_few_seconds_at_most(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_metric_of_items_is_updated_every_few_seconds_at_most(tmp_path: Path) -> None:
     core = Core(Settings(data_dir=tmp_path / "index"))
     await core.start()
-    one, items = Item("a", "d", "l", np.eye(64, dtype=np.float32)[0]), core.metrics.index_items.labels("d")
+    item, items = Item("a", "d", "l", np.eye(64, dtype=np.float32)[0]), core.metrics.index_items.labels("d")
     await core.count_items()
-    await core.index.upsert([one])
+    await core.index.upsert([item])
     await core.count_items()
     assert items._value.get() == 0
-    monkeypatch.setattr("service.core._COUNT_EVERY_S", 0)
-    await core.count_items()
+    await core.count_items(max_age_s=0)
     assert items._value.get() == 1
     await asyncio.to_thread(core.close)

@@ -1,0 +1,70 @@
+"""All patches of BentoML, uvicorn and OpenTelemetry. A request passes, from the outside in:
+
+uvicorn's protocol           replaced by `heads.BoundedHeads`, which limits request heads
+└── BentoML's app
+    ├── OpenTelemetryMiddleware   left out unless traces are exported or logged
+    ├── TimeoutMiddleware         left out: `intake.Exchange` enforces the deadlines
+    ├── Envelope                  added by `service.bento`: ids, keys, limits, headers
+    ├── ContextMiddleware
+    └── router
+        ├── /embed, /search       BentoML's endpoints, in `service.bento`
+        └── everything else       the mounted FastAPI app, in `service.http.app`
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.server.http import traffic
+from opentelemetry.instrumentation import asgi
+from starlette.types import ASGIApp
+from uvicorn.config import HTTP_PROTOCOLS
+
+from service.http.heads import BoundedHeads
+from service.settings import Settings
+
+
+def apply(settings: Settings) -> None:
+    """Patch the frameworks. Must run before BentoML builds its app."""
+    _separate_metrics()
+    # uvicorn chooses its protocol by this table; BentoML leaves the choice to it.
+    HTTP_PROTOCOLS["auto"] = f"{BoundedHeads.__module__}:{BoundedHeads.__name__}"
+    # It sets a timer for each request and never cancels it: 3.6 KB stay allocated for ten minutes, 200 MB
+    # at a hundred requests a second (decision 13).
+    traffic.TimeoutMiddleware = _left_out  # type: ignore[assignment,misc]
+    if settings.otlp_url is None and settings.log_format == "text":  # JSON lines contain the trace id
+        # It takes a quarter of the event loop's work, even for requests that are not traced.
+        asgi.OpenTelemetryMiddleware = _left_out  # type: ignore[assignment,misc]
+
+
+def tracing(settings: Settings) -> Any:
+    """Return BentoML's tracing configuration: its own variable has no effect on a worker process."""
+    if settings.otlp_url is None:
+        return {"sample_rate": 0.0}
+    otlp = {"protocol": "http", "endpoint": settings.otlp_url}
+    return {"exporter_type": "otlp", "sample_rate": 1.0, "otlp": otlp}
+
+
+def flush_traces() -> None:
+    """Export the last traces: workers end without their exit handlers."""
+    BentoMLContainer.tracer_provider.get().shutdown()
+
+
+def _left_out(app: ASGIApp, **_: Any) -> ASGIApp:
+    return app
+
+
+def _separate_metrics() -> None:
+    """Give each service its own folder of metrics.
+
+    BentoML empties one folder for all services of a user at each start, so a second service would delete
+    the metrics of the first. Workers inherit the variable; only the supervisor chooses the folder.
+    """
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        folder = Path(tempfile.gettempdir()) / f"uie-metrics-{os.getpid()}"
+        BentoMLContainer.prometheus_multiproc_dir.set(str(folder))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
