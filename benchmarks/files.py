@@ -1,8 +1,8 @@
 """Files that are complete or absent, and files that only grow."""
 
-import contextlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -26,14 +26,25 @@ def whole_lines(file: Path) -> Iterator[str]:
             yield from (line for line in stream if line.endswith("\n"))
 
 
-def write_whole(file: Path, content: str | bytes) -> None:
-    """It has its name once all is in it. Raises RunError."""
-    unfinished = file.with_name(f"{file.name}.new")
+@contextmanager
+def atomic_path(file: Path) -> Iterator[Path]:
+    """Yield a path to write to. It becomes `file` when the block succeeds and is removed when it fails.
+
+    Creates parent folders. Raises OSError.
+    """
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}.unfinished")  # other processes may write `file`
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield unfinished
         unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_whole(file: Path, content: str | bytes) -> None:
+    """It has its name once all is in it. Raises RunError."""
+    try:
+        with atomic_path(file) as unfinished:
+            unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
         raise RunError(f"{file} cannot be written: {error.strerror}; what was measured is kept") from error
