@@ -106,7 +106,7 @@ def calibration_pixels(data: Dataset, preprocessing: Preprocessing) -> NDArray[n
         records = data.records(domain, "train")
         rows = np.linspace(0, len(records) - 1, min(_IMAGES_PER_DOMAIN, len(records))).round().astype(int)
         columns.append([data.image(records[row]) for row in rows])
-    files = [file for turn in zip_longest(*columns) for file in turn if file is not None]
+    files = [file for row in zip_longest(*columns) for file in row if file is not None]
     if not files:
         raise SourceError(f"{data.root}: no training images, so int8 cannot be calibrated")
     return np.stack([read_pixels(file, preprocessing) for file in files])

@@ -160,7 +160,7 @@ def test_files_that_do_not_belong_together_are_refused(copy: Path, tiny_set: Dat
     shutil.copy(copy / "int8" / "model.onnx", copy / "conv" / "model.onnx")
     with pytest.raises(ManifestError, match="is not the file"):
         verify(copy / "conv", tiny_set, 0.5)
-    (copy / "int8" / "canonical.png").write_bytes(b"another picture")
+    (copy / "int8" / "canonical.png").write_bytes(b"another image")
     with pytest.raises(ManifestError, match="is not the image"):
         verify(copy / "int8", tiny_set, 0.5)
 
