@@ -1,7 +1,7 @@
 """`python -m model_export`: train, export and verify models."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,7 +52,6 @@ MODEL = Annotated[
     Path, typer.Argument(metavar="DIR", parser=_folder, help="A model folder, or the name of a zoo model.")
 ]
 DATA = Annotated[Path, typer.Option(help="A data set in UnED's layout.")]
-PHOTOS = Annotated[Path, typer.Option(help="Data set with photos for the parity check, if it exists.")]
 MODEL_OUT = Annotated[Path, typer.Option(help="Model folder to write; its name becomes the model's.")]
 CACHE = Annotated[Path, typer.Option(help="Folder of cached descriptors of frozen backbones.")]
 STORE = Annotated[bool, typer.Option(help="Also add the model to BentoML's model store.")]
@@ -72,39 +71,42 @@ def export(
     store: STORE = True,
 ) -> None:
     """Export an ONNX model folder; for fp16 and int8, print the loss in accuracy."""
-    _check_name(out, store)
-    dataset = Dataset(data, present_only=allow_missing)
-    _announce(out, export_source(source, precision, dataset, out, console, head, jpeg), store)
+
+    def write() -> Manifest:
+        dataset = Dataset(data, present_only=allow_missing)
+        return export_source(source, precision, dataset, out, console, head, jpeg)
+
+    _export(out, store, write)
 
 
 @app.command(name="import")
 def import_(
     checkpoint: Annotated[Path, typer.Argument(help="A released UnED or UDON checkpoint (Flax msgpack).")],
     out: MODEL_OUT,
-    data: PHOTOS = OCTET,
+    data: Annotated[Path, typer.Option(help="Data set for the parity check, if it exists.")] = OCTET,
     allow_missing: ALLOW_MISSING = False,
     store: STORE = True,
 ) -> None:
     """Convert a released checkpoint to a model folder; sizes are read from the checkpoint."""
-    _check_name(out, store)
-    photos = Dataset(data, present_only=allow_missing) if data.is_dir() else None
-    _announce(out, export_model(import_checkpoint(checkpoint), photos, out), store)
+
+    def write() -> Manifest:
+        photos = Dataset(data, present_only=allow_missing) if data.is_dir() else None
+        return export_model(import_checkpoint(checkpoint), photos, out)
+
+    _export(out, store, write)
 
 
-def _check_name(out: Path, store: bool) -> None:
+def _export(out: Path, store: bool, write: Callable[[], Manifest]) -> None:
+    """Write a model folder, print its manifest, and add it to BentoML's store."""
     if store:
-        from model_export.export.store import check_name  # slow import of BentoML
+        from model_export.export.store import check_name, put_in_store  # slow import of BentoML
 
         check_name(out)
-
-
-def _announce(out: Path, manifest: Manifest, store: bool) -> None:
+    manifest = write()
     typer.echo(f"{out}: {manifest.dim}-d, {manifest.precision}, fingerprint {manifest.fingerprint}")
     if manifest.accuracy:
         print_accuracy(manifest, console)
     if store:
-        from model_export.export.store import put_in_store  # slow import of BentoML
-
         typer.echo(f"in BentoML's store as {put_in_store(out, manifest)}")
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -71,14 +70,6 @@ def training_set(data: Dataset, domains: Sequence[str]) -> TrainingSet:
     return TrainingSet(data, records, labels, classes)
 
 
-class Inputs(Protocol):
-    """The source of a stage's inputs."""
-
-    def read(self, batches: list[Batch], seed: int) -> Iterator[Tensor]:
-        """Yield descriptors float32 (B, D), or pixels uint8 (B, H, W, 3), of each batch."""
-        ...
-
-
 @dataclass(frozen=True)
 class CachedDescriptors:
     """Descriptors of a frozen backbone: each view has float32 (N, D) by domain."""
@@ -86,7 +77,7 @@ class CachedDescriptors:
     views: list[dict[str, NDArray[np.float32]]]
 
     def read(self, batches: list[Batch], seed: int) -> Iterator[Tensor]:
-        """Draw a view for each batch."""
+        """Yield descriptors float32 (B, D) of each batch from a random view."""
         rng = np.random.default_rng(seed)
         for batch in batches:
             view = self.views[rng.integers(len(self.views))]
@@ -103,7 +94,7 @@ class ImageInputs:
     workers: int  # processes that read; 0: this process reads
 
     def read(self, batches: list[Batch], seed: int) -> Iterator[Tensor]:
-        """Read each batch. An image is augmented differently every time."""
+        """Yield pixels uint8 (B, H, W, 3) of each batch. An image is augmented differently every time."""
         keys = [
             [(batch.domain, int(row), zlib.crc32(f"{seed}/{number}/{row}".encode())) for row in batch.rows]
             for number, batch in enumerate(batches)
@@ -128,6 +119,9 @@ class ImageInputs:
             return read_image(file, self.preprocessing, seed if self.augment else None)
         except SourceError as error:
             return error
+
+
+Inputs = CachedDescriptors | ImageInputs
 
 
 def _forkserver() -> BaseContext:

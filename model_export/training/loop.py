@@ -6,6 +6,7 @@ stages -> plan of domains -> batch of one domain -> (backbone) -> embedding -> l
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from model_export.training.data import CachedDescriptors, ImageInputs, Inputs, t
 from model_export.training.objective import Objective
 from model_export.training.run_folder import RunFolder, Summary, head_of
 from model_export.training.sampling import Batch, Planner
-from model_export.training.trainee import Means, Memory, Trainee, make_optimizer, rate_factor
+from model_export.training.trainee import Memory, Trainee, make_optimizer, rate_factor
 
 
 def train(strategy: Strategy, data: Dataset, out: Path, cache: Path, workers: int = 0) -> Summary:
@@ -145,7 +146,8 @@ class _Run:
         start_s, start_cpu_s = time.perf_counter(), time.process_time()
         seed = self._seed(stage.number, start)
         torch.manual_seed(seed + self.accelerator.process_index)  # for dropout
-        means, factor = Means(), rate_factor(stage.config, stage.steps)
+        values: defaultdict[str, list[float]] = defaultdict(list)
+        factor = rate_factor(stage.config, stage.steps)
         rates = [stage.config.lr, stage.config.backbone_lr]
         batches = [self._share(batch) for batch in planner.segment(start, stop)]
         inputs = stage.inputs.read(batches, seed)
@@ -153,7 +155,8 @@ class _Run:
             for group, rate in zip(stage.optimizer.param_groups, rates, strict=False):
                 group["lr"] = rate * factor(step)
             losses = self._step(stage, batch, rows)
-            means.add({**losses, f"class {batch.domain}": losses["class"]})
+            for name, value in {**losses, f"class {batch.domain}": losses["class"]}.items():
+                values[name].append(value)
             if "teacher" in losses:
                 planner.learned(batch.domain, losses["teacher"])
             memory.steps[batch.domain] = memory.steps.get(batch.domain, 0) + 1
@@ -162,7 +165,7 @@ class _Run:
         memory.step, memory.visits, memory.teacher_loss = stop, planner.visits, planner.teacher_loss
         memory.wall_s += time.perf_counter() - start_s
         memory.cpu_s += time.process_time() - start_cpu_s
-        self._evaluate(stage, means.read())
+        self._evaluate(stage, {name: sum(column) / len(column) for name, column in values.items()})
 
     def _step(self, stage: _ActiveStage, batch: Batch, inputs: Tensor) -> dict[str, float]:
         stage.model.train()

@@ -101,24 +101,6 @@ class Memory:
         }
 
 
-class Means:
-    """Running means by name."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, values: dict[str, float]) -> None:
-        """Add one value per name."""
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-            self._counts[name] = self._counts.get(name, 0) + 1
-
-    def read(self) -> dict[str, float]:
-        """Return the means."""
-        return {name: total / self._counts[name] for name, total in self._sums.items()}
-
-
 def make_optimizer(trainee: Trainee, stage: Stage) -> torch.optim.Optimizer:
     """Create AdamW for the parameters that the stage trains, and freeze the others."""
     groups = [{"params": list(trainee.objective.parameters()), "lr": stage.lr}]
