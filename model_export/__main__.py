@@ -34,6 +34,7 @@ from service.manifest import Jpeg, Manifest, Precision, load_manifest
 
 ZOO = Path(__file__).parent / "zoo"
 OCTET = Path("data/octet")
+RUNS = Path("runs/compare")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 console = Console()
@@ -146,9 +147,7 @@ def compare(
     data: DATA = OCTET,
     strategies: Annotated[Path, typer.Option(help="Folder of the strategies.")] = STRATEGIES,
     out: Annotated[Path, typer.Option(help="Folder for the table, CSV and plot.")] = Path("docs/results"),
-    runs: Annotated[Path, typer.Option(help="Folder of the runs; finished runs are reused.")] = Path(
-        "runs/compare"
-    ),
+    runs: Annotated[Path, typer.Option(help="Folder of the runs; finished runs are reused.")] = RUNS,
     cache: CACHE = Path("data/cache"),
     seeds: Annotated[int, typer.Option(min=1, help="Seeds per system, except multi-stage.")] = 3,
     allow_missing: ALLOW_MISSING = False,
@@ -167,10 +166,7 @@ def compare(
 @app.command()
 def verify(
     model: MODEL,
-    data: Annotated[
-        Path | None,
-        typer.Option(help=f"Data set with the photos embedded by torch; {OCTET} by default, if it exists."),
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help=f"Data set of the photos; {OCTET} if it exists.")] = None,
     max_loss: Annotated[float, typer.Option(min=0, help="Allowed loss of mean R@1, in points.")] = 0.5,
     as_json: JSON = False,
 ) -> None:
@@ -180,8 +176,8 @@ def verify(
     print_checks(checks, console)
     failed = [check for check in checks if check.status == "failed"]
     complete = all(check.status != "not done" for check in checks)
-    rows = [asdict(check) for check in checks]
-    _echo_json(as_json, {"model": str(model), "passed": not failed, "complete": complete, "checks": rows})
+    body = {"model": str(model), "passed": not failed, "complete": complete}
+    _echo_json(as_json, {**body, "checks": [asdict(check) for check in checks]})
     if failed:
         raise VerifyError(f"{model}: " + "; ".join(f"{check.name}: {check.detail}" for check in failed))
 
@@ -193,9 +189,7 @@ def embed(
     out: Annotated[Path, typer.Option(help="Folder of the descriptors; existing ones are kept.")],
     split: Annotated[str, typer.Option(help="Split to embed, together with its galleries.")] = "test",
     provider: Annotated[str, typer.Option(help="ONNX Runtime execution provider.")] = "cpu",
-    allow_missing: Annotated[
-        bool, typer.Option(help="Write rows of zeros for missing or broken images.")
-    ] = False,
+    allow_missing: Annotated[bool, typer.Option(help="Write zeros for missing or broken images.")] = False,
     as_json: JSON = False,
 ) -> None:
     """Write descriptors of a split and of its galleries, for `benchmarks score`."""

@@ -39,9 +39,11 @@ def to_fp16(source: Path, out: Path) -> None:
     model = load_with_shapes(source)
     # ONNX Runtime 1.32 crashes when its CPU layout optimiser meets a Mul of float16, as in CLIP's QuickGELU.
     products = [node.name for node in model.graph.node if node.op_type == "Mul"]
-    kept = [*_before_network(model), *products, *_head(model)]
+    float_nodes = [*_before_network(model), *products, *_head(model)]
     half = OnnxModel(
-        convert_float_to_float16(model, keep_io_types=True, node_block_list=kept, disable_shape_infer=True)
+        convert_float_to_float16(
+            model, keep_io_types=True, node_block_list=float_nodes, disable_shape_infer=True
+        )
     )
     _remove_rounding(half)
     # The converter appends its casts at the end and keeps outdated types, which other runtimes reject.
@@ -81,19 +83,19 @@ def to_int8(source: Path, out: Path, calibration: NDArray[np.uint8]) -> None:
 
 def _static_int8(model: onnx.ModelProto, source: Path, out: Path, calibration: NDArray[np.uint8]) -> None:
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
-    kept = [*convolutions[:_FLOAT_CONVOLUTIONS], *_with_gemm_parts(_head(model))]
+    float_nodes = [*convolutions[:_FLOAT_CONVOLUTIONS], *_with_gemm_parts(_head(model))]
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(source, prepared, skip_symbolic_shape=True)  # folds batch norms
         corrected = onnx.load(prepared)
-        _correct_biases(corrected, set(kept), calibration)
+        _correct_biases(corrected, set(float_nodes), calibration)
         onnx.save(corrected, prepared)
         quantize_static(
             prepared,
             out,
             _CalibrationReader(calibration),
             op_types_to_quantize=["Conv", "Add", "Clip", "Relu"],
-            nodes_to_exclude=kept,
+            nodes_to_exclude=float_nodes,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -103,7 +105,7 @@ def _static_int8(model: onnx.ModelProto, source: Path, out: Path, calibration: N
         )
 
 
-def _correct_biases(model: onnx.ModelProto, kept: set[str], calibration: NDArray[np.uint8]) -> None:
+def _correct_biases(model: onnx.ModelProto, float_nodes: set[str], calibration: NDArray[np.uint8]) -> None:
     """Subtract from each convolution's bias the shift of its mean output caused by rounding its weights.
 
     Nagel et al. 2019, arXiv 1906.04721, section 4.2, with measured input means. The rounding errors of the
@@ -113,7 +115,7 @@ def _correct_biases(model: onnx.ModelProto, kept: set[str], calibration: NDArray
     nodes = [
         node
         for node in model.graph.node
-        if node.op_type == "Conv" and node.name not in kept and len(node.input) == 3
+        if node.op_type == "Conv" and node.name not in float_nodes and len(node.input) == 3
     ]
     for node, means in zip(nodes, _input_means(model, nodes, calibration), strict=True):
         kernel, bias = (numpy_helper.to_array(weights[name]) for name in node.input[1:])

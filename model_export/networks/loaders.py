@@ -220,13 +220,13 @@ def _adapt_timm(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tenso
     import timm
 
     unused = (f"{network.pretrained_cfg['classifier']}.", "mask_token")  # type: ignore[index]
-    kept = {name: tensor for name, tensor in state.items() if not name.startswith(unused)}
-    positions = kept.get("pos_embed")  # (1, tokens, D)
+    parameters = {name: tensor for name, tensor in state.items() if not name.startswith(unused)}
+    positions = parameters.get("pos_embed")  # (1, tokens, D)
     if isinstance(network, timm.models.VisionTransformer) and positions is not None:
-        kept["pos_embed"] = timm.layers.resample_abs_pos_embed(
+        parameters["pos_embed"] = timm.layers.resample_abs_pos_embed(
             positions, list(network.patch_embed.grid_size), num_prefix_tokens=network.num_prefix_tokens
         )
-    return kept
+    return parameters
 
 
 FAMILIES: Mapping[str, Family] = {

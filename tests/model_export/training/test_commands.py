@@ -161,5 +161,5 @@ def test_two_processes_train_one_head(shapes: Dataset, cache: Path, tmp_path: Pa
     weights = [state["objective"]["embed.weight"] for state in (single, double)]
     torch.manual_seed(config.seed)
     start = torch.nn.Linear(1280, 64).weight.detach()  # as initialised by the loop
-    alone, together = ((weight - start).flatten() for weight in weights)
-    assert float(torch.nn.functional.cosine_similarity(alone, together, dim=0)) > 0.9999
+    single_change, double_change = ((weight - start).flatten() for weight in weights)
+    assert float(torch.nn.functional.cosine_similarity(single_change, double_change, dim=0)) > 0.9999
