@@ -1,8 +1,8 @@
 """Files that are either complete or absent, and files that are only appended to."""
 
-import contextlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -26,14 +26,25 @@ def complete_lines(file: Path) -> Iterator[str]:
             yield from (line for line in stream if line.endswith("\n"))
 
 
-def write_atomically(file: Path, content: str | bytes) -> None:
-    """Write a file, and its folder, under a temporary name, then rename it. Raises RunError."""
-    unfinished = file.with_name(f"{file.name}.new")
+@contextmanager
+def atomic_path(file: Path) -> Iterator[Path]:
+    """Yield a path to write to. It becomes `file` when the block succeeds and is removed when it fails.
+
+    Creates parent folders. Raises OSError.
+    """
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}.unfinished")  # other processes may write `file`
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield unfinished
         unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Write a file, and its folder, under a temporary name, then rename it. Raises RunError."""
+    try:
+        with atomic_path(file) as unfinished:
+            unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
         raise RunError(f"{file} cannot be written: {error.strerror}; all other files are kept") from error

@@ -1,1 +1,1 @@
-"""Trained models to ONNX model folders. The only package that imports torch."""
+"""Training, import and export of models to ONNX model folders. The only package that imports torch."""

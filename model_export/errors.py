@@ -1,25 +1,25 @@
-"""Errors of the export.
+"""Errors of model_export.
 
-ExportError             shown as one sentence on stderr, exit status 1
-├── SourceError         weights, a model or data are missing or not what they should be
-├── ParityError         the exported model does not do what the trained one does
+ExportError             printed as one sentence on stderr, exit status 1
+├── SourceError         weights, a model or data are missing or invalid
+├── ParityError         the exported model does not reproduce the trained one
 ├── VerifyError         a model folder fails a check
-├── WriteError          a file could not be written; nothing half-written is left
-├── ConfigError         a training strategy that makes no sense
-└── TrainingError       training went wrong, or its folder is not this run's
+├── WriteError          a file could not be written; no partial file remains
+├── ConfigError         a training strategy is invalid
+└── TrainingError       training failed, or its folder belongs to another run
 """
 
 
 class ExportError(Exception):
-    """Base of all errors that a user of the export may see."""
+    """Base class of all errors shown to the user."""
 
 
 class SourceError(ExportError):
-    """Weights, a model or data are missing or not what they should be."""
+    """Weights, a model or data are missing or invalid."""
 
 
 class ParityError(ExportError):
-    """The exported model does not do what the trained one does."""
+    """The exported model does not reproduce the trained one."""
 
 
 class VerifyError(ExportError):
@@ -27,12 +27,12 @@ class VerifyError(ExportError):
 
 
 class WriteError(ExportError):
-    """A file could not be written; nothing half-written is left."""
+    """A file could not be written; no partial file remains."""
 
 
 class ConfigError(ExportError):
-    """A training strategy that makes no sense."""
+    """A training strategy is invalid."""
 
 
 class TrainingError(ExportError):
-    """Training went wrong, or its folder is not this run's."""
+    """Training failed, or its folder belongs to another run."""

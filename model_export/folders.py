@@ -1,22 +1,25 @@
-"""Writing whole: a folder or file has its name only once everything is in it."""
+"""Atomic writes: a model folder or file gets its name only after everything in it is written."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.files import atomic_path
 from model_export.errors import SourceError, WriteError
 
 
 @contextmanager
-def whole_model_folder(out: Path) -> Iterator[Path]:
-    """A folder of another name that becomes `out` when the block ends well, and goes when it does not.
+def atomic_model_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder. It replaces `out` when the block succeeds and is removed when it fails.
 
-    Raises SourceError where `out` exists and is no model folder, WriteError where writing fails.
+    Raises SourceError if `out` exists and is not a model folder, WriteError if writing fails.
     """
     if out.exists() and not (out / "manifest.json").exists():
-        raise SourceError(f"{out} exists and is not a model folder: it is left alone")
+        raise SourceError(f"{out} exists and is not a model folder; it is left unchanged")
     unfinished = out.with_name(out.name + ".unfinished")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -30,21 +33,23 @@ def whole_model_folder(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(out: Path) -> Iterator[Path]:
-    """The same for one file; folders above it are made. Raises WriteError."""
-    unfinished = out.with_name(f"{out.name}.{os.getpid()}.unfinished")  # two processes may write the same
+def atomic_file(file: Path) -> Iterator[Path]:
+    """Yield a path to write to, as `atomic_path` does. Raises WriteError."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        unfinished.replace(out)
+        with atomic_path(file) as unfinished:
+            yield unfinished
     except OSError as error:
-        raise WriteError(f"{out} could not be written: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+        raise WriteError(f"{file} could not be written: {error}") from error
+
+
+def save_array(file: Path, rows: NDArray[np.float32]) -> None:
+    """Write a .npy file atomically. Raises WriteError."""
+    with atomic_file(file) as unfinished, unfinished.open("wb") as stream:
+        np.save(stream, rows)
 
 
 def _replace(out: Path, finished: Path) -> None:
-    """The old model goes when the new one is in its place, and not before."""
+    """Move the old model aside, and delete it only after the new one has its name."""
     old = out.with_name(out.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():

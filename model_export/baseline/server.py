@@ -1,9 +1,8 @@
-"""A naive server of a torch model: what anybody writes first, for a faster one to be measured against.
+"""A naive torch server, used as a baseline in benchmarks.
 
-A baseline, not a product: eager fp32, one picture at a time in the one thread that also answers HTTP; no
-queue, no batch, no limit on what is sent, no answer to a probe while a picture is being embedded. Inside the
-network torch has threads of its own, one a core and spinning: on a busy machine it is many times as fast
-with `OMP_NUM_THREADS=1`.
+It runs eager fp32 on single images in the thread that also serves HTTP, without a queue, batching, limits, or
+responses to probes during inference. torch uses one spinning thread per core; on a busy machine the server is
+many times faster with `OMP_NUM_THREADS=1`.
 """
 
 from pathlib import Path
@@ -22,7 +21,7 @@ from service.manifest import Preprocessing, load_manifest
 
 
 def torch_graph(source: str, data: Path) -> tuple[nn.Module, Preprocessing]:
-    """A run of `train`, a backbone with a PCA on `data`, or an fp32 model folder, in torch.
+    """Load a run of `train`, a backbone with a PCA of `data`, or an fp32 model folder as a torch graph.
 
     Raises SourceError, TrainingError, ManifestError or ParityError.
     """
@@ -34,7 +33,7 @@ def torch_graph(source: str, data: Path) -> tuple[nn.Module, Preprocessing]:
 
 
 def naive_app(graph: nn.Module, preprocessing: Preprocessing) -> FastAPI:
-    """`POST /embed`, the picture as the body, to `{"embedding": [...]}`; `GET /readyz`."""
+    """Create the app: `POST /embed`, an image as the body, returns `{"embedding": [...]}`; `GET /readyz`."""
     app = FastAPI()
 
     @app.post("/embed")
@@ -47,6 +46,6 @@ def naive_app(graph: nn.Module, preprocessing: Preprocessing) -> FastAPI:
 
     @app.get("/readyz")
     async def ready() -> dict[str, bool]:
-        return {"ready": True}  # it listens once the model is loaded
+        return {"ready": True}  # the server listens only after the model is loaded
 
     return app

@@ -1,1 +1,1 @@
-"""Released Flax checkpoints, read into torch."""
+"""Import of released Flax checkpoints."""

@@ -1,7 +1,7 @@
 """The released UnED and UDON checkpoints (Flax) as torch networks.
 
 Trees, shapes and activations are those of the reference code (`nikosips/Universal-Image-Embeddings` and
-`nikosips/UDON`). What a checkpoint is, and all of its sizes, are read off its tree and never off its name.
+`nikosips/UDON`). The method and all sizes are read from the checkpoint's tree, never from its name.
 """
 
 import hashlib
@@ -19,11 +19,13 @@ from torch import nn
 from model_export.checkpoints.flax_msgpack import read_params
 from model_export.checkpoints.flax_rules import TREES, Array, Rule, Sizes, Tree, dense, image_px
 from model_export.errors import SourceError
+from model_export.networks.graph import Normalise
 from model_export.networks.head import LinearHead
-from model_export.networks.loaders import in_words
+from model_export.networks.loaders import format_faults
+from model_export.networks.trained import Trained
 from service.manifest import Preprocessing
 
-# Classes of UnED's training splits: no two domains have as many.
+# Number of classes of UnED's training splits, different for every domain.
 UNED_CLASSES = {
     "cars": 78,
     "sop": 9054,
@@ -37,31 +39,13 @@ UNED_CLASSES = {
 
 
 @dataclass(frozen=True)
-class ImportedModel:
-    """A released model: embedding = normalise(head(normalise(network(images))))."""
-
-    network: nn.Module  # eval mode: normalised float (N, 3, H, W) -> CLS descriptor (N, D)
-    head: LinearHead
-    preprocessing: Preprocessing
-    mean: tuple[float, float, float]  # of pixels in [0, 255]
-    std: tuple[float, float, float]
-    family: str  # of the network
-    method: Literal["UnED", "UDON"]
-    strategy: str  # a sentence for the manifest
-    domains: dict[str, int]  # number of classes; empty where the file has no classifiers
-    source: str
-    source_sha256: str
-    licence: str
-
-
-@dataclass(frozen=True)
 class _Method:
-    """How the embedding was trained, as the tree tells it."""
+    """Training method, recognised by the tree."""
 
     name: Literal["UnED", "UDON"]
-    head: str  # the layer that makes the embedding
-    classifier: str  # pattern of the classifiers that look at the embedding
-    dropped: str  # pattern of everything that serves training alone
+    head: str  # layer that outputs the embedding
+    classifier: str  # pattern of the classifiers of the embedding
+    dropped: str  # pattern of parameters used in training only
     paper: str
 
 
@@ -82,18 +66,21 @@ _UDON = _Method(
 )
 
 
-def import_checkpoint(file: Path) -> ImportedModel:
-    """Every parameter of a released checkpoint in its place in torch. Raises SourceError."""
+def import_checkpoint(file: Path) -> Trained:
+    """Load a released checkpoint, every parameter of it. Raises SourceError.
+
+    `domains` is empty if the file has no classifiers.
+    """
     params = read_params(file)
     tree = _tree_of(params, file)
     method = _UDON if any(path.startswith("universal_student_") for path in params) else _UNED
-    kept = {path: array for path, array in params.items() if not re.fullmatch(method.dropped, path)}
-    numbers = [int(found[1]) for path in kept if (found := re.match(tree.blocks, path))]
-    blocks = min(max(numbers, default=0) + 1, len(kept))  # no more than there are parameters
+    used = {path: array for path, array in params.items() if not re.fullmatch(method.dropped, path)}
+    numbers = [int(match[1]) for path in used if (match := re.match(tree.blocks, path))]
+    blocks = min(max(numbers, default=0) + 1, len(used))  # bounded by the number of parameters
     rules = [*tree.expanded(blocks), *dense(method.head, "D E", "head")]
-    sizes = _sizes(rules, kept, file)
+    sizes = _sizes(rules, used, file)
     state = {
-        rule.torch: np.concatenate([rule.turn(kept[path].astype(np.float32)) for path in rule.flax])
+        rule.torch: np.concatenate([rule.turn(used[path].astype(np.float32)) for path in rule.flax])
         for rule in rules
     }
     head = LinearHead(state.pop("head.weight"), state.pop("head.bias"))
@@ -102,16 +89,15 @@ def import_checkpoint(file: Path) -> ImportedModel:
     classes = _classes(params, method)
     with file.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    return ImportedModel(
-        network=network.eval(),
+    return Trained(
+        descriptor=nn.Sequential(Normalise(tree.mean, tree.std), network).eval(),
         head=head,
         preprocessing=_preprocessing(sizes),
         mean=tree.mean,
         std=tree.std,
-        family=tree.family,
-        method=method.name,
         strategy=_strategy(method, tree, len(classes), sizes["E"]),
         domains=_domains(classes),
+        data_fingerprint="not stated in the checkpoint",
         source=f"Flax checkpoint {file.name}: a {method.name} model ({method.paper})",
         source_sha256=sha256,
         licence="not stated by its publishers",
@@ -124,25 +110,27 @@ def _tree_of(params: Mapping[str, Array], file: Path) -> Tree:
             return tree
     tops = sorted({path.split("/")[0] for path in params})
     signs = " nor ".join(f"{tree.sign} ({tree.family})" for tree in TREES)
-    raise SourceError(f"{file} is not a UnED or UDON model: no {signs}, but {in_words({'parameters': tops})}")
+    raise SourceError(
+        f"{file} is not a UnED or UDON model: no {signs}; {format_faults({'its parameters': tops})}"
+    )
 
 
 def _sizes(rules: list[Rule], params: Mapping[str, Array], file: Path) -> Sizes:
-    """What the letters of the shapes stand for; every name and shape must agree. Raises SourceError."""
-    wanted = [path for rule in rules for path in rule.flax]
+    """Resolve the letters of the shapes. Raises SourceError unless every name and shape agrees."""
+    expected = [path for rule in rules for path in rule.flax]
     faults = {
-        "missing": [path for path in wanted if path not in params],
-        "unknown": sorted(set(params) - set(wanted)),
+        "missing": [path for path in expected if path not in params],
+        "unknown": sorted(set(params) - set(expected)),
         "not finite": [path for path in params if not np.isfinite(params[path]).all()],
     }
     sizes: Sizes = {"1": 1, "3": 3}
     shapes = []
     for path, letters in [(path, rule.shape.split()) for rule in rules for path in rule.flax]:
         if path in params and not _agrees(params[path].shape, letters, sizes):
-            said = ", ".join(str(sizes.get(letter, letter)) for letter in letters)
-            shapes.append(f"{path} {params[path].shape} instead of ({said})")
-    if words := in_words({**faults, "of another shape": shapes}):
-        raise SourceError(f"{file} does not fit the tree: {words}")
+            shape = ", ".join(str(sizes.get(letter, letter)) for letter in letters)
+            shapes.append(f"{path} {params[path].shape} instead of ({shape})")
+    if text := format_faults({**faults, "wrong shape": shapes}):
+        raise SourceError(f"{file} does not fit the network: {text}")
     if sizes["H"] * sizes["K"] != sizes["D"]:
         raise SourceError(f"{file}: {sizes['H']} heads of {sizes['K']} are not the width {sizes['D']}")
     if sizes["T"] < 2 or math.isqrt(sizes["T"] - 1) ** 2 != sizes["T"] - 1:
@@ -151,7 +139,7 @@ def _sizes(rules: list[Rule], params: Mapping[str, Array], file: Path) -> Sizes:
 
 
 def _agrees(shape: tuple[int, ...], letters: list[str], sizes: Sizes) -> bool:
-    """A letter that has no size yet takes the one it finds."""
+    """Compare a shape with its letters. A letter without a size yet gets the one in the shape."""
     if len(shape) != len(letters):
         return False
     return all(sizes.setdefault(letter, size) == size for letter, size in zip(letters, shape, strict=True))
@@ -170,23 +158,23 @@ def _preprocessing(sizes: Sizes) -> Preprocessing:
 
 
 def _classes(params: Mapping[str, Array], method: _Method) -> dict[int, int]:
-    """By the classifier's position: number of classes."""
-    found = {path: re.fullmatch(method.classifier, path) for path in params}
-    return {int(match[1]): params[path].shape[-1] for path, match in found.items() if match}
+    """Return the number of classes by position of the classifier."""
+    matches = {path: re.fullmatch(method.classifier, path) for path in params}
+    return {int(match[1]): params[path].shape[-1] for path, match in matches.items() if match}
 
 
 def _domains(classes: Mapping[int, int]) -> dict[str, int]:
     names = {count: domain for domain, count in UNED_CLASSES.items()}
-    if list(classes.values()) == [sum(UNED_CLASSES.values())]:  # one classifier for all
+    if list(classes.values()) == [sum(UNED_CLASSES.values())]:  # one joint classifier
         return UNED_CLASSES
     return {names.get(classes[at], f"domain {at}"): classes[at] for at in sorted(classes)}
 
 
 def _strategy(method: _Method, tree: Tree, classifiers: int, dim: int) -> str:
     if method.name == "UDON":
-        how = f"a {dim}-d student distilled online from the teachers of its {classifiers} domains"
+        training = f"a {dim}-d student distilled online from the teachers of its {classifiers} domains"
     else:
         kinds = {0: "classifiers that are not in the file", 1: "one classifier"}
         kind = kinds.get(classifiers, f"{classifiers} separate classifiers")
-        how = f"the whole network and a {dim}-d projection trained with {kind}"
-    return f"{method.name} on {tree.family}: {how} (which domain a batch came from is not in the file)"
+        training = f"the whole network and a {dim}-d projection trained with {kind}"
+    return f"{method.name} on {tree.family}: {training} (the domain sampling is not in the file)"

@@ -1,7 +1,7 @@
 """Flax's msgpack checkpoints as flat trees of arrays, without Flax.
 
-The format: msgpack, with extension types 1 (an array: shape, dtype's name, bytes), 2 (a complex number) and
-3 (a NumPy scalar, as an array of no dimensions); an array of over 2**30 bytes is a map of flat chunks.
+The format is msgpack with extension types 1 (an array: shape, dtype name, bytes), 2 (a complex number) and
+3 (a NumPy scalar, stored as a 0-d array). An array of more than 2**30 bytes is a map of flat chunks.
 """
 
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ _CHUNKED = "__msgpack_chunked_array__"
 
 
 def read_params(file: Path) -> dict[str, Array]:
-    """The `params` of a train state, by path ("Transformer/encoder_norm/scale"). Raises SourceError."""
+    """Return `params` of a train state by path ("Transformer/encoder_norm/scale"). Raises SourceError."""
     try:
         data = file.read_bytes()
     except OSError as error:
         raise SourceError(f"{file} cannot be read: {error.strerror}") from error
     if not data:
         raise SourceError(f"{file} is empty")
-    # What the decoder raises on broken bytes is of many kinds: all of it says that the file is broken.
+    # On invalid bytes the decoder raises exceptions of many types, all with the same meaning.
     try:
         state = msgpack.unpackb(data, ext_hook=_extension, strict_map_key=False)
         params = state.get("params") if isinstance(state, dict) else None
@@ -35,7 +35,7 @@ def read_params(file: Path) -> dict[str, Array]:
     except Exception as error:
         raise SourceError(f"{file} is truncated, damaged, or not a Flax checkpoint (msgpack)") from error
     if not leaves:
-        raise SourceError(f"{file} holds no `params`: it is not the checkpoint of a Flax train state")
+        raise SourceError(f"{file} has no `params`: it is not a checkpoint of a Flax train state")
     for path, leaf in leaves.items():
         if not isinstance(leaf, np.ndarray) or not np.issubdtype(leaf.dtype, np.floating):
             raise SourceError(f"{file}: {path} is not an array of floating point numbers")
@@ -46,7 +46,7 @@ def _extension(code: int, data: bytes) -> Any:
     if code == _COMPLEX:
         return complex(*msgpack.unpackb(data))
     if code not in (_ARRAY, _SCALAR):
-        raise ValueError(f"msgpack extension {code} is not Flax's")
+        raise ValueError(f"msgpack extension {code} is not used by Flax")
     shape, dtype, buffer = msgpack.unpackb(data, raw=True)
     return np.frombuffer(buffer, np.dtype(dtype.decode())).reshape(shape)
 

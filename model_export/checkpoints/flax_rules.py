@@ -1,7 +1,7 @@
-"""Which Flax parameter is which torch parameter: two tables, of a CLIP ViT and of an ImageNet ViT.
+"""Mapping of Flax parameters to torch parameters, for a CLIP ViT and for an ImageNet ViT.
 
-Shapes are in letters: P patch, D width, T tokens, H heads, K width of a head, M width of the MLP,
-E embedding. What they stand for is read off the tree.
+Shapes are written in letters: P patch, D width, T tokens, H heads, K width of a head, M width of the MLP,
+E embedding. Their sizes are read from the checkpoint's tree.
 """
 
 import math
@@ -21,9 +21,9 @@ Sizes = dict[str, int]
 
 @dataclass(frozen=True)
 class Rule:
-    """One torch parameter: Flax parameters of one shape, each turned, one below the other."""
+    """One torch parameter: Flax parameters of one shape, each transformed by `turn`, then concatenated."""
 
-    flax: tuple[str, ...]  # paths; {i} is the block
+    flax: tuple[str, ...]  # paths; {i} is the number of the block
     shape: str
     torch: str
     turn: Callable[[Array], Array]
@@ -34,15 +34,15 @@ class Tree:
     """A family of checkpoints."""
 
     family: str
-    sign: str  # a path that this tree alone has
-    blocks: str  # pattern of a path inside a block; its group is the block's number
+    sign: str  # a path found only in this tree
+    blocks: str  # pattern of paths inside a block; the group is the block's number
     rules: tuple[Rule, ...]
     mean: tuple[float, float, float]  # of pixels in [0, 255]
     std: tuple[float, float, float]
     build: Callable[[Sizes, int], nn.Module]  # (sizes, number of blocks)
 
     def expanded(self, blocks: int) -> list[Rule]:
-        """The rules of a network of so many blocks."""
+        """Return the rules of a network with this number of blocks."""
         once = [rule for rule in self.rules if "{i}" not in rule.torch]
         each = [rule for rule in self.rules if "{i}" in rule.torch]
         return once + [
@@ -77,7 +77,7 @@ def _flat(bias: Array) -> Array:
 
 
 def dense(flax: str, shape: str, torch: str) -> tuple[Rule, Rule]:
-    """A linear layer with bias; its kernel's shape is (in, out)."""
+    """Return the rules of a linear layer with bias, whose kernel has the shape (in, out)."""
     return (
         Rule((f"{flax}/kernel",), shape, f"{torch}.weight", _transposed),
         Rule((f"{flax}/bias",), shape.split()[-1], f"{torch}.bias", _same),
@@ -92,7 +92,7 @@ def _norm(flax: str, torch: str) -> tuple[Rule, Rule]:
 
 
 def _attention(flax: str, inward: str, outward: str) -> tuple[Rule, ...]:
-    """Torch keeps query, key and value in one matrix, in this order."""
+    """Return the rules of an attention layer. Torch stacks query, key and value in one matrix."""
     query_key_value = [f"{flax}/{part}" for part in ("query", "key", "value")]
     return (
         Rule(tuple(f"{part}/kernel" for part in query_key_value), "D H K", f"{inward}weight", _into_heads),
@@ -134,7 +134,7 @@ def _imagenet_rules(flax: str, torch: str) -> tuple[Rule, ...]:
 
 
 def _build_clip(sizes: Sizes, blocks: int) -> nn.Module:
-    from open_clip.transformer import QuickGELU, VisionTransformer  # seconds to import
+    from open_clip.transformer import QuickGELU, VisionTransformer  # slow import
 
     network: nn.Module = VisionTransformer(
         image_size=image_px(sizes),
@@ -143,14 +143,14 @@ def _build_clip(sizes: Sizes, blocks: int) -> nn.Module:
         layers=blocks,
         heads=sizes["H"],
         mlp_ratio=_mlp_ratio(sizes),
-        act_layer=QuickGELU,  # and LayerNorm's eps is torch's 1e-5
+        act_layer=QuickGELU,  # the eps of LayerNorm is torch's default, 1e-5
     )
     network.proj = None  # type: ignore[assignment]
     return network
 
 
 def _build_imagenet(sizes: Sizes, blocks: int) -> nn.Module:
-    from timm.models import VisionTransformer  # seconds to import
+    from timm.models import VisionTransformer  # slow import
 
     network: nn.Module = VisionTransformer(
         img_size=image_px(sizes),
@@ -160,19 +160,19 @@ def _build_imagenet(sizes: Sizes, blocks: int) -> nn.Module:
         num_heads=sizes["H"],
         mlp_ratio=_mlp_ratio(sizes),
         num_classes=0,
-        act_layer="gelu_tanh",  # Flax's gelu is the approximation by tanh
+        act_layer="gelu_tanh",  # Flax's gelu is the tanh approximation
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
     )
     return network
 
 
 def image_px(sizes: Sizes) -> int:
-    """Side of the image: a square of patches, and the class token."""
+    """Return the side of the image: the tokens are a square of patches and the class token."""
     return sizes["P"] * math.isqrt(sizes["T"] - 1)
 
 
 def _mlp_ratio(sizes: Sizes) -> float:
-    return (sizes["M"] + 0.5) / sizes["D"]  # both libraries multiply by D again, and round down
+    return (sizes["M"] + 0.5) / sizes["D"]  # both libraries multiply by D and round down
 
 
 TREES = (

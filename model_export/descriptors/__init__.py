@@ -1,1 +1,1 @@
-"""Descriptors of a data set's images, and their scores."""
+"""Descriptors of a data set's images and their scores."""

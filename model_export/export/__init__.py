@@ -1,1 +1,1 @@
-"""Trained networks to model folders: ONNX, manifest, canonical vectors, variants."""
+"""Export of trained networks to model folders: ONNX, manifest, reference embeddings, variants."""

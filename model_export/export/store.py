@@ -12,15 +12,15 @@ from service.manifest import Manifest
 
 
 def check_name(folder: Path) -> None:
-    """Raises WriteError where BentoML would not take the folder's name for a model's."""
+    """Raise WriteError if BentoML does not accept the folder's name as a model name."""
     try:
         bentoml.Tag(folder.name.lower(), "0")
     except ValueError as error:
-        raise WriteError(f"{folder}: {error}; another name, or --no-store, would do") from error
+        raise WriteError(f"{folder}: {error}; choose another name or use --no-store") from error
 
 
 def put_in_store(folder: Path, manifest: Manifest) -> str:
-    """Copy a model folder into the store and return its tag; one that is there already is kept.
+    """Copy a model folder into the store and return its tag. An existing entry is kept.
 
     Raises WriteError.
     """
@@ -31,7 +31,7 @@ def put_in_store(folder: Path, manifest: Manifest) -> str:
         except NotFound:
             pass
         labels = {"fingerprint": manifest.fingerprint, "precision": manifest.precision}
-        with bentoml.models.create(tag, labels=labels) as model:  # whole, or not in the store
+        with bentoml.models.create(tag, labels=labels) as model:  # added only when complete
             shutil.copytree(folder, model.path, dirs_exist_ok=True)
         return str(tag)
     except (BentoMLException, OSError, ValueError) as error:
@@ -39,17 +39,17 @@ def put_in_store(folder: Path, manifest: Manifest) -> str:
 
 
 def stored_models() -> dict[str, Path | WriteError]:
-    """Folders by tag, those that hold a manifest of ours; an error where the store cannot read its own entry.
+    """Return folders that have a manifest by tag, or an error for an entry that the store cannot read.
 
-    The store's own listing fails whole where one entry is damaged.
+    BentoML's own listing fails completely if one entry is damaged.
     """
-    found: dict[str, Path | WriteError] = {}
+    models: dict[str, Path | WriteError] = {}
     for file in sorted(Path(BentoMLContainer.model_store_dir.get()).glob("*/*/manifest.json")):
         tag = f"{file.parent.parent.name}:{file.parent.name}"
         try:
-            found[tag] = Path(bentoml.models.get(tag).path)
-        except Exception as error:  # of BentoML, of its YAML reader, or a KeyError
-            found[tag] = WriteError(
+            models[tag] = Path(bentoml.models.get(tag).path)
+        except Exception as error:  # from BentoML, its YAML reader, or a KeyError
+            models[tag] = WriteError(
                 f"model.yaml in BentoML's store: {(str(error) or repr(error)).splitlines()[0]}"
             )
-    return found
+    return models

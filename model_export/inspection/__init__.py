@@ -1,1 +1,1 @@
-"""Model folders verified, timed and listed."""
+"""Verifying, timing and listing model folders."""

@@ -1,4 +1,4 @@
-"""Images/s of model folders by ONNX Runtime alone, in turn, so that all of them see the same machine."""
+"""Throughput of model folders in ONNX Runtime alone, alternating so that all see the same conditions."""
 
 import time
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_export.descriptors.splits import CORES
-from model_export.export.canonical import drawn_pixels
+from model_export.export.canonical import generated_pixels
 from service.inference.encoder import Encoder
 from service.manifest import load_manifest
 
@@ -19,28 +19,28 @@ _TURN_IMAGES = 32
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one model, by size of batch."""
+    """Throughput of one model by batch size."""
 
     model: str
     images_per_s: dict[int, float]  # median over the rounds
-    ratio: dict[int, float]  # to the first model: median over the rounds of the same
+    ratio: dict[int, float]  # to the first model in the same round: median over the rounds
 
 
 def bench(folders: Sequence[Path], rounds: int) -> list[Speed]:
-    """Every model has a turn in every round; a first round is not counted. Raises ManifestError."""
+    """Measure all models in every round, discarding a first one. Raises ManifestError."""
     encoders = [Encoder(folder, load_manifest(folder), "cpu", CORES) for folder in folders]
-    rates = {}
+    rates = {}  # batch -> (rounds, models)
     for batch in BATCHES:
-        pixels = [drawn_pixels(batch, encoder.manifest.input_px) for encoder in encoders]
+        pixels = [generated_pixels(batch, encoder.manifest.input_px) for encoder in encoders]
         pairs = list(zip(encoders, pixels, strict=True))
         rates[batch] = np.array([[_rate(*pair) for pair in pairs] for _ in range(rounds + 1)])[1:]
     return [
         Speed(
             str(folder),
-            {batch: float(np.median(of[:, place])) for batch, of in rates.items()},
-            {batch: float(np.median(of[:, place] / of[:, 0])) for batch, of in rates.items()},
+            {batch: float(np.median(table[:, column])) for batch, table in rates.items()},
+            {batch: float(np.median(table[:, column] / table[:, 0])) for batch, table in rates.items()},
         )
-        for place, folder in enumerate(folders)
+        for column, folder in enumerate(folders)
     ]
 
 

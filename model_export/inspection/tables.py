@@ -1,4 +1,4 @@
-"""What `list`, `verify`, `export` and `bench` print."""
+"""Tables printed by `list`, `verify`, `export` and `bench`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,30 +14,32 @@ from service.manifest import Manifest, load_manifest
 
 
 def print_models(folders: Mapping[str, Path | ExportError], console: Console) -> None:
-    """A row for each; what is wrong with a damaged one comes below the table."""
+    """Print a row per model, and the errors of damaged models below the table."""
     columns = ("dim", "precision", "mean R@1", "licence")
-    whole = (Column(name, no_wrap=True) for name in ("name", "fingerprint"))  # they are there to be copied
-    table = Table(*whole, *(Column(name, overflow="fold") for name in columns))
+    unwrapped = (Column(name, no_wrap=True) for name in ("name", "fingerprint"))  # for copying
+    table = Table(*unwrapped, *(Column(name, overflow="fold") for name in columns))
     damaged = []
     for name, folder in folders.items():
         try:
             if isinstance(folder, ExportError):
                 raise folder
-            card = load_manifest(folder)
+            manifest = load_manifest(folder)
         except (StartupError, ExportError) as error:
             table.add_row(name, "damaged")
             damaged.append(f"{name} is damaged: {error}")
             continue
-        mean = card.accuracy.scores(card.precision).get("mean", {}).get("R@1") if card.accuracy else None
-        known = "" if mean is None else f"{100 * mean:.1f}"
-        table.add_row(name, card.fingerprint, str(card.dim), card.precision, known, card.licence)
+        scores = manifest.accuracy.scores(manifest.precision) if manifest.accuracy else {}
+        mean = f"{100 * scores['mean']['R@1']:.1f}" if "R@1" in scores.get("mean", {}) else ""
+        table.add_row(
+            name, manifest.fingerprint, str(manifest.dim), manifest.precision, mean, manifest.licence
+        )
     console.print(table)
     for sentence in damaged:
         console.print(sentence, markup=False)
 
 
 def print_accuracy(manifest: Manifest, console: Console) -> None:
-    """A variant's scores beside its base's."""
+    """Print the scores of a variant beside those of its base."""
     accuracy = manifest.accuracy
     assert accuracy is not None
     before, after = accuracy.fp32, accuracy.scores(manifest.precision)
@@ -45,13 +47,13 @@ def print_accuracy(manifest: Manifest, console: Console) -> None:
         "test split", "R@1 fp32", f"R@1 {manifest.precision}", "mMP@5 fp32", f"mMP@5 {manifest.precision}"
     )
     for domain in before:
-        cells = [100 * one[domain][measure] for measure in ("R@1", "mMP@5") for one in (before, after)]
+        cells = [100 * scores[domain][name] for name in ("R@1", "mMP@5") for scores in (before, after)]
         table.add_row(domain, *[f"{cell:.1f}" for cell in cells])
     console.print(table)
 
 
 def print_checks(checks: list[Check], console: Console) -> None:
-    """And whether all of them could be done."""
+    """Print the checks, and whether any could not be done."""
     table = Table("check", "status", "detail")
     for check in checks:
         table.add_row(check.name, check.status, check.detail)
@@ -62,9 +64,9 @@ def print_checks(checks: list[Check], console: Console) -> None:
 
 
 def print_speeds(speeds: list[Speed], console: Console) -> None:
-    """Images/s, and the ratio to the first model."""
+    """Print images/s and the ratio to the first model."""
     table = Table("images/s (times the first)", *(f"batch {batch}" for batch in BATCHES))
-    for one in speeds:
-        cells = [f"{one.images_per_s[batch]:.1f} ({one.ratio[batch]:.2f})" for batch in BATCHES]
-        table.add_row(one.model, *cells)
+    for speed in speeds:
+        cells = [f"{speed.images_per_s[batch]:.1f} ({speed.ratio[batch]:.2f})" for batch in BATCHES]
+        table.add_row(speed.model, *cells)
     console.print(table)

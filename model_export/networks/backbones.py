@@ -1,4 +1,4 @@
-"""Backbones: one frozen row each, and the one place that turns a row into a torch module."""
+"""The table of backbones, and loading a row of it as a torch module."""
 
 import hashlib
 import re
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from model_export.errors import SourceError
-from model_export.networks.loaders import FAMILIES, load_weights, named_on_hub
+from model_export.networks.loaders import FAMILIES, hub_weights, load_weights
 from service.manifest import Preprocessing
 
 _HUB = "hf-hub:"
@@ -19,12 +19,12 @@ _TAG = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained network and everything that must be known to use it."""
+    """A pretrained network with everything needed to use it."""
 
     name: str
     family: Literal["efficientnet-lite", "open_clip", "timm"]
-    architecture: str  # the family's name of the network
-    weights: str  # the family's name of the weights: PACKAGE/FILE, or a tag
+    architecture: str  # the library's name of the network
+    weights: str  # the library's name of the weights: PACKAGE/FILE, or a tag
     descriptor_dim: int
     mean: tuple[float, float, float]  # of pixels in [0, 255]
     std: tuple[float, float, float]
@@ -53,8 +53,9 @@ def _bicubic(
 CLIP_MEAN = _levels(0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = _levels(0.26862954, 0.26130258, 0.27577711)
 HALF = _levels(0.5, 0.5, 0.5)
-_IMAGENET_MEAN = _levels(0.485, 0.456, 0.406)
-_IMAGENET_STD = _levels(0.229, 0.224, 0.225)
+_CLIP, _HALF = (CLIP_MEAN, CLIP_STD), (HALF, HALF)
+_IMAGENET = _levels(0.485, 0.456, 0.406), _levels(0.229, 0.224, 0.225)
+_Levels = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 def _lite(number: int, input_px: int, file: str) -> Backbone:
@@ -72,36 +73,55 @@ def _lite(number: int, input_px: int, file: str) -> Backbone:
     )
 
 
-def _clip(name: str, architecture: str, weights: str, descriptor_dim: int) -> Backbone:
-    trained = "OpenAI's image-text pairs" if weights == "openai" else "LAION-2B"
+def _open_clip(
+    name: str,
+    architecture: str,
+    weights: str,
+    data: str,
+    descriptor_dim: int,
+    levels: _Levels = _CLIP,
+    resize: Literal["short-side", "squash"] = "short-side",
+    licence: str = "MIT",
+) -> Backbone:
     return Backbone(
         name=name,
         family="open_clip",
         architecture=architecture,
         weights=weights,
         descriptor_dim=descriptor_dim,
-        mean=CLIP_MEAN,
-        std=CLIP_STD,
-        preprocessing=_bicubic(224, 224),
-        source=f"open_clip {architecture} {weights} ({trained})",
-        licence="MIT",
+        mean=levels[0],
+        std=levels[1],
+        preprocessing=_bicubic(224, 224, resize),
+        source=f"open_clip {architecture} {weights} ({data})",
+        licence=licence,
     )
 
 
-def _augreg(name: str, architecture: str, descriptor_dim: int) -> Backbone:
+def _timm(
+    name: str,
+    architecture: str,
+    weights: str,
+    data: str,
+    descriptor_dim: int,
+    levels: _Levels = _HALF,
+    resize_px: int = 248,
+) -> Backbone:
     return Backbone(
         name=name,
         family="timm",
         architecture=architecture,
-        weights="augreg_in21k_ft_in1k",
+        weights=weights,
         descriptor_dim=descriptor_dim,
-        mean=HALF,
-        std=HALF,
-        preprocessing=_bicubic(224, 248),
-        source=f"timm {architecture}.augreg_in21k_ft_in1k (ImageNet-21k, then ImageNet-1k)",
+        mean=levels[0],
+        std=levels[1],
+        preprocessing=_bicubic(224, resize_px),
+        source=f"timm {architecture}.{weights} ({data})",
         licence="Apache-2.0",
     )
 
+
+_OPENAI, _LAION = "OpenAI's image-text pairs", "LAION-2B"
+_IN21K = ("augreg_in21k_ft_in1k", "ImageNet-21k, then ImageNet-1k")
 
 BACKBONES = {
     row.name: row
@@ -109,59 +129,40 @@ BACKBONES = {
         _lite(0, 224, "efficientnet-lite0-57934424.pth"),
         _lite(1, 240, "efficientnet-lite1-77cc7160.pth"),
         _lite(2, 260, "efficientnet-lite2-9656183e.pth"),
-        # OpenAI's weights were trained with QuickGELU, LAION's with GELU: the architecture says which.
-        _clip("clip-vit-b16", "ViT-B-16-quickgelu", "openai", 768),
-        _clip("clip-vit-b16-laion2b", "ViT-B-16", "laion2b_s34b_b88k", 768),
-        _clip("clip-vit-b32", "ViT-B-32-quickgelu", "openai", 768),
-        _clip("clip-vit-l14", "ViT-L-14-quickgelu", "openai", 1024),
-        _clip("clip-vit-h14-laion2b", "ViT-H-14", "laion2b_s32b_b79k", 1280),
-        Backbone(
-            name="siglip-so400m",
-            family="open_clip",
-            architecture="ViT-SO400M-14-SigLIP",
-            weights="webli",
-            descriptor_dim=1152,
-            mean=HALF,
-            std=HALF,
-            preprocessing=_bicubic(224, 224, resize="squash"),
-            source="open_clip ViT-SO400M-14-SigLIP webli (WebLI)",
-            licence="Apache-2.0",
+        # OpenAI trained with QuickGELU, LAION with GELU: the architecture's name tells which.
+        _open_clip("clip-vit-b16", "ViT-B-16-quickgelu", "openai", _OPENAI, 768),
+        _open_clip("clip-vit-b16-laion2b", "ViT-B-16", "laion2b_s34b_b88k", _LAION, 768),
+        _open_clip("clip-vit-b32", "ViT-B-32-quickgelu", "openai", _OPENAI, 768),
+        _open_clip("clip-vit-l14", "ViT-L-14-quickgelu", "openai", _OPENAI, 1024),
+        _open_clip("clip-vit-h14-laion2b", "ViT-H-14", "laion2b_s32b_b79k", _LAION, 1280),
+        _open_clip(
+            "siglip-so400m", "ViT-SO400M-14-SigLIP", "webli", "WebLI", 1152, _HALF, "squash", "Apache-2.0"
         ),
-        _augreg("imagenet-vit-b16", "vit_base_patch16_224", 768),
-        _augreg("imagenet-vit-s16", "vit_small_patch16_224", 384),
-        Backbone(
-            name="dinov2-vit-b14",
-            family="timm",
-            architecture="vit_base_patch14_dinov2",
-            weights="lvd142m",
-            descriptor_dim=768,
-            mean=_IMAGENET_MEAN,
-            std=_IMAGENET_STD,
-            preprocessing=_bicubic(224, 224),  # trained at 518: its position embeddings are resampled
-            source="timm vit_base_patch14_dinov2.lvd142m (LVD-142M)",
-            licence="Apache-2.0",
-        ),
+        _timm("imagenet-vit-b16", "vit_base_patch16_224", *_IN21K, 768),
+        _timm("imagenet-vit-s16", "vit_small_patch16_224", *_IN21K, 384),
+        # Trained at 518 px; its position embeddings are resampled to 224.
+        _timm("dinov2-vit-b14", "vit_base_patch14_dinov2", "lvd142m", "LVD-142M", 768, _IMAGENET, 224),
     )
 }
 
 
 def backbone_named(name: str) -> Backbone:
-    """Raises SourceError for a name that is not in the table."""
+    """Return a row of the table. Raises SourceError for an unknown name."""
     if name not in BACKBONES:
-        there = ", ".join(BACKBONES)
-        raise SourceError(f"{name!r} is no folder of a run, and no backbone is named so; there are: {there}")
+        names = ", ".join(BACKBONES)
+        raise SourceError(f"{name!r} is neither a run folder nor a backbone; the backbones are {names}")
     return BACKBONES[name]
 
 
 def load_backbone(row: Backbone, weights: str = "pretrained") -> nn.Module:
-    """The network in eval mode: normalised float (N, 3, H, W) -> descriptor (N, descriptor_dim).
+    """Load the network in eval mode: normalised float (N, 3, H, W) -> descriptor (N, descriptor_dim).
 
-    `weights` is "pretrained" (the row's own, downloaded where a hub can be reached), another tag of the
-    library's, "hf-hub:OWNER/NAME" (and "/FILE"), a local file (torch state dict or .safetensors), or "random"
-    / "random:SEED". Raises SourceError.
+    `weights` is "pretrained" (the row's own, downloaded if a hub is reachable), another tag of the library,
+    "hf-hub:OWNER/NAME" (optionally "/FILE"), a local file (torch state dict or .safetensors), or "random" /
+    "random:SEED". Raises SourceError.
     """
     seed = _seed(weights)
-    file = weights_path(row, weights) if seed is None else None  # before a large network is built
+    file = weights_path(row, weights) if seed is None else None  # fails before a large network is built
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed or 0)
         network = FAMILIES[row.family].build(row.architecture, row.preprocessing.input_px)
@@ -171,19 +172,18 @@ def load_backbone(row: Backbone, weights: str = "pretrained") -> nn.Module:
 
 
 def weights_path(row: Backbone, weights: str = "pretrained") -> Path:
-    """The weights, not random ones, as a local file. Raises SourceError."""
+    """Return the local file of weights that are not random. Raises SourceError."""
     if weights == "pretrained":
         return FAMILIES[row.family].find(row.architecture, row.weights)
     if weights.startswith(_HUB):
-        return named_on_hub(weights.removeprefix(_HUB))
-    file = Path(weights)
-    if _TAG.fullmatch(weights) and not file.exists():
+        return hub_weights(weights.removeprefix(_HUB))
+    if _is_tag(weights):
         return FAMILIES[row.family].find(row.architecture, weights)
-    return file
+    return Path(weights)
 
 
 def weights_sha256(row: Backbone, weights: str = "pretrained") -> str:
-    """Hex SHA-256 of the weights' file, or of the words "random:SEED". Raises SourceError."""
+    """Hex SHA-256 of the weights file, or of the text "random:SEED". Raises SourceError."""
     seed = _seed(weights)
     if seed is not None:
         return hashlib.sha256(f"random:{seed}".encode()).hexdigest()
@@ -196,15 +196,19 @@ def weights_sha256(row: Backbone, weights: str = "pretrained") -> str:
 
 
 def weights_source(row: Backbone, weights: str = "pretrained") -> str:
-    """Where the weights come from, for the manifest: never a path of this machine."""
+    """Describe the origin of the weights for the manifest, without any local path."""
     seed = _seed(weights)
     if seed is not None:
         return f"{row.family} {row.architecture}, random weights of seed {seed}"
     if weights == "pretrained":
         return row.source
-    if weights.startswith(_HUB) or (_TAG.fullmatch(weights) and not Path(weights).exists()):
+    if weights.startswith(_HUB) or _is_tag(weights):
         return f"{row.family} {row.architecture}, weights {weights}"
     return f"{row.family} {row.architecture}, weights from a file named {Path(weights).name}"
+
+
+def _is_tag(weights: str) -> bool:
+    return bool(_TAG.fullmatch(weights)) and not Path(weights).exists()
 
 
 def _seed(weights: str) -> int | None:
@@ -212,5 +216,5 @@ def _seed(weights: str) -> int | None:
     if kind != "random":
         return None
     if colon and not seed.isdecimal():
-        raise SourceError(f"{weights!r}: a seed is a whole number, as in random:3")
+        raise SourceError(f"{weights!r}: the seed must be a whole number, as in random:3")
     return int(seed or 0)

@@ -1,4 +1,4 @@
-"""Heads: from a backbone's descriptor to 64 dimensions."""
+"""Linear heads: from a backbone's descriptor to the embedding."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from benchmarks.scoring.evaluation import unit
 
-_LEAST = 0.05**2  # of the first axis' variance; Octet's 64th has more
+_LEAST = 0.05**2  # share of the first axis' variance; Octet's 64th axis has more
 HeadKind = Literal["pca", "whitened", "raw"]
-DIM = 64  # of the paper's embeddings
+DIM = 64  # of the embeddings in the paper
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,22 @@ class LinearHead:
     bias: NDArray[np.float32]  # (dim,)
 
     def __call__(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, D) -> (N, dim), unit norm."""
+        """Map (N, D) to (N, dim) of unit norm."""
         return unit(unit(descriptors) @ self.weight.T + self.bias)
 
 
 def identity(dim: int) -> LinearHead:
-    """The descriptor itself, normalised."""
+    """Return a head that only normalises the descriptor."""
     return LinearHead(np.eye(dim, dtype=np.float32), np.zeros(dim, dtype=np.float32))
 
 
 def fit_pca(descriptors: Mapping[str, NDArray[np.float32]], dim: int, whiten: bool = False) -> LinearHead:
-    """PCA over unit-norm descriptors (N_domain, D), every domain with the same weight.
+    """Fit a PCA to unit-norm descriptors (N_domain, D), with equal weight for every domain.
 
-    With `whiten`, every axis is divided by its standard deviation (and all are scaled by the first one's).
+    With `whiten`, each axis is divided by its standard deviation and multiplied by the first axis'.
 
-    Computed in float64; each axis points so that its largest component is positive, so the same
-    descriptors always give the same head.
+    Computed in float64. The sign of each axis makes its largest component positive, so the same descriptors
+    always give the same head.
     """
     units = [unit(rows).astype(np.float64) for rows in descriptors.values()]
     mean = np.mean([rows.mean(axis=0) for rows in units], axis=0)  # (D,)
@@ -47,7 +47,7 @@ def fit_pca(descriptors: Mapping[str, NDArray[np.float32]], dim: int, whiten: bo
     signs = np.sign(axes[np.arange(dim), np.abs(axes).argmax(axis=1)])
     axes = axes * signs[:, None]
     if whiten:
-        # Fewer pictures than axes leave axes of no variance: scaled up, they would drown all others.
+        # With fewer images than axes, some axes have no variance; scaling must not amplify their noise.
         deviations = np.sqrt(np.maximum(variances[::-1][:dim], _LEAST * variances[-1]))
         axes = axes * (deviations[0] / deviations)[:, None]
     return LinearHead(axes.astype(np.float32), (-axes @ mean).astype(np.float32))

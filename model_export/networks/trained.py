@@ -1,4 +1,4 @@
-"""What is exported, apart from how it was made."""
+"""The input of an export."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ from service.manifest import Preprocessing
 
 @dataclass(frozen=True)
 class Trained:
-    """A network, its head, and all that must be known of them: PCA, a training or an import makes one."""
+    """A network with its head and metadata, from a PCA, a training or an import."""
 
-    descriptor: nn.Module  # uint8 (N, input_px, input_px, 3) -> (N, D); normalises pixels by itself
-    head: LinearHead  # on the descriptor's unit vector
+    descriptor: nn.Module  # uint8 (N, input_px, input_px, 3) -> (N, D); includes pixel normalisation
+    head: LinearHead  # applied to the L2-normalised descriptor
     preprocessing: Preprocessing
-    mean: tuple[float, float, float]  # that the descriptor normalises with; of pixels in [0, 255]
+    mean: tuple[float, float, float]  # of the pixel normalisation, in [0, 255]
     std: tuple[float, float, float]
     strategy: str  # one sentence
-    domains: dict[str, int]  # training domains: number of classes
+    domains: dict[str, int]  # number of classes by training domain
     data_fingerprint: str
     source: str  # of the weights
     source_sha256: str

@@ -1,1 +1,1 @@
-"""The paper's table: off-the-shelf, specialists, oracle, universal models, on one data set."""
+"""The paper's table: all its systems, trained and scored on one data set."""

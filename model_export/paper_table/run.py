@@ -1,4 +1,4 @@
-"""Train what is missing, score everything on the merged test index, write the results."""
+"""Train the missing systems and score all of them on the merged test index."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.datasets.dataset import Dataset
-from model_export.descriptors.evaluation import Embed, evaluate, require_queries, with_queries
+from benchmarks.scoring.measures import mean_over_domains
+from model_export.descriptors.evaluation import Embed, domains_with_queries, evaluate, require_queries
 from model_export.descriptors.images import require_images, require_training_images
 from model_export.descriptors.splits import splits_for
 from model_export.errors import ConfigError, SourceError
@@ -21,71 +22,75 @@ ORACLE = "Specialist+Oracle"
 
 @dataclass(frozen=True)
 class Result:
-    """One system with one seed."""
+    """Scores of a system with one seed."""
 
     row: str
-    seed: int | None  # None: nothing was drawn at random
+    seed: int | None  # None: the system is deterministic
     val_r_at_1: float  # mean over domains, merged validation index
     test: dict[str, dict[str, float]]  # domain -> R@1, mMP@5, queries, ...; and "mean"
-    cpu_s: float | None  # of the training; None where there was none
+    cpu_s: float | None  # CPU time of the training; None without training
 
 
 def compare(
     data: Dataset, strategies: Path, runs: Path, cache_dir: Path, seeds: int, console: Console
 ) -> list[Result]:
-    """Everything in the table, in its order. What is done already is not done again.
+    """Return all results in the table's order. Finished runs are not repeated.
 
     Raises ConfigError, SourceError or TrainingError.
     """
     plan = trainings(data, strategies, seeds)
-    row, weights = _one_backbone(plan, strategies)
-    _check(data)
+    row, weights = _shared_backbone(plan, strategies)
+    _require_complete(data)
     cache = DescriptorCache(cache_dir, row, weights, data)
     results = [_scored(name, None, embed, data, None) for name, embed in off_the_shelf(data, cache).items()]
     specialists: dict[int, dict[str, tuple[Embed, Summary]]] = {}
     universal = []
-    for number, one in enumerate(plan, start=1):
-        console.print(f"{number}/{len(plan)} {one.row}, seed {one.seed}")
-        summary = train(one.strategy, data, runs / one.folder, cache_dir)
-        embed = trained(runs / one.folder, cache)
-        result = _scored(one.row, one.seed, embed, data, summary.cpu_s)
-        if one.strategy.domains:
-            specialists.setdefault(one.seed, {})[one.strategy.domains[0]] = embed, summary
+    for number, training in enumerate(plan, start=1):
+        console.print(f"{number}/{len(plan)} {training.row}, seed {training.seed}")
+        summary = train(training.strategy, data, runs / training.folder, cache_dir)
+        embed = trained(runs / training.folder, cache)
+        result = _scored(training.row, training.seed, embed, data, summary.cpu_s)
+        if training.strategy.domains:
+            specialists.setdefault(training.seed, {})[training.strategy.domains[0]] = embed, summary
             results.append(result)
         else:
             universal.append(result)
-    for seed, of in specialists.items():
-        cpu_s = sum(summary.cpu_s for _, summary in of.values())
-        oracle = {domain: embed for domain, (embed, _) in of.items()}
+    for seed, by_domain in specialists.items():
+        cpu_s = sum(summary.cpu_s for _, summary in by_domain.values())
+        oracle = {domain: embed for domain, (embed, _) in by_domain.items()}
         results.append(_scored(ORACLE, seed, oracle, data, cpu_s))
     return results + universal
 
 
-def _one_backbone(plan: list[Training], strategies: Path) -> tuple[Backbone, str]:
-    found = list(dict.fromkeys((one.strategy.backbone, one.strategy.weights) for one in plan))
-    if len(found) > 1:
-        named = ", ".join(f"{backbone} ({weights})" for backbone, weights in found)
-        raise ConfigError(f"{strategies}: the systems of a table share one backbone, these have {named}")
-    return backbone_named(found[0][0]), found[0][1]
+def _shared_backbone(plan: list[Training], strategies: Path) -> tuple[Backbone, str]:
+    pairs = {(training.strategy.backbone, training.strategy.weights): None for training in plan}
+    if len(pairs) > 1:
+        names = ", ".join(f"{backbone} ({weights})" for backbone, weights in pairs)
+        raise ConfigError(f"{strategies}: the systems of a table must share one backbone, these have {names}")
+    ((backbone, weights),) = pairs
+    return backbone_named(backbone), weights
 
 
-def _check(data: Dataset) -> None:
-    """Raises SourceError for what would stop the comparison later, after hours."""
+def _require_complete(data: Dataset) -> None:
+    """Raise SourceError for incomplete data, which would otherwise stop the comparison after hours."""
     require_training_images(data, data.domains)
-    trained = [(domain, "train") for domain in data.domains]
-    require_images(data, dict.fromkeys([*trained, *splits_for(data, "val"), *splits_for(data, "test")]))
+    train_splits = [(domain, "train") for domain in data.domains]
+    require_images(data, dict.fromkeys([*train_splits, *splits_for(data, "val"), *splits_for(data, "test")]))
     require_queries(data, "test")
-    unseen = sorted(set(data.domains) - set(with_queries(data, data.domains, "val")))
-    if unseen:
+    missing = sorted(set(data.domains) - set(domains_with_queries(data, data.domains, "val")))
+    if missing:
         raise SourceError(
-            f"{data.root}: no validation queries in {', '.join(unseen)}, to choose a specialist"
+            f"{data.root}: no validation queries in {', '.join(missing)}, needed to choose a specialist"
         )
 
 
 def _scored(
     row: str, seed: int | None, embed: Embed | dict[str, Embed], data: Dataset, cpu_s: float | None
 ) -> Result:
-    val = evaluate(data, with_queries(data, data.domains, "val"), "val", embed)
-    test = evaluate(data, with_queries(data, data.domains, "test"), "test", embed)
-    scores = {domain: score.to_json() for domain, score in test.domains.items()}
-    return Result(row, seed, val.mean["R@1"], {**scores, "mean": test.mean}, cpu_s)
+    val, test = (
+        evaluate(data, domains_with_queries(data, data.domains, split), split, embed)
+        for split in ("val", "test")
+    )
+    scores = {domain: score.to_json() for domain, score in test.items()}
+    val_r_at_1 = mean_over_domains(val)["R@1"]
+    return Result(row, seed, val_r_at_1, {**scores, "mean": mean_over_domains(test)}, cpu_s)

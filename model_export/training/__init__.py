@@ -1,1 +1,1 @@
-"""One training loop; a strategy is a TOML file (`model_export/strategies`)."""
+"""Training by a strategy, a TOML file such as those in `model_export/strategies`."""

@@ -1,5 +1,7 @@
-"""Pictures that a model should find alike: crops, colours, blur, small turns. No mirroring: a mirrored
-flag is another flag."""
+"""Reading training images, optionally augmented: crops, colours, blur, small rotations.
+
+There is no mirroring, because a mirrored flag is another flag.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -9,26 +11,28 @@ import torch
 from numpy.typing import NDArray
 from torchvision.transforms import v2
 
-from model_export.descriptors.images import MAX_PIXELS
+from model_export.descriptors.images import MAX_PIXELS, read_pixels
 from model_export.errors import SourceError
 from service.errors import ServiceError
 from service.inference.images import decode_whole
 from service.manifest import Preprocessing
 
 _WHITE = 255
-_ROOM = 1.5  # a crop is cut from a picture of at most this many times the input's side
+_LARGEST = 1.5  # larger images are reduced to this multiple of the input's side before a crop
 
 
-def augmented(file: Path, preprocessing: Preprocessing, seed: int) -> NDArray[np.uint8]:
-    """One picture, uint8 (H, W, 3), the same for the same seed. Raises SourceError."""
+def read_image(file: Path, preprocessing: Preprocessing, seed: int | None) -> NDArray[np.uint8]:
+    """Read uint8 (H, W, 3) as the service does, or augmented by a seed. Raises SourceError."""
+    if seed is None:
+        return read_pixels(file, preprocessing)
     try:
         image = decode_whole(file.read_bytes(), preprocessing.exif, MAX_PIXELS)
     except (OSError, ServiceError) as error:
         raise SourceError(f"{file}: {error}") from error
-    room = round(preprocessing.input_px * _ROOM)
-    if min(image.size) > room:
-        scale = room / min(image.size)
-        image = image.resize((max(room, round(image.width * scale)), max(room, round(image.height * scale))))
+    side = round(preprocessing.input_px * _LARGEST)
+    if min(image.size) > side:
+        scale = side / min(image.size)
+        image = image.resize((max(side, round(image.width * scale)), max(side, round(image.height * scale))))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return np.array(_recipe(preprocessing.input_px)(image), dtype=np.uint8)

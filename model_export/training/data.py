@@ -1,12 +1,10 @@
-"""What is trained on: records, labels, and the pictures or descriptors of a batch."""
+"""Training data: records, labels, and the images or descriptors of a batch."""
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,16 +13,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.datasets.dataset import Dataset, Record
-from model_export.descriptors.images import read_pixels, require_images, require_training_images
+from benchmarks.scoring.evaluation import Vectors, score_vectors
+from model_export.descriptors.images import require_images, require_training_images
 from model_export.errors import SourceError
-from model_export.training.augment import augmented
+from model_export.training.augment import read_image
 from model_export.training.sampling import Batch
 from service.manifest import Preprocessing
+
+_R_AT_1_SAMPLE = 2000  # queries per domain, against all training images
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The training split of some domains, labels counted from 0 in each."""
+    """The training splits of some domains, with labels counted from 0 in each domain.
+
+    An image with several classes is labelled with the first.
+    """
 
     data: Dataset
     records: dict[str, list[Record]]
@@ -33,20 +37,26 @@ class TrainingSet:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Images of each domain."""
+        """Number of images by domain."""
         return {domain: len(records) for domain, records in self.records.items()}
+
+    def r_at_1(self, descriptors: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
+        """R@1 of the descriptors, (N, D) by domain, among the training images."""
+        if not descriptors:
+            return {}
+        gallery = {domain: Vectors(self.records[domain], rows) for domain, rows in descriptors.items()}
+        queries = {}
+        for domain, vectors in gallery.items():
+            step = max(1, len(vectors.records) // _R_AT_1_SAMPLE)
+            queries[domain] = Vectors(vectors.records[::step], vectors.rows[::step])
+        return {domain: score.r_at_1 for domain, score in score_vectors(queries, gallery).items()}
 
 
 def training_set(data: Dataset, domains: Sequence[str]) -> TrainingSet:
-    """All domains if none is named. Raises SourceError for a domain that is empty or not there.
-
-    An image of several classes is trained as one of the first.
-    """
+    """Load these domains, or all if there are none. Raises SourceError for an empty or unknown domain."""
     missing = sorted(set(domains) - set(data.domains))
     if missing:
-        raise SourceError(
-            f"{data.root} has no domain {', '.join(missing)}; it has: {', '.join(data.domains)}"
-        )
+        raise SourceError(f"{data.root} has no domain {', '.join(missing)}; it has {', '.join(data.domains)}")
     domains = domains or data.domains
     require_training_images(data, domains)
     records = {domain: data.records(domain, "train") for domain in domains}
@@ -55,27 +65,19 @@ def training_set(data: Dataset, domains: Sequence[str]) -> TrainingSet:
     require_images(data, dict.fromkeys([*splits, *galleries]))
     labels, classes = {}, {}
     for domain, rows in records.items():
-        known, labels[domain] = np.unique([record.class_ids[0] for record in rows], return_inverse=True)
-        classes[domain] = len(known)
+        class_ids, labels[domain] = np.unique([row.class_ids[0] for row in rows], return_inverse=True)
+        classes[domain] = len(class_ids)
     return TrainingSet(data, records, labels, classes)
-
-
-class Inputs(Protocol):
-    """Where the inputs of a stage come from."""
-
-    def of(self, batches: list[Batch], seed: int) -> Iterator[Tensor]:
-        """Descriptors float32 (B, D), or pixels uint8 (B, H, W, 3), of every batch in turn."""
-        ...
 
 
 @dataclass(frozen=True)
 class CachedDescriptors:
-    """Of a frozen backbone: each view is float32 (N, D) for each domain."""
+    """Descriptors of a frozen backbone: each view has float32 (N, D) by domain."""
 
     views: list[dict[str, NDArray[np.float32]]]
 
-    def of(self, batches: list[Batch], seed: int) -> Iterator[Tensor]:
-        """A view is drawn for each batch."""
+    def read(self, batches: list[Batch], seed: int) -> Iterator[Tensor]:
+        """Yield descriptors float32 (B, D) of each batch from a random view."""
         rng = np.random.default_rng(seed)
         for batch in batches:
             view = self.views[rng.integers(len(self.views))]
@@ -83,16 +85,16 @@ class CachedDescriptors:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Read, and augmented if asked for, as they are needed."""
+class ImageInputs:
+    """Images that are read, and optionally augmented, when they are needed."""
 
     images: TrainingSet
     preprocessing: Preprocessing
     augment: bool
-    workers: int  # processes that read; 0: none but this one
+    workers: int  # processes that read; 0: this process reads
 
-    def of(self, batches: list[Batch], seed: int) -> Iterator[Tensor]:
-        """The same picture is cut anew each time it comes."""
+    def read(self, batches: list[Batch], seed: int) -> Iterator[Tensor]:
+        """Yield pixels uint8 (B, H, W, 3) of each batch. An image is augmented differently every time."""
         keys = [
             [(batch.domain, int(row), zlib.crc32(f"{seed}/{number}/{row}".encode())) for row in batch.rows]
             for number, batch in enumerate(batches)
@@ -110,33 +112,29 @@ class Pictures:
             yield batch
 
     def __getitem__(self, key: tuple[str, int, int]) -> NDArray[np.uint8] | SourceError:
-        # Raised in a worker, an error would come back with the worker's traceback in its words.
+        # An error raised in a worker process would arrive with a traceback in its message.
         domain, row, seed = key
         file = self.images.data.image(self.images.records[domain][row])
         try:
-            return picture(file, self.preprocessing, seed if self.augment else None)
+            return read_image(file, self.preprocessing, seed if self.augment else None)
         except SourceError as error:
             return error
 
 
-def picture(file: Path, preprocessing: Preprocessing, seed: int | None) -> NDArray[np.uint8]:
-    """One training picture, uint8 (H, W, 3): as the service would see it, or augmented by a seed."""
-    if seed is None:
-        return read_pixels(file, preprocessing)
-    return augmented(file, preprocessing, seed)
+Inputs = CachedDescriptors | ImageInputs
 
 
 def _forkserver() -> BaseContext:
-    """Readers come from a clean process: a fork of this one, which has threads, may hang."""
+    """Return a context for readers. A fork of this process, which has threads, might hang."""
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
 
 
-def _stacked(pictures: list[NDArray[np.uint8] | SourceError]) -> Tensor | SourceError:
-    read = []
-    for one in pictures:
-        if isinstance(one, SourceError):
-            return one
-        read.append(one)
-    return torch.from_numpy(np.stack(read))
+def _stacked(images: list[NDArray[np.uint8] | SourceError]) -> Tensor | SourceError:
+    pixels = []
+    for image in images:
+        if isinstance(image, SourceError):
+            return image
+        pixels.append(image)
+    return torch.from_numpy(np.stack(pixels))

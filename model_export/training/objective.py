@@ -1,6 +1,6 @@
-"""From a descriptor to the losses: the embedding, its classifiers, and UDON's teachers.
+"""Losses of a descriptor: the embedding, its classifiers, and UDON's teachers.
 
-Every batch comes from one domain. A classifier's logits are cosines to its class centres, times a scale.
+Every batch comes from one domain. The logits of a classifier are scaled cosines to its class centres.
 """
 
 import math
@@ -12,84 +12,80 @@ from torch.nn import functional
 
 from model_export.training.config import Classifier, Strategy, Udon
 
-# Only a centre's direction counts, and a step turns a short one further: centres go to where the embedding
-# is, and not the embedding to where they happened to begin.
-_SHORT = 0.05
+# Only the direction of a centre matters, and a step turns a short one further. So the centres move towards
+# the embedding, rather than the embedding towards random centres.
+_CENTRE_STD = 0.05
 
 
 class Classifiers(nn.Module):
-    """Class centres, jointly over all domains or separately for each."""
+    """Class centres, joint for all domains or separate for each."""
 
-    def __init__(self, said: Classifier, classes: Mapping[str, int], dim: int) -> None:
+    def __init__(self, config: Classifier, classes: Mapping[str, int], dim: int) -> None:
         super().__init__()
-        self.said = said
-        self.names = list(classes)  # ParameterDict keys may not hold dots; domains may
-        if said.kind == "joint":
-            sizes, starts = (
-                [sum(classes.values())],
-                [sum(list(classes.values())[:n]) for n in range(len(classes))],
-            )
-        else:
-            sizes, starts = list(classes.values()), [0] * len(classes)
+        self.config = config
+        self.names = list(classes)  # domains may contain dots, which ParameterDict keys may not
+        sizes, starts = list(classes.values()), [0] * len(classes)
+        if config.kind == "joint":
+            sizes, starts = [sum(sizes)], [sum(sizes[:number]) for number in range(len(sizes))]
         self.starts = dict(zip(classes, starts, strict=True))
         self.centres = nn.ParameterList(
-            nn.Parameter(nn.init.normal_(torch.empty(size * said.subcentres, dim), std=_SHORT))
+            nn.Parameter(nn.init.normal_(torch.empty(size * config.subcentres, dim), std=_CENTRE_STD))
             for size in sizes
         )
 
     def cosines(self, embedding: Tensor, domain: str) -> Tensor:
-        """(B, dim), unit norm -> (B, classes)."""
-        which = 0 if self.said.kind == "joint" else self.names.index(domain)
-        centres = functional.normalize(self.centres[which])
+        """Return the cosines (B, classes) of embeddings (B, dim) of unit norm."""
+        number = 0 if self.config.kind == "joint" else self.names.index(domain)
+        centres = functional.normalize(self.centres[number])
         cosines = embedding @ centres.T  # (B, classes * subcentres)
-        return cosines.reshape(len(cosines), -1, self.said.subcentres).amax(dim=2)
+        return cosines.reshape(len(cosines), -1, self.config.subcentres).amax(dim=2)
 
     def loss(self, embedding: Tensor, labels: Tensor, domain: str) -> Tensor:
-        """Cross-entropy of scaled cosines, the right class made harder by the margin."""
+        """Return the cross-entropy of scaled cosines, with the margin applied to the true class."""
         labels = labels + self.starts[domain]
         cosines = self.cosines(embedding, domain)
-        if self.said.margin:
-            right = cosines.gather(1, labels[:, None])
-            cosines = cosines.scatter(1, labels[:, None], _harder(right, self.said))
-        return functional.cross_entropy(cosines * self.said.scale, labels)
+        if self.config.margin:
+            true = cosines.gather(1, labels[:, None])
+            cosines = cosines.scatter(1, labels[:, None], _with_margin(true, self.config))
+        return functional.cross_entropy(cosines * self.config.scale, labels)
 
 
-def _harder(cosine: Tensor, said: Classifier) -> Tensor:
-    if said.loss == "cosface":
-        return cosine - said.margin
-    # Past pi - margin, cos(angle + margin) would rise again: there the penalty goes on linearly.
+def _with_margin(cosine: Tensor, config: Classifier) -> Tensor:
+    margin = config.margin
+    if config.loss == "cosface":
+        return cosine - margin
+    # Beyond pi - margin, cos(angle + margin) would rise again, so the penalty continues linearly.
     inside = cosine.clamp(-1 + 1e-6, 1 - 1e-6)
-    moved = torch.cos(torch.acos(inside) + said.margin)
-    return torch.where(
-        cosine > math.cos(math.pi - said.margin), moved, cosine - said.margin * math.sin(said.margin)
-    )
+    moved = torch.cos(torch.acos(inside) + margin)
+    return torch.where(cosine > math.cos(math.pi - margin), moved, cosine - margin * math.sin(margin))
 
 
 class Objective(nn.Module):
-    """The embedding and everything that trains it."""
+    """The embedding and the losses that train it."""
 
     def __init__(
         self,
-        said: Strategy,
+        strategy: Strategy,
         classes: Mapping[str, int],
         descriptor_dim: int,
         trust: Mapping[str, float] | None = None,
     ) -> None:
-        """`trust` is the frozen backbone's R@1 of each domain, where an anchor needs it."""
+        """`trust` is the frozen backbone's R@1 by domain, used by an anchor."""
         super().__init__()
-        self.dropout = said.head.dropout
-        self.embed = nn.Linear(descriptor_dim, said.head.dim)
-        self.classifiers = Classifiers(said.classifier, classes, said.head.dim)
-        weight = said.anchor.weight if said.anchor else 0.0
+        head, classifier, udon = strategy.head, strategy.classifier, strategy.udon
+        self.dropout = head.dropout
+        self.embed = nn.Linear(descriptor_dim, head.dim)
+        self.classifiers = Classifiers(classifier, classes, head.dim)
+        weight = strategy.anchor.weight if strategy.anchor else 0.0
         self.anchor = {domain: weight * share**2 for domain, share in (trust or {}).items()}
-        self.teachers = Teachers(said.udon, said.classifier, classes, descriptor_dim) if said.udon else None
+        self.teachers = Teachers(udon, classifier, classes, descriptor_dim) if udon else None
 
     def forward(
         self, descriptor: Tensor, labels: Tensor, domain: str, frozen: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """(B, D), (B,) -> each loss by name; what is minimised is their sum.
+        """Return the losses of (B, D), (B,) by name; their sum is minimised.
 
-        `frozen` are the frozen backbone's descriptors of the same pictures, (B, D), for the anchor.
+        `frozen` holds the frozen backbone's descriptors of the same images, (B, D), for the anchor.
         """
         unit = functional.dropout(functional.normalize(descriptor), self.dropout, self.training)
         embedding = functional.normalize(self.embed(unit))
@@ -98,26 +94,26 @@ class Objective(nn.Module):
             student = self.classifiers.cosines(embedding, domain)
             losses |= self.teachers(unit, labels, domain, embedding, student)
         if frozen is not None:
-            held = functional.normalize(frozen)
-            moved = functional.mse_loss(embedding @ embedding.T, held @ held.T)
-            losses["anchor"] = self.anchor[domain] * moved
+            before = functional.normalize(frozen)
+            difference = functional.mse_loss(embedding @ embedding.T, before @ before.T)
+            losses["anchor"] = self.anchor[domain] * difference
         return losses
 
 
 class Teachers(nn.Module):
-    """UDON: a wider embedding for each domain, whose knowledge the student takes over.
+    """UDON: a wider embedding per domain, distilled into the student.
 
-    Four terms of equal weight: the cross-entropies of teacher and student, the divergence of their
-    class distributions at a temperature, and the squared difference of their similarities in the batch.
-    The student learns from the teacher and not the other way: its targets carry no gradient.
+    The loss has four terms of equal weight: the cross-entropies of teacher and student, the divergence of
+    their class distributions at a temperature, and the squared difference of their similarities in the batch.
+    The targets carry no gradient, so the teacher does not learn from the student.
     """
 
-    def __init__(self, said: Udon, classifier: Classifier, classes: Mapping[str, int], width: int) -> None:
+    def __init__(self, config: Udon, classifier: Classifier, classes: Mapping[str, int], width: int) -> None:
         super().__init__()
         self.names = list(classes)
-        self.temperature = said.temperature
-        self.embed = nn.ModuleList(nn.Linear(width, said.teacher_dim) for _ in classes)
-        self.classifiers = Classifiers(classifier, classes, said.teacher_dim)
+        self.temperature = config.temperature
+        self.embed = nn.ModuleList(nn.Linear(width, config.teacher_dim) for _ in classes)
+        self.classifiers = Classifiers(classifier, classes, config.teacher_dim)
 
     def forward(
         self, unit: Tensor, labels: Tensor, domain: str, student: Tensor, student_cosines: Tensor

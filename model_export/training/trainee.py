@@ -1,4 +1,4 @@
-"""What the loop works on: the module that learns, its optimizer, and the memory that a checkpoint keeps."""
+"""State of the training loop: the trained module, its optimizer, and the progress stored in a checkpoint."""
 
 import math
 from collections.abc import Callable
@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.scoring.measures import DomainScore, mean_over_domains
 from model_export.training.config import Stage
 from model_export.training.objective import Objective
 from model_export.training.run_folder import Summary
 
 
 class Trainee(nn.Module):
-    """Backbone and objective as one module, so that one call is one step on any number of devices."""
+    """Backbone and objective in one module, so that a step is a single call on any number of devices."""
 
     def __init__(self, descriptor: nn.Module, objective: Objective) -> None:
         super().__init__()
@@ -23,16 +24,16 @@ class Trainee(nn.Module):
     def forward(
         self, inputs: Tensor, labels: Tensor, domain: str, frozen: Tensor | None
     ) -> dict[str, Tensor]:
-        """Pixels (uint8) go through the backbone; descriptors (float32) have been there already."""
+        """Return the losses of pixels (uint8), or of descriptors (float32), which skip the backbone."""
         if inputs.dtype == torch.uint8:
             inputs = self.descriptor(inputs)
-        # Angles and scaled cosines need more than the three digits of a half-precision number.
+        # Half precision, with three digits, is too coarse for angles and scaled cosines.
         with torch.autocast(inputs.device.type, enabled=False):
             losses: dict[str, Tensor] = self.objective(inputs.float(), labels, domain, frozen)
         return losses
 
     def train(self, mode: bool = True) -> "Trainee":
-        """The backbone stays in eval mode: batches of one domain would ruin its batch statistics."""
+        """Keep the backbone in eval mode: single-domain batches would distort its batch statistics."""
         super().train(mode)
         self.descriptor.eval()
         return self
@@ -40,10 +41,10 @@ class Trainee(nn.Module):
 
 @dataclass
 class Memory:
-    """Where a run is."""
+    """Progress of a run."""
 
     stage: int = 0
-    step: int = 0  # of the stage
+    step: int = 0  # in the stage
     total_steps: int = 0
     wall_s: float = 0.0
     cpu_s: float = 0.0
@@ -51,13 +52,35 @@ class Memory:
     best_stage: int = 0
     best_step: int = 0
     best_steps: dict[str, int] = field(default_factory=dict)
-    steps: dict[str, int] = field(default_factory=dict)  # batches of each domain so far
-    visits: dict[str, int] = field(default_factory=dict)  # of this stage
+    steps: dict[str, int] = field(default_factory=dict)  # batches by domain so far
+    visits: dict[str, int] = field(default_factory=dict)  # in this stage
     teacher_loss: dict[str, float] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list)
 
+    def record(self, stage: int, scores: dict[str, DomainScore], losses: dict[str, float]) -> bool:
+        """Log an evaluation. Return True if its mean R@1 is the highest so far."""
+        mean = mean_over_domains(scores)
+        self.log.append(
+            {
+                "stage": stage,
+                "step": self.step,
+                "total_steps": self.total_steps,
+                "val R@1": mean["R@1"],
+                "val mMP@5": mean["mMP@5"],
+                **{f"loss {name}": value for name, value in losses.items()},
+                **{f"R@1 {domain}": score.r_at_1 for domain, score in scores.items()},
+                "wall_s": round(self.wall_s, 1),
+                "cpu_s": round(self.cpu_s, 1),
+            }
+        )
+        if mean["R@1"] <= self.best_val:
+            return False
+        self.best_val, self.best_steps = mean["R@1"], dict(self.steps)
+        self.best_stage, self.best_step = stage, self.step
+        return True
+
     def summary(self, title: str) -> Summary:
-        """What the run came to."""
+        """Summarise the finished run."""
         return Summary(
             title=title,
             best_stage=self.best_stage,
@@ -69,7 +92,7 @@ class Memory:
         )
 
     def checkpoint(self, trainee: Trainee, optimizer: torch.optim.Optimizer, trained: bool) -> dict[str, Any]:
-        """All that resuming needs. The backbone is kept once it has been `trained`."""
+        """Return the state needed to resume. The backbone is included only if it was `trained`."""
         return {
             "objective": trainee.objective.state_dict(),
             "descriptor": trainee.descriptor.state_dict() if trained else None,
@@ -78,26 +101,8 @@ class Memory:
         }
 
 
-class Means:
-    """Running means by name."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, values: dict[str, float]) -> None:
-        """One value for each name."""
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-            self._counts[name] = self._counts.get(name, 0) + 1
-
-    def read(self) -> dict[str, float]:
-        """The means so far."""
-        return {name: total / self._counts[name] for name, total in self._sums.items()}
-
-
 def make_optimizer(trainee: Trainee, stage: Stage) -> torch.optim.Optimizer:
-    """AdamW over what the stage trains; everything else is frozen."""
+    """Create AdamW for the parameters that the stage trains, and freeze the others."""
     groups = [{"params": list(trainee.objective.parameters()), "lr": stage.lr}]
     trained = []
     for name, parameter in trainee.descriptor.named_parameters():
@@ -111,7 +116,7 @@ def make_optimizer(trainee: Trainee, stage: Stage) -> torch.optim.Optimizer:
 
 
 def rate_factor(stage: Stage, steps: int) -> Callable[[int], float]:
-    """What the stage's rates are multiplied with at each step."""
+    """Return the factor of the learning rates as a function of the step."""
 
     def cosine(step: int) -> float:
         warm_up = min(1.0, (step + 1) / (0.05 * steps + 1))

@@ -47,7 +47,7 @@ from benchmarks.runs.run import PACKED, Observation, Run, to_line
 from benchmarks.runs.validity import Limits
 from model_export.export.fp32 import export_model
 from service.manifest import load_manifest
-from tests.model_export.training.conftest import SHAPES, draw
+from tests.support.shapes import SHAPES, draw
 from tests.support.tiny import tiny_data, tiny_trained
 
 QUIET = Console(quiet=True)

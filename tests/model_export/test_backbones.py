@@ -1,4 +1,4 @@
-"""Every backbone: the preprocessing that its library says, its width, its weights, its ONNX graph."""
+"""Every backbone: preprocessing as in its library, width, weights, ONNX graph."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from model_export.errors import SourceError
-from model_export.export.canonical import canonical_picture
+from model_export.export.canonical import canonical_image
 from model_export.export.fp32 import write_onnx
 from model_export.networks.backbones import BACKBONES, Backbone, load_backbone, weights_sha256, weights_source
 from model_export.networks.graph import EmbeddingGraph, Normalise
@@ -29,7 +29,7 @@ from tests.support.pictures import encode
 LITE = BACKBONES["efficientnet-lite0"]
 TINY = replace(
     BACKBONES["imagenet-vit-s16"], architecture="test_vit", weights="r160_in1k", descriptor_dim=64
-)  # timm's own, for tests: 160 px, 6 blocks
+)  # timm's test network: 160 px, 6 blocks
 _SMALL_CONFIGS = {
     "small-clip": {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
     "small-siglip": {
@@ -47,7 +47,7 @@ def rows(family: str) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def small_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Backbone]:
-    """Rows of small architectures, as one would add them: two of them made known to open_clip first."""
+    """Rows of small architectures; two of them are registered with open_clip first."""
     folder = tmp_path_factory.mktemp("open_clip")
     for name, vision in _SMALL_CONFIGS.items():
         config = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": {}, "quick_gelu": name == "small-clip"}
@@ -62,54 +62,54 @@ def small_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Backbone]:
     return {
         "small-clip": small(clip, "small-clip", 64),
         "small-siglip": small(clip, "small-siglip", 160),
-        "small-timm": small(TINY, "test_vit", 64),  # not the 160 px of its own
+        "small-timm": small(TINY, "test_vit", 64),  # the default is 160 px
     }
 
 
-def ours(row: Backbone, image: Image.Image) -> NDArray[np.float64]:
-    """What the network gets: (3, H, W)."""
+def network_input(row: Backbone, image: Image.Image) -> NDArray[np.float64]:
+    """Decode and normalise as the service does: (3, H, W)."""
     pixels = decode(encode(image), row.preprocessing, 10**9).astype(np.float64)
     return ((pixels - row.mean) / row.std).transpose(2, 0, 1)
 
 
-def assert_close(row: Backbone, theirs: Tensor) -> None:
-    """Within two levels of 255, since they resize and crop in two steps; and a breath for float32."""
-    got = ours(row, canonical_picture())
-    levels = np.abs(got - theirs.numpy()) * np.array(row.std)[:, None, None]
-    assert got.shape == tuple(theirs.shape)
+def assert_close(row: Backbone, reference: Tensor) -> None:
+    """Allow two levels of 255, since the libraries resize and crop in two steps, and float32 rounding."""
+    actual = network_input(row, canonical_image())
+    levels = np.abs(actual - reference.numpy()) * np.array(row.std)[:, None, None]
+    assert actual.shape == tuple(reference.shape)
     assert levels.max() < 2.01
 
 
 @pytest.mark.parametrize("name", rows("open_clip"))
-def test_open_clip_would_prepare_a_picture_the_same_way(name: str) -> None:
+def test_preprocessing_is_that_of_open_clip(name: str) -> None:
     row = BACKBONES[name]
-    said = open_clip.get_pretrained_cfg(row.architecture, row.weights)
+    pretrained = open_clip.get_pretrained_cfg(row.architecture, row.weights)
     model = open_clip.get_model_config(row.architecture)
     config = PreprocessCfg(
         size=model["vision_cfg"]["image_size"],
-        **{key: said[key] for key in ("mean", "std", "interpolation", "resize_mode")},
+        **{key: pretrained[key] for key in ("mean", "std", "interpolation", "resize_mode")},
     )
-    assert_close(row, image_transform_v2(config, is_train=False)(canonical_picture()))
-    assert said.get("quick_gelu", False) == model.get("quick_gelu", False)
+    assert_close(row, image_transform_v2(config, is_train=False)(canonical_image()))
+    assert pretrained.get("quick_gelu", False) == model.get("quick_gelu", False)
 
 
 @pytest.mark.parametrize("name", rows("timm"))
-def test_timm_would_prepare_a_picture_the_same_way(name: str) -> None:
+def test_preprocessing_is_that_of_timm(name: str) -> None:
     row = BACKBONES[name]
-    said = timm.get_pretrained_cfg(f"{row.architecture}.{row.weights}").to_dict()
+    pretrained = timm.get_pretrained_cfg(f"{row.architecture}.{row.weights}").to_dict()
     px = row.preprocessing.input_px
-    config = timm.data.resolve_data_config({"input_size": (3, px, px)}, pretrained_cfg=said)
-    assert_close(row, timm.data.create_transform(**config)(canonical_picture()))
-    assert said["license"] == row.licence.lower()
+    config = timm.data.resolve_data_config({"input_size": (3, px, px)}, pretrained_cfg=pretrained)
+    assert_close(row, timm.data.create_transform(**config)(canonical_image()))
+    assert pretrained["license"] == row.licence.lower()
 
 
 @pytest.mark.parametrize("name", rows("efficientnet-lite"))
-def test_efficientnet_lite_is_whole_and_of_its_own_size(name: str) -> None:
+def test_efficientnet_lite_has_its_weights_and_its_size(name: str) -> None:
     row = BACKBONES[name]
     network = load_backbone(row)
     assert network.network.input_image_size == row.preprocessing.input_px  # type: ignore[union-attr]
     with torch.inference_mode():
-        assert network(torch.tensor(ours(row, canonical_picture())[None]).float()).std() > 0.1
+        assert network(torch.tensor(network_input(row, canonical_image())[None]).float()).std() > 0.1
     assert weights_source(row) == row.source
 
 
@@ -117,13 +117,13 @@ def test_efficientnet_lite_is_whole_and_of_its_own_size(name: str) -> None:
 def test_descriptors_have_the_width_of_the_row(name: str) -> None:
     row = BACKBONES[name]
     px = row.preprocessing.input_px
-    with torch.device("meta"):  # shapes alone: the largest has 632 million parameters
+    with torch.device("meta"):  # shapes only: the largest has 632 million parameters
         network = FAMILIES[row.family].build(row.architecture, px).eval()
         assert network(torch.zeros(2, 3, px, px)).shape == (2, row.descriptor_dim)
 
 
 @pytest.mark.parametrize("name", ["small-clip", "small-siglip", "small-timm"])
-def test_onnx_does_what_torch_does_at_any_batch(
+def test_onnx_reproduces_torch_at_any_batch(
     name: str, small_rows: dict[str, Backbone], tmp_path: Path
 ) -> None:
     row = small_rows[name]
@@ -137,12 +137,12 @@ def test_onnx_does_what_torch_does_at_any_batch(
     for batch in (1, 3, 7):
         pixels = rng.integers(0, 256, (batch, px, px, 3), dtype=np.uint8)
         with torch.inference_mode():
-            wanted = graph(torch.from_numpy(pixels)).numpy()
-        (got,) = session.run(None, {"pixels": pixels})
-        np.testing.assert_allclose(got, wanted, atol=1e-5)
+            expected = graph(torch.from_numpy(pixels)).numpy()
+        (actual,) = session.run(None, {"pixels": pixels})
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
-def test_random_weights_are_those_of_the_seed(small_rows: dict[str, Backbone]) -> None:
+def test_random_weights_depend_on_the_seed_only(small_rows: dict[str, Backbone]) -> None:
     row = small_rows["small-clip"]
     state = torch.get_rng_state()
     first, again, other = (
@@ -159,23 +159,23 @@ def test_random_weights_are_those_of_the_seed(small_rows: dict[str, Backbone]) -
 
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
 def test_weights_from_a_local_file(kind: str, small_rows: dict[str, Backbone], tmp_path: Path) -> None:
-    """Of a whole CLIP, as released: both towers, and the projection that is not used."""
+    """The file may be a complete CLIP with both towers and the unused projection."""
     row = small_rows["small-clip"]
-    wanted = load_backbone(row, "random:7").state_dict()
-    whole = {f"visual.{name}": tensor for name, tensor in wanted.items()}
-    whole |= {
+    expected = load_backbone(row, "random:7").state_dict()
+    clip = {f"visual.{name}": tensor for name, tensor in expected.items()}
+    clip |= {
         "visual.proj": torch.ones(64, 32),
         "logit_scale": torch.ones(()),
         "ln_final.bias": torch.ones(3),
     }
-    for state in (wanted, whole):
+    for state in (expected, clip):
         file = tmp_path / f"weights.{kind}"
         if kind == "pt":
             torch.save(state, file)
         else:
             safetensors.torch.save_file(state, file)
         loaded = load_backbone(row, str(file)).state_dict()
-        assert all(torch.equal(loaded[name], wanted[name]) for name in wanted)
+        assert all(torch.equal(loaded[name], expected[name]) for name in expected)
     assert str(tmp_path) not in weights_source(row, str(file))
     assert len(weights_sha256(row, str(file))) == 64
 
@@ -185,9 +185,9 @@ def test_weights_of_another_image_size_are_resampled_as_timm_does(
 ) -> None:
     file = tmp_path / "weights.pt"
     torch.manual_seed(0)
-    torch.save(timm.create_model("test_vit").state_dict(), file)  # with its classifier
+    torch.save(timm.create_model("test_vit").state_dict(), file)  # including its classifier
     small = load_backbone(small_rows["small-timm"], str(file))
-    theirs = timm.create_model(
+    reference = timm.create_model(
         "test_vit",
         pretrained=True,
         pretrained_cfg_overlay={"file": str(file)},
@@ -196,11 +196,11 @@ def test_weights_of_another_image_size_are_resampled_as_timm_does(
     )
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
-        assert torch.equal(small(images), theirs.eval()(images))
+        assert torch.equal(small(images), reference.eval()(images))
 
 
-def _broken(kind: str, good: dict[str, Tensor], file: Path) -> None:
-    torch.save(good, file)
+def _write_invalid(kind: str, valid: dict[str, Tensor], file: Path) -> None:
+    torch.save(valid, file)
     name = "ln_post.weight"
     match kind:
         case "truncated":
@@ -210,19 +210,19 @@ def _broken(kind: str, good: dict[str, Tensor], file: Path) -> None:
         case "code":
             torch.save({"weights": Path}, file)
         case "nested":
-            torch.save({"state_dict": good}, file)
+            torch.save({"state_dict": valid}, file)
         case "missing":
-            torch.save({key: good[key] for key in good if key != name}, file)
+            torch.save({key: valid[key] for key in valid if key != name}, file)
         case "unknown":
-            torch.save(good | {"ln_4.weight": good[name]}, file)
+            torch.save(valid | {"ln_4.weight": valid[name]}, file)
         case "shape":
-            torch.save(good | {name: torch.ones(65)}, file)
+            torch.save(valid | {name: torch.ones(65)}, file)
         case "another network":
             torch.save(nn.Linear(2, 2).state_dict(), file)
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "text"),
     [
         ("truncated", "damaged"),
         ("empty", "damaged"),
@@ -231,25 +231,23 @@ def _broken(kind: str, good: dict[str, Tensor], file: Path) -> None:
         ("nested", "not a state dict"),
         ("missing", r"missing: ln_post\.weight$"),
         ("unknown", r"unknown: ln_4\.weight$"),
-        ("shape", r"of another shape: ln_post\.weight \(65,\) instead of \(64,\)$"),
+        ("shape", r"wrong shape: ln_post\.weight \(65,\) instead of \(64,\)$"),
         ("another network", r"missing: class_embedding, .* and \d+ more; unknown: weight, bias$"),
     ],
 )
-def test_a_file_that_does_not_fit_is_named(
-    kind: str, said: str, small_rows: dict[str, Backbone], tmp_path: Path
-) -> None:
+def test_invalid_file_is_named(kind: str, text: str, small_rows: dict[str, Backbone], tmp_path: Path) -> None:
     row = small_rows["small-clip"]
     file = tmp_path / "weights.pt"
-    _broken(kind, load_backbone(row, "random").state_dict(), file)
-    with pytest.raises(SourceError, match=said) as refusal:
+    _write_invalid(kind, load_backbone(row, "random").state_dict(), file)
+    with pytest.raises(SourceError, match=text) as refusal:
         load_backbone(row, str(file))
     assert str(file) in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    for ask in (load_backbone, weights_sha256):
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    for function in (load_backbone, weights_sha256):
         with pytest.raises(SourceError, match=r"nowhere\.pt"):
-            ask(LITE, str(tmp_path / "nowhere.pt"))
+            function(LITE, str(tmp_path / "nowhere.pt"))
     with pytest.raises(SourceError, match=r"no_such_package .* is not installed"):
         load_backbone(replace(LITE, weights="no_such_package/weights.pth"))

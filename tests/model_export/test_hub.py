@@ -1,4 +1,4 @@
-"""Released weights come from the hub's cache, or the hub; and where there is no hub, an error at once."""
+"""Released weights come from the hub's cache or the hub; without a hub, loading fails at once."""
 
 import socket
 import threading
@@ -26,28 +26,28 @@ TINY = replace(BACKBONES["imagenet-vit-s16"], architecture="test_vit", weights="
 
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nothing was downloaded yet."""
+    """A hub cache without any files."""
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def broken_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Takes connections and hangs up; the list counts them."""
+    """A server that closes every connection; the list counts them."""
     calls: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
 
-        def hang_up() -> None:
+        def close_connections() -> None:
             while True:
                 try:
                     connection, address = server.accept()
                 except OSError:  # the test is over
                     return
-                calls.append(address[0])  # before the caller learns that it was hung up on
+                calls.append(address[0])  # before the client sees the closed connection
                 connection.close()
 
-        thread = threading.Thread(target=hang_up)
+        thread = threading.Thread(target=close_connections)
         thread.start()
         yield calls
         server.shutdown(socket.SHUT_RDWR)
@@ -64,10 +64,12 @@ def broken_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     ],
     ids=lambda value: value.name if isinstance(value, Backbone) else "",
 )
-def test_without_a_hub_one_request_and_one_sentence(row: Backbone, repo: str, broken_hub: list[str]) -> None:
-    for number, ask in enumerate((load_backbone, weights_sha256), start=1):
+def test_without_a_hub_there_is_one_request_and_one_error(
+    row: Backbone, repo: str, broken_hub: list[str]
+) -> None:
+    for number, function in enumerate((load_backbone, weights_sha256), start=1):
         with pytest.raises(SourceError, match=f"the weights of {repo} are not on this machine") as refusal:
-            ask(row)
+            function(row)
         assert "\n" not in str(refusal.value)
         assert len(broken_hub) == number  # no retries, which would take half a minute
 
@@ -81,7 +83,7 @@ def test_without_a_hub_one_request_and_one_sentence(row: Backbone, repo: str, br
         ("metaclip_400m", "timm/vit_base_patch16_clip_224.metaclip_400m"),
     ],
 )
-def test_a_strategys_weights_may_be_on_the_hub_or_a_tag(
+def test_weights_of_a_strategy_may_be_a_hub_name_or_a_tag(
     weights: str, repo: str, broken_hub: list[str]
 ) -> None:
     with pytest.raises(SourceError, match=f"the weights of {repo} are not on this machine"):
@@ -94,38 +96,40 @@ CLIP, LITE = BACKBONES["clip-vit-b32"], BACKBONES["efficientnet-lite0"]
 
 
 @pytest.mark.parametrize(
-    ("row", "weights", "said"),
+    ("row", "weights", "text"),
     [
-        (CLIP, "hf-hub:laion", "is hf-hub:OWNER/NAME"),
-        (CLIP, "nope", "no weights 'nope' of open_clip's ViT-B-32-quickgelu, but openai, "),
-        (replace(CLIP, weights="nope"), "pretrained", "no weights 'nope' of open_clip's"),
-        (replace(CLIP, architecture="ViT-Z"), "pretrained", "of open_clip's ViT-Z, but none"),
-        (replace(CLIP, architecture="ViT-Z"), "random", "open_clip knows no architecture ViT-Z"),
-        (replace(TINY, weights="nope"), "pretrained", "no weights 'nope' of timm's test_vit, but r160_in1k"),
-        (replace(TINY, architecture="vit_z"), "pretrained", "of timm's vit_z, but none"),
-        (replace(TINY, architecture="vit_z"), "random", "timm knows no architecture vit_z"),
-        (replace(LITE, architecture="lite9"), "random", "no architecture lite9"),
-        (LITE, "nope", "no file of weights at nope"),
+        (CLIP, "hf-hub:laion", "hf-hub:OWNER/NAME"),
+        (CLIP, "nope", "open_clip has no weights 'nope' of ViT-B-32-quickgelu; it has: openai, "),
+        (replace(CLIP, weights="nope"), "pretrained", "open_clip has no weights 'nope'"),
+        (replace(CLIP, architecture="ViT-Z"), "pretrained", "of ViT-Z; it has: none"),
+        (replace(CLIP, architecture="ViT-Z"), "random", "open_clip has no architecture ViT-Z"),
+        (
+            replace(TINY, weights="nope"),
+            "pretrained",
+            "timm has no weights 'nope' of test_vit; it has: r160_in1k",
+        ),
+        (replace(TINY, architecture="vit_z"), "pretrained", "of vit_z; it has: none"),
+        (replace(TINY, architecture="vit_z"), "random", "timm has no architecture vit_z"),
+        (replace(LITE, architecture="lite9"), "random", "unknown architecture lite9"),
+        (LITE, "nope", "no weights file at nope"),
     ],
 )
-def test_weights_and_architectures_that_nobody_knows_are_one_sentence(
-    row: Backbone, weights: str, said: str
-) -> None:
-    with pytest.raises(SourceError, match=said) as refusal:
+def test_unknown_weights_and_architectures_are_one_sentence(row: Backbone, weights: str, text: str) -> None:
+    with pytest.raises(SourceError, match=text) as refusal:
         load_backbone(row, weights)
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.usefixtures("broken_hub")
-def test_what_was_downloaded_once_is_used_without_a_hub(empty_cache: Path) -> None:
-    wanted = load_backbone(TINY, "random:3").state_dict()
+def test_cached_weights_are_used_without_a_hub(empty_cache: Path) -> None:
+    expected = load_backbone(TINY, "random:3").state_dict()
     repo = empty_cache / "models--timm--test_vit.r160_in1k"
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text("0123abcd")
     file = repo / "snapshots" / "0123abcd" / "model.safetensors"
     file.parent.mkdir(parents=True)
-    safetensors.torch.save_file(wanted | {"head.weight": torch.ones(1000, 64)}, file)
+    safetensors.torch.save_file(expected | {"head.weight": torch.ones(1000, 64)}, file)
     assert weights_path(TINY) == file
     loaded = load_backbone(TINY).state_dict()
-    assert all(torch.equal(loaded[name], wanted[name]) for name in wanted)
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
     assert weights_sha256(TINY) == weights_sha256(TINY, str(file))

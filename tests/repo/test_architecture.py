@@ -18,6 +18,7 @@ ALLOWED = {
         "model_export",
         "benchmarks.datasets.dataset",
         "benchmarks.errors",
+        "benchmarks.files",
         "benchmarks.scoring.measures",
         "benchmarks.scoring.evaluation",
         "benchmarks.progress",

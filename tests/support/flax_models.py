@@ -1,12 +1,21 @@
-"""The published networks, written again in Flax after their trees: what an import is compared with."""
+"""The published networks in Flax, written from their trees: the reference for imports."""
 
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
+
+from model_export.checkpoints.flax import UNED_CLASSES
+
+Params = dict[str, Any]
+SMALL = {"width": 64, "depth": 2, "heads": 4, "patch": 8}
+SMALL_PX = 32
+HEADS = {"UnED": "projection", "UDON": "universal_student_projection_domain_0"}
 
 
 def quick_gelu(x: Any) -> Any:
@@ -25,8 +34,8 @@ class ClipBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
-        seen = nn.LayerNorm(epsilon=1e-5, name="ln_1")(x)
-        x = x + nn.MultiHeadDotProductAttention(self.heads, name="attn")(seen, seen)
+        normed = nn.LayerNorm(epsilon=1e-5, name="ln_1")(x)
+        x = x + nn.MultiHeadDotProductAttention(self.heads, name="attn")(normed, normed)
         return x + ClipMlp(name="mlp")(nn.LayerNorm(epsilon=1e-5, name="ln_2")(x))
 
 
@@ -65,7 +74,7 @@ class Clip(nn.Module):
 class VitMlp(nn.Module):
     @nn.compact
     def __call__(self, x: Any) -> Any:
-        # Layers without a name are numbered as they are made; nn.gelu is the approximation by tanh.
+        # Unnamed layers are numbered in order of creation; nn.gelu is the tanh approximation.
         hidden = nn.gelu(nn.Dense(4 * x.shape[-1])(x))
         return nn.Dense(x.shape[-1])(hidden)
 
@@ -75,8 +84,8 @@ class VitBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
-        seen = nn.LayerNorm()(x)
-        x = x + nn.MultiHeadDotProductAttention(self.heads)(seen, seen)
+        normed = nn.LayerNorm()(x)
+        x = x + nn.MultiHeadDotProductAttention(self.heads)(normed, normed)
         return x + VitMlp(name="MlpBlock_0")(nn.LayerNorm()(x))
 
 
@@ -116,12 +125,12 @@ class Vit(nn.Module):
         return VitBlocks(self.depth, self.heads, name="Transformer")(x)[:, 0]
 
 
-# What goes into the first norm is made faint: where its variance is no larger than the eps, the eps shows.
-_FAINT = {"conv1", "class_embedding", "positional_embedding", "embedding", "cls", "posembed_input"}
+# The input of the first norm is kept small, so that a different eps changes the result.
+_SMALL_INPUTS = {"conv1", "class_embedding", "positional_embedding", "embedding", "cls", "posembed_input"}
 
 
-def random_params(backbone: nn.Module, px: int, seed: int) -> dict[str, Any]:
-    """Of the backbone: every array random, and large enough for activations to bend."""
+def random_params(backbone: nn.Module, px: int, seed: int) -> Params:
+    """Return random parameters, large enough for the activations to be nonlinear."""
     shapes = jax.eval_shape(backbone.init, jax.random.key(0), jnp.zeros((1, px, px, 3)))["params"]
     rng = np.random.default_rng(seed)
 
@@ -134,7 +143,7 @@ def random_params(backbone: nn.Module, px: int, seed: int) -> dict[str, Any]:
             values *= 3 / np.sqrt(inputs)
         elif path[-1] == "scale":
             values += 1
-        if _FAINT & set(path):
+        if _SMALL_INPUTS & set(path):
             values *= 0.02
         return np.asarray(values, dtype=np.float32)
 
@@ -142,8 +151,35 @@ def random_params(backbone: nn.Module, px: int, seed: int) -> dict[str, Any]:
 
 
 def dense(rng: np.random.Generator, inputs: int, outputs: int) -> dict[str, NDArray[np.float32]]:
-    """A layer with bias."""
+    """Return random parameters of a layer with bias."""
     return {
         "kernel": rng.normal(size=(inputs, outputs)).astype(np.float32),
         "bias": rng.normal(size=outputs).astype(np.float32),
     }
+
+
+def complete_tree(backbone: Params, width: int, method: str, dim: int = 64) -> Params:
+    """Add the head and the parameters used in training only, named as in the reference code."""
+    rng = np.random.default_rng(1)
+    classes = dict(enumerate(UNED_CLASSES.values()))
+    if method == "UnED":
+        head: Params = {"projection": dense(rng, width, dim)}
+        unused = {f"output_projection_{at}": {"kernel": np.ones((1, n))} for at, n in classes.items()}
+        return backbone | head | unused
+    tree: Params = {HEADS["UDON"]: {"Dense_0": dense(rng, width, dim)}}
+    for at, count in classes.items():
+        tree[f"teacher_projection_domain_{at}"] = {"Dense_0": dense(rng, width, 256)}
+        tree[f"teacher_output_projection_{at}"] = {"kernel": np.ones((1, count))}
+        tree[f"universal_student_output_projection_{at}"] = {"kernel": np.ones((1, count))}
+    return backbone | tree
+
+
+def clip_tree() -> Params:
+    """Return a small, complete CLIP checkpoint."""
+    return complete_tree(random_params(Clip(**SMALL), SMALL_PX, seed=0), SMALL["width"], "UnED")
+
+
+def save_checkpoint(tree: Params, file: Path, **state: Any) -> Path:
+    """Write a train state as the reference code does."""
+    file.write_bytes(flax.serialization.msgpack_serialize({"params": tree, **state}))
+    return file

@@ -1,4 +1,4 @@
-"""Models and data of a size for tests: real networks, real exports, real files, all in seconds."""
+"""Small models and data for tests, exported in seconds."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ ROWS = {
 
 
 def tiny_data(root: Path) -> Dataset:
-    """Two domains in UnED's layout, four pictures a class; `animals` has an index of its own."""
+    """Write two domains in UnED's layout, four images per class; `animals` has a separate index."""
     seed = 0
     for domain, splits in ROWS.items():
         info = root / "data" / "info_files" / domain
@@ -44,7 +44,7 @@ def tiny_data(root: Path) -> Dataset:
 
 
 class _ConvNet(nn.Module):
-    """Five convolutions, two of them depthwise, ReLU6 between: (N, 3, 32, 32) -> (N, 24)."""
+    """Five convolutions with ReLU6 between them, two of them depthwise: (N, 3, 32, 32) -> (N, 24)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {"conv": _ConvNet, "vit": _vit}
 
 
 def tiny_trained(kind: str, data_fingerprint: str = "none") -> Trained:
-    """A network of `kind` with random weights, always the same."""
+    """Return a network of `kind` with the same random weights every time."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     mean, std = (120.0, 115.0, 105.0), (58.0, 57.0, 57.5)
