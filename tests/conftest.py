@@ -18,11 +18,12 @@ from service.settings import load_settings
 from tests.support.isolation import Guard, hide_torch, imports_torch
 from tests.support.paths import ROOT
 from tests.support.remote import World, served
+from tests.support.waiting import LIMIT_S
 
 # A test is an integration test if it is in one of these areas, if it uses one of these fixtures, or if it is
 # marked as one. Every other test is a unit test: the guard fails it if it breaks the rule.
 INTEGRATION_AREAS = {"live", "model_export"}
-INTEGRATION_FIXTURES = {"service", "octet", "live", "wrk"}
+INTEGRATION_FIXTURES = {"service", "bounded", "octet", "live", "wrk"}
 GUARD = Guard()
 
 # Tests set their own settings; those of the shell do not count.
@@ -32,7 +33,9 @@ for _name in [name for name in os.environ if name.startswith("UIE_")]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds `--unit`."""
-    parser.addoption("--unit", action="store_true", help="only tests without service process, torch and network")
+    parser.addoption(
+        "--unit", action="store_true", help="only tests without service process, torch and network"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -113,11 +116,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
 
 
 @pytest.fixture(scope="session")
-def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """A running service with low limits and with the optional features that are off by default.
-
-    Its `url_hosts` are loopback addresses, which no request may reach.
-    """
+def bounded(service: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    """A running service with low limits, a cache and JSON logs; it may fetch URLs of `service` only."""
     folder = tmp_path_factory.mktemp("bounded")
     with running_service(
         folder / "service.log",
@@ -125,7 +125,7 @@ def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
         body_timeout_s="2",
         max_bytes_in_flight="200000",
         cache_items="10",
-        url_hosts=",".join(LOOPBACK_HOSTS),
+        url_hosts=f"{service.url},{service.url.replace('127.0.0.1', 'localhost')}",
         log_format="json",
         access_log="true",
     ) as process:

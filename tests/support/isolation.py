@@ -1,4 +1,4 @@
-"""The guard of unit tests: it refuses service processes and connections to other machines, and can hide torch."""
+"""The guard of unit tests: no service process, no connection to another machine, no torch."""
 
 import ipaddress
 import re
@@ -7,12 +7,16 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
-# Packages and modules whose import brings in torch; `tests/repo/test_architecture.py` keeps it out of the rest.
-_IMPORTS_TORCH = re.compile(r"^\s*(?:from|import) (?:torch|model_export|tests\.support\.tiny)\b", re.MULTILINE)
+# These imports bring in torch; `tests/repo/test_architecture.py` keeps it out of all other packages.
+_IMPORTS_TORCH = re.compile(
+    r"^\s*(?:from|import) (?:torch|model_export|tests\.support\.tiny)\b", re.MULTILINE
+)
+
+_FORBIDDEN_COMMAND = re.compile(r"-m model_export\b| serve\b")
 
 
 class Guard:
-    """Refuses forbidden operations while it is active, and records them: code under test may catch the refusal."""
+    """Refuses forbidden operations while active, and records them: the tested code may catch the error."""
 
     def __init__(self) -> None:
         self.active = False
@@ -26,8 +30,8 @@ class Guard:
 
 
 def _violation(event: str, arguments: tuple[Any, ...]) -> str | None:
-    if event == "subprocess.Popen" and {"serve", "model_export"} & set(arguments[1]):
-        return f"starts a service or torch: {arguments[1]}"
+    if event == "subprocess.Popen" and _FORBIDDEN_COMMAND.search(command := " ".join(map(str, arguments[1]))):
+        return f"starts a service or torch: {command}"
     if event == "socket.connect" and isinstance(arguments[1], tuple) and not _is_local(arguments[1][0]):
         return f"connects to {arguments[1][0]}"
     return None

@@ -52,7 +52,10 @@ def connected(service: ServiceProcess) -> socket.socket:
 
 
 def begun(
-    service: ServiceProcess, length: int, headers: str = "Content-Type: image/png\r\n", path: str = "/v1/embed"
+    service: ServiceProcess,
+    length: int,
+    headers: str = "Content-Type: image/png\r\n",
+    path: str = "/v1/embed",
 ) -> socket.socket:
     """A request whose body the service is waiting for: it has sent its 100 Continue."""
     connection = connected(service)

@@ -107,7 +107,7 @@ class World(httpcore.AsyncNetworkBackend):
 
 @contextlib.asynccontextmanager
 async def served(tls: ssl.SSLContext | None = None) -> AsyncIterator[World]:
-    """A world with a listening server; `pics.example.org` resolves to a public address and serves an image."""
+    """A world with a listening server; `pics.example.org` has a public address and serves an image."""
     world = World()
     world.names["pics.example.org"], world.pages["/a.png"] = [[PUBLIC]], answer(IMAGE)
     async with await asyncio.start_server(world.serve, "127.0.0.1", 0, ssl=tls) as server:
