@@ -1,8 +1,8 @@
-"""A batcher with an encoder that is easy to verify: the embedding is the first pixel."""
+"""A batcher whose encoder can be checked by hand: the embedding is the first pixel."""
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, UndecodableImage
 from service.inference.batching import Batcher, Capacity, Encode, Encoded, Watch
-from tests.support.waiting import LIMIT_S
-from tests.support.waiting import until as until
 
-BAD = 13  # the encoder fails for a batch with this value
-BROKEN, BUG = 250, 251  # the decoder fails for these values
+BAD = 13
+BROKEN, BUG = 250, 251  # of these the decoder fails
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
@@ -31,12 +29,12 @@ async def embed(batcher: Batcher, value: int, alone: bool = False) -> Encoded:
 
 def first_pixel(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     if (pixels[:, 0, 0, 0] == BAD).any():
-        raise EncoderFailed("a bad image was in the batch")
+        raise EncoderFailed("a bad picture was in the batch")
     return pixels[:, 0, 0, :1].astype(np.float32)
 
 
 class Gate:
-    """An encoder that blocks until the test opens it, so that the test controls what waits in the queue."""
+    """An encoder that waits to be let through, and so lets a test decide what waits behind it."""
 
     def __init__(self, encode: Encode = first_pixel) -> None:
         self.entered = threading.Semaphore(0)
@@ -45,7 +43,7 @@ class Gate:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.entered.release()
-        assert self.open.acquire(timeout=LIMIT_S)
+        assert self.open.acquire(timeout=20)
         return self._encode(pixels)
 
 
@@ -53,7 +51,6 @@ class Gate:
 def batching(
     encode: Encode, max_batch: int = 4, threads: int = 1, lanes: int = 1
 ) -> Iterator[tuple[Batcher, list[int]]]:
-    """A running batcher, and the sizes of its batches so far."""
     sizes: list[int] = []
     batcher = Batcher(encode, Capacity(threads, lanes, max_batch), Watch(sizes.append, lambda _, __: None))
     try:
@@ -62,8 +59,14 @@ def batching(
         batcher.close()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 (the other side is a thread)
+            await asyncio.sleep(0.001)
+
+
 async def submit_behind(gate: Gate, batcher: Batcher, values: list[int]) -> list[asyncio.Task[Encoded]]:
-    """Submits the values: the first one is in inference, the others wait in the queue."""
+    """The first picture is in the session, the others wait."""
     tasks = [asyncio.create_task(embed(batcher, values[0]))]
     await asyncio.to_thread(gate.entered.acquire)
     tasks += [asyncio.create_task(embed(batcher, value)) for value in values[1:]]
