@@ -35,7 +35,7 @@ def test_every_response_is_the_same_as_without_other_requests(narrow: ServicePro
     sent = {outcome.row.name for outcome in outcomes}
     assert sent >= {row.name for row in faults()}
     assert len([name for name in sent if name.startswith("good")]) == 3
-    _assert_nothing_is_left(narrow)
+    _nothing_is_left(narrow)
 
 
 def test_requests_leak_no_memory(narrow: ServiceProcess) -> None:
@@ -49,7 +49,7 @@ def test_requests_leak_no_memory(narrow: ServiceProcess) -> None:
         assert rss_mb(process) - before_mb < 3  # a leak of 1 KB per request would exceed it
 
 
-def _assert_nothing_is_left(service: ServiceProcess) -> None:
+def _nothing_is_left(service: ServiceProcess) -> None:
     with httpx.Client(base_url=service.url, timeout=LIMIT_S) as client:
         wait_until(lambda: queue_is_empty(client))  # images of disconnected clients leave it a little later
         assert client.get("/readyz").status_code == 200

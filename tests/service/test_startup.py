@@ -146,7 +146,6 @@ def test_a_graph_that_is_not_the_manifests_is_refused(zoo_model: Path, manifest:
         Encoder(zoo_model, manifest.model_copy(update={"dim": 32}), "cpu", 1)
 
 
-@pytest.mark.integration
 def test_the_command_refuses_in_one_sentence(tmp_path: Path) -> None:
     """Before a worker is started: it would only be started again and again."""
     with pytest.raises(TargetError) as refusal, running_service(tmp_path / "log", workers="2"):
@@ -156,7 +155,6 @@ def test_the_command_refuses_in_one_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in log
 
 
-@pytest.mark.integration
 def test_a_second_service_on_the_same_index_is_refused(tmp_path: Path) -> None:
     data_dir = str(tmp_path / "index")
     with running_service(tmp_path / "first.log", data_dir=data_dir):
@@ -168,7 +166,6 @@ def test_a_second_service_on_the_same_index_is_refused(tmp_path: Path) -> None:
         assert "Traceback" not in (tmp_path / "second.log").read_text()
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("package", ["service", "model_export", "benchmarks"])
 def test_help_is_the_map(package: str) -> None:
     done = subprocess.run(
