@@ -15,16 +15,15 @@ from benchmarks.runs import validity
 from benchmarks.targets.process import ServiceProcess, running_service
 from service.manifest import Manifest, load_manifest
 from service.settings import load_settings
-from tests.support.isolation import Guard, hide_torch, imports_torch
+from tests.support.isolation import GUARD, hide_torch, imports_torch
 from tests.support.paths import ROOT
 from tests.support.remote import World, served
 from tests.support.waiting import LIMIT_S
 
-# A test is an integration test if it is in one of these areas, if it uses one of these fixtures, or if it is
-# marked as one. Every other test is a unit test: the guard fails it if it breaks the rule.
+# A test is an integration test if it is in one of these areas, uses one of these fixtures, is in a file that
+# imports torch, or is marked as one. Every other test is a unit test: the guard fails it if it breaks the rule.
 INTEGRATION_AREAS = {"live", "model_export"}
 INTEGRATION_FIXTURES = {"service", "bounded", "octet", "live", "wrk"}
-GUARD = Guard()
 
 # Tests set their own settings; those of the shell do not count.
 for _name in [name for name in os.environ if name.startswith("UIE_")]:
@@ -54,7 +53,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Marks the integration tests; with `--unit`, deselects them."""
     for item in items:
         area = item.path.relative_to(ROOT / "tests").parts[0]
-        if area in INTEGRATION_AREAS or INTEGRATION_FIXTURES & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if area in INTEGRATION_AREAS or fixtures & INTEGRATION_FIXTURES or imports_torch(item.path):
             item.add_marker("integration")
     if config.getoption("--unit"):
         config.hook.pytest_deselected(items=[item for item in items if _is_integration(item)])

@@ -3,15 +3,13 @@
 import ipaddress
 import re
 import sys
+from functools import cache
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
 # These imports bring in torch; `tests/repo/test_architecture.py` keeps it out of all other packages.
-_IMPORTS_TORCH = re.compile(
-    r"^\s*(?:from|import) (?:torch|model_export|tests\.support\.tiny)\b", re.MULTILINE
-)
-
+_IMPORTS_TORCH = re.compile(r"^\s*(?:from|import) (?:torch|model_export|tests\.support\.tiny)\b", re.M)
 _FORBIDDEN_COMMAND = re.compile(r"-m model_export\b| serve\b")
 
 
@@ -27,6 +25,9 @@ class Guard:
         if self.active and (violation := _violation(event, arguments)):
             self.violations.append(violation)
             raise AssertionError(violation)
+
+
+GUARD = Guard()
 
 
 def _violation(event: str, arguments: tuple[Any, ...]) -> str | None:
@@ -55,6 +56,7 @@ def hide_torch() -> None:
     sys.meta_path.insert(0, _NoTorch())
 
 
+@cache
 def imports_torch(file: Path) -> bool:
     """Tells if a test file imports torch, by its import statements."""
     return _IMPORTS_TORCH.search(file.read_text()) is not None
