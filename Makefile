@@ -1,9 +1,9 @@
-# `make demo` and `make test` install what they need. `PORT` sets the port, `UIE_*` variables the service.
-.PHONY: demo serve test test-unit lint fuzz lock env test-env clean
+# `make demo` and `make test` need nothing else. `PORT` sets the port, `UIE_*` the service.
+.PHONY: demo serve test lint fuzz lock env test-env clean
 .DELETE_ON_ERROR:
 
 export BENTOML_DO_NOT_TRACK := true
-# With PYTHONDONTWRITEBYTECODE, which many containers set, every start would compile torch again.
+# If PYTHONDONTWRITEBYTECODE is set, as in many containers, each start would compile torch again.
 export UV_COMPILE_BYTECODE := 1
 PORT ?= 3000
 FUZZ_SECONDS ?= 300
@@ -28,6 +28,7 @@ test: test-env
 	$(PYTHON) -m pytest --durations=20
 
 # Without service processes, torch and network; tests/conftest.py has the rule.
+.PHONY: test-unit
 test-unit: test-env
 	$(PYTHON) -m pytest --unit --durations=20
 
@@ -36,18 +37,18 @@ lint: test-env
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# Half of the time for the decoder, half for the live service; the corpus of atheris is kept in `runs/fuzz`.
+# Half of the time for the decoder, half for the live service; atheris writes its corpus to `runs/fuzz`.
 fuzz: .venv/fuzz-$(RUNTIME).done
 	$(PYTHON) -m tests.fuzz.images $$(($(FUZZ_SECONDS) / 2))
 	$(PYTHON) -m tests.fuzz.api $$(($(FUZZ_SECONDS) / 2))
 
-# The requirements of serving and of the harness, without torch; `test-env` adds the rest to the same
-# environment. Containers install `serve-*.txt`: serving only.
+# Dependencies of serving and the harness, without torch. `test-env` adds the rest to the same environment.
+# `serve-*.txt` is for serving only, in containers.
 env: .venv/bench-$(RUNTIME).done
 test-env: .venv/test-$(RUNTIME).done
 
-# The other runtime is uninstalled first, because their files overwrite each other. Without its `.done` file, an
-# interrupted installation is repeated.
+# The other runtime is uninstalled first, because their files overwrite each other. An interrupted installation
+# leaves no `.done` file.
 OTHER := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 define WITHOUT_OTHER
 	@if $(UV) pip show --quiet --python $(PYTHON) $(OTHER) 2>/dev/null; then rm -f .venv/*.done; \
@@ -72,7 +73,7 @@ $(UV):
 	python3 -m venv .venv
 	.venv/bin/pip install --quiet uv==0.13.9
 
-# Locks hold versions and hashes but no index address, so that any index can serve them.
+# No index addresses: a lock has versions and hashes, and any index that offers them can be used.
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --python-version 3.11 pyproject.toml
 
