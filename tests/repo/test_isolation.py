@@ -48,7 +48,7 @@ def test_loopback_and_other_processes_are_allowed(violations: list[str]) -> None
     [
         ("import torch", True),
         ("from torch import nn", True),
-        ("from tests.support.tiny import tiny_data", True),
+        ("from tests.support.tiny import tiny_trained", True),
         ("# no import torch", False),
     ],
 )
