@@ -83,7 +83,7 @@ def test_the_labels_hold_fingerprint_and_precision(tmp_path: Path, environment: 
     card = export_model(tiny_trained("conv"), None, tmp_path / "Tiny")
     program = (
         "import json, sys; from pathlib import Path; import bentoml;"
-        "from model_export.store import put_in_store; from service.manifest import load_manifest;"
+        "from model_export.export.store import put_in_store; from service.manifest import load_manifest;"
         "folder = Path(sys.argv[1]); card = load_manifest(folder);"
         "tags = [put_in_store(folder, card) for _ in range(2)];"
         "print(json.dumps([*tags, dict(bentoml.models.get(tags[0]).info.labels)]))"
