@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -94,7 +95,10 @@ def test_scores_equal_numpy_over_the_services_own_embeddings(
     summary: dict[str, Any], octet: Dataset, again: ServiceProcess
 ) -> None:
     """An independent implementation with matrices; of the harness it uses only the reader of info files."""
-    with httpx.Client(base_url=again.url, timeout=LIMIT_S) as client:
+    with (
+        httpx.Client(base_url=again.url, timeout=LIMIT_S) as client,
+        ThreadPoolExecutor(8) as threads,
+    ):
 
         def stored(record: Record) -> list[float]:
             return list(client.get(f"/v1/items/{quote(record.id, safe='')}").json()["embedding"])
@@ -105,11 +109,11 @@ def test_scores_equal_numpy_over_the_services_own_embeddings(
             return list(client.post("/v1/embed", content=data, headers=headers).json()["embedding"])
 
         gallery = [record for domain in octet.domains for record in octet.gallery(domain)]
-        rows = np.asarray([stored(record) for record in gallery], dtype=np.float64)
+        rows = np.asarray(list(threads.map(stored, gallery)), dtype=np.float64)
         means = []
         for domain in octet.domains:
             queries = octet.queries(domain)
-            scores = np.asarray([embedded(query) for query in queries]) @ rows.T  # (Q, G)
+            scores = np.asarray(list(threads.map(embedded, queries))) @ rows.T  # (Q, G)
             relevant = np.asarray(
                 [
                     [g.domain == domain and set(g.class_ids) & set(q.class_ids) != set() for g in gallery]

@@ -88,14 +88,14 @@ def test_a_listed_host_with_a_loopback_address_is_not_contacted(
     service: ServiceProcess, bounded: ServiceProcess, http: httpx.Client
 ) -> None:
     """Listed are the names and addresses of the other service; the system's own resolver is in use."""
-    count = 'uie_requests_total{route="/v1/models",status="200"}'
-    assert http.get("/v1/models").status_code == 200
+    count = 'uie_requests_total{route="/v1/domains",status="200"}'
+    assert http.get("/v1/domains").status_code == 200
     before = metric(http, count)
     assert before >= 1
     with httpx.Client(base_url=bounded.url, timeout=LIMIT_S) as client:
         refusals = metric(client, 'uie_fetches_total{result="refused"}')
         for url in (service.url, service.url.replace("127.0.0.1", "localhost")):
-            refused = client.post("/v1/embed", json={"url": f"{url}/v1/models"})
+            refused = client.post("/v1/embed", json={"url": f"{url}/v1/domains"})
             assert problem_of(refused) == (400, "unfetchable-image")
         assert metric(client, 'uie_fetches_total{result="refused"}') == refusals + 2
     assert metric(http, count) == before

@@ -1,10 +1,12 @@
 """The log, as lines of JSON with a line per request, and by default."""
 
 import json
+from pathlib import Path
 
 import httpx
 
-from benchmarks.targets.process import ServiceProcess
+from benchmarks.targets.process import ServiceProcess, running_service
+from service.client import Client
 from tests.support.live import PNG, TRUNCATED, embedding_of, problem_of
 from tests.support.pictures import encode, noise
 from tests.support.waiting import LIMIT_S, wait_until
@@ -33,10 +35,12 @@ def test_every_line_is_json_with_the_request_id(bounded: ServiceProcess) -> None
     assert "secret" not in bounded.log.read_text()
 
 
-def test_by_default_no_line_is_repeated_and_none_is_about_a_request(
-    service: ServiceProcess, http: httpx.Client
-) -> None:
-    embedding_of(http.post("/v1/embed", content=encode(noise(1)), headers=PNG))
+def test_by_default_no_line_is_repeated_and_none_is_about_a_request(tmp_path: Path) -> None:
+    with (
+        running_service(tmp_path / "log", data_dir=str(tmp_path / "index")) as service,
+        Client(service.url, timeout_s=LIMIT_S) as client,
+    ):
+        client.embed(encode(noise(1)))
     lines = lines_of(service)
     assert lines
     assert len(set(lines)) == len(lines)
