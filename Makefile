@@ -25,7 +25,12 @@ serve: env
 
 test: test-env
 	$(MAKE) --no-print-directory lint
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --durations=20
+
+# Without service processes, torch and network; tests/conftest.py has the rule.
+.PHONY: test-unit
+test-unit: test-env
+	$(PYTHON) -m pytest --unit --durations=20
 
 lint: test-env
 	.venv/bin/ruff check .
