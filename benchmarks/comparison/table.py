@@ -70,7 +70,7 @@ def _cells(queries: int, pair: Pair) -> list[str]:
         f"{pair.b * 100:.1f}",
         f"{pair.change * 100:+.1f}",
         _interval(pair.difference, "+.1f"),
-        "significant" if pair.significant else "n.s.",
+        "significant" if pair.significant else "not significant",
     ]
 
 

@@ -123,10 +123,7 @@ def _search(record: ReplayRecord) -> str:
 
 def settings(record: ReplayRecord) -> dict[str, str]:
     """The service's description of itself, by dotted name."""
-    service = dict(record.service)
-    if service.get("models") == [service.get("model")]:
-        del service["models"]  # a duplicate
-    return dict(_flat(service))
+    return dict(_flat(record.distinct_service))
 
 
 def repeat(record: ReplayRecord) -> list[str]:

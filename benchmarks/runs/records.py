@@ -67,6 +67,14 @@ class RunRecord(Provenance):
         except ValueError as error:
             raise RunError(f"run.json has no valid description of the service: {error}") from error
 
+    @property
+    def distinct_service(self) -> dict[str, Any]:
+        """The service's description of itself, without `models` if that only repeats `model`."""
+        service = dict(self.service)
+        if service.get("models") == [service.get("model")]:
+            del service["models"]
+        return service
+
     def changes(self, other: "RunRecord") -> list[str]:
         """Names of the fields in which `other`, of the same class, describes another run."""
         a, b = _stable(self), _stable(other)
