@@ -15,7 +15,7 @@ from service.manifest import Manifest, load_manifest
 from service.settings import load_settings
 from tests.support.isolation import GUARD, hide_torch, imports_torch
 from tests.support.paths import ROOT
-from tests.support.remote import World, served
+from tests.support.remote import FakeNetwork, served
 from tests.support.waiting import LIMIT_S
 
 # A test is an integration test if it is in one of these areas, uses one of these fixtures, is in a file that
@@ -145,7 +145,7 @@ def http(service: ServiceProcess) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def network() -> AsyncIterator[FakeNetwork]:
     """The names, addresses and web server behind a fetcher."""
-    async with served() as world:
-        yield world
+    async with served() as network:
+        yield network

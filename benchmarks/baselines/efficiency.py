@@ -72,7 +72,7 @@ class Load:
 
 def measure(data: Dataset, rounds: int, load: Load, console: Console) -> Efficiency:
     """Process the same images on both sides. Raises TargetError if a request fails."""
-    images = data.pictures_in_turn(load.images)
+    images = data.encoded_images(load.images)
     settings = load_settings()
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "service.log"

@@ -54,7 +54,7 @@ def compare(
     data: Dataset, ours: Server, peer: Server, rounds: int, images: int, concurrency: int, console: Console
 ) -> Comparison:
     """Send `images` test images to each server in each round. Raises TargetError if a request fails."""
-    uris = [data_uri(image) for image in data.pictures_in_turn(images)]
+    uris = [data_uri(image) for image in data.encoded_images(images)]
     for server in (ours, peer):  # warm-up
         _run(server, uris[: 2 * concurrency], concurrency)
     comparison = Comparison([], [])

@@ -105,7 +105,7 @@ class Dataset:
         """Queries of the domain."""
         return self.records(domain, split)
 
-    def in_turn(self) -> Iterator[Record]:
+    def alternating_queries(self) -> Iterator[Record]:
         """Cycle endlessly through the test queries, alternating between domains. Raises DataError."""
         rounds = itertools.zip_longest(*(self.queries(domain) for domain in self.domains))
         queries = [query for of_round in rounds for query in of_round if query is not None]
@@ -113,9 +113,11 @@ class Dataset:
             raise DataError(f"{self.root} has no test images")
         return itertools.cycle(queries)
 
-    def pictures_in_turn(self, count: int) -> list[bytes]:
-        """Encoded images of the first `count` queries of `in_turn`. Raises DataError."""
-        return [self.image(query).read_bytes() for query in itertools.islice(self.in_turn(), count)]
+    def encoded_images(self, count: int) -> list[bytes]:
+        """Encoded images of the first `count` queries of `alternating_queries`. Raises DataError."""
+        return [
+            self.image(query).read_bytes() for query in itertools.islice(self.alternating_queries(), count)
+        ]
 
     def image(self, record: Record) -> Path:
         """File of the image, even if an unzip tool escaped its name."""

@@ -88,7 +88,7 @@ def images_of(data: Dataset, sizes: SizeName, folder: Path) -> list[QueryImage]:
 
     Raises DataError, and RunError if they cannot be written.
     """
-    records = list(itertools.islice(data.in_turn(), _IMAGES))
+    records = list(itertools.islice(data.alternating_queries(), _IMAGES))
     sizes_px = itertools.cycle(SIZES[sizes] or (None,))
     files = [
         _resized(data, record, size_px, folder) if size_px else data.image(record)

@@ -26,7 +26,13 @@ from benchmarks.runs.latency import PERCENTILES, latency, stages_of, tail_of
 from benchmarks.runs.run import Run, answered
 from benchmarks.runs.validity import Verdict, judge, missing_embeddings, send_lag_ms
 from benchmarks.scoring.measures import DEPTH, Judge, QueryScore
-from benchmarks.stats.intervals import enough, interval_of, percentile_of, queries_asked, resample
+from benchmarks.stats.intervals import (
+    has_required_queries,
+    interval_of,
+    percentile_of,
+    required_queries,
+    resample,
+)
 
 _LISTED = 100  # unanswered queries
 
@@ -175,8 +181,8 @@ def _percentiles(latencies_ms: Sequence[float]) -> list[PercentileSummary]:
             ms=row.value_ms,
             interval_ms=(row.interval.to_json()[0], row.interval.to_json()[1]),
             answered=row.queries,
-            needed=queries_asked(row.percent / 100),
-            enough=enough(row.queries, row.percent / 100),
+            needed=required_queries(row.percent / 100),
+            enough=has_required_queries(row.queries, row.percent / 100),
             text=str(row),
         )
         for row in rows

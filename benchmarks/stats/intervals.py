@@ -76,9 +76,9 @@ class Percentile:
         ]
         text = f"p{self.percent} {self.value_ms:.1f} ms [{', '.join(ends)}]"
         p = self.percent / 100
-        if enough(self.queries, p):
+        if has_required_queries(self.queries, p):
             return text
-        return f"{text}; {self.queries:,} of the {queries_asked(p):,} queries that MLPerf asks for"
+        return f"{text}; {self.queries:,} of the {required_queries(p):,} queries that MLPerf asks for"
 
 
 def percentile_of(latencies_ms: NDArray[np.float64], percent: int) -> Percentile:
@@ -108,7 +108,7 @@ def percentile_interval(values: NDArray[np.float64], p: float) -> Interval:
     )
 
 
-def queries_asked(p: float) -> int:
+def required_queries(p: float) -> int:
     """Number of queries that MLPerf Inference requires to report percentile p, 0 < p < 1.
 
     "MLPerf Inference Benchmark" (arXiv 1911.02549), section III-D, equations 1 and 2: a margin of a twentieth
@@ -123,6 +123,6 @@ def queries_asked(p: float) -> int:
     return math.ceil(queries / 2**13) * 2**13
 
 
-def enough(n: int, p: float) -> bool:
+def has_required_queries(n: int, p: float) -> bool:
     """True if a run of `n` queries has as many as MLPerf requires for percentile p."""
-    return n >= queries_asked(p)
+    return n >= required_queries(p)

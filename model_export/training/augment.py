@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from model_export.descriptors.images import MAX_PIXELS, read_pixels
 from model_export.errors import SourceError
 from service.errors import ServiceError
-from service.inference.images import decode_whole
+from service.inference.images import decode_rgb
 from service.manifest import Preprocessing
 
 _WHITE = 255
@@ -26,7 +26,7 @@ def read_image(file: Path, preprocessing: Preprocessing, seed: int | None) -> ND
     if seed is None:
         return read_pixels(file, preprocessing)
     try:
-        image = decode_whole(file.read_bytes(), preprocessing.exif, MAX_PIXELS)
+        image = decode_rgb(file.read_bytes(), preprocessing.exif, MAX_PIXELS)
     except (OSError, ServiceError) as error:
         raise SourceError(f"{file}: {error}") from error
     side = round(preprocessing.input_px * _LARGEST)

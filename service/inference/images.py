@@ -42,11 +42,11 @@ def decode(
     data: bytes,
     preprocessing: Preprocessing,
     max_pixels: int,
-    holding: Callable[[int], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+    acquired: Callable[[int], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> NDArray[np.uint8]:
     """Decode, convert, resize, crop and rotate an image to uint8 (input_px, input_px, 3).
 
-    Takes the first frame of an animated or multi-page image. Decodes within `holding(pixels)`, where the
+    Takes the first frame of an animated or multi-page image. Decodes within `acquired(pixels)`, where the
     number of pixels is read from the header.
     Raises UndecodableImage, or ImageTooLarge if width x height exceeds `max_pixels`.
     """
@@ -54,7 +54,7 @@ def decode(
     if preprocessing.jpeg == "draft":
         min_px = _DRAFT_SCALE * preprocessing.resize_px
         image.draft(None, (min_px, min_px))  # has an effect on JPEG only
-    with holding(image.width * image.height):
+    with acquired(image.width * image.height):
         return _square(image, preprocessing)
 
 
@@ -69,7 +69,7 @@ def _square(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint
     return np.asarray(square)  # (input_px, input_px, 3) uint8
 
 
-def decode_whole(data: bytes, exif: str, max_pixels: int) -> Image.Image:
+def decode_rgb(data: bytes, exif: str, max_pixels: int) -> Image.Image:
     """Decode an image to RGB without resizing or cropping, for training augmentation.
 
     Raises the same errors as `decode`.

@@ -43,7 +43,7 @@ class Pipeline:
             preprocessing=encoder.manifest.preprocessing,
             max_pixels=settings.max_image_pixels,
         )
-        self._decode = partial(self._decode_golden, holding=pixels.acquired)
+        self._decode = partial(self._decode_golden, acquired=pixels.acquired)
         self.batcher = Batcher(
             encoder.encode,
             Capacity(settings.threads, settings.lanes, settings.max_batch),

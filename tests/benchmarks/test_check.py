@@ -14,7 +14,7 @@ from benchmarks.datasets.dataset import Dataset, Record
 from benchmarks.datasets.subset import subset
 from benchmarks.datasets.uned import DOMAINS
 from benchmarks.errors import DataError
-from tests.support.pictures import encode, noise
+from tests.support.images import encode, noise
 
 QUIET = Console(quiet=True)
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.image_folder import write_dataset
 from benchmarks.errors import DataError
-from tests.support.pictures import encode, noise
+from tests.support.images import encode, noise
 
 
 def fill(root: Path, domain: str, classes: dict[str, int]) -> None:

@@ -12,11 +12,11 @@ from scipy.stats import bootstrap
 from benchmarks.stats.intervals import (
     RESAMPLES,
     Interval,
-    enough,
+    has_required_queries,
     interval_of,
     percentile_interval,
     percentile_of,
-    queries_asked,
+    required_queries,
     resample,
 )
 
@@ -121,9 +121,9 @@ def test_a_percentile_lies_in_its_interval(latencies_ms: list[float], percent: i
 @pytest.mark.parametrize(("p", "queries"), [(0.9, 24_576), (0.95, 57_344), (0.97, 90_112), (0.99, 270_336)])
 def test_required_queries_equal_mlperfs_table(p: float, queries: int) -> None:
     # arXiv 1911.02549, Table IV; 97% is section III-D's "only 90K".
-    assert queries_asked(p) == queries
-    assert enough(queries, p)
-    assert not enough(queries - 1, p)
+    assert required_queries(p) == queries
+    assert has_required_queries(queries, p)
+    assert not has_required_queries(queries - 1, p)
 
 
 def test_a_percentile_as_text() -> None:

@@ -117,7 +117,7 @@ def test_images_of_a_phone_have_twelve_megapixels(octet: Dataset, tmp_path: Path
         assert sorted(image.size) == [3024, 4032]
         assert image.format == "JPEG"
     own = images_of(octet, "own", tmp_path)
-    assert own[0].file == octet.image(next(octet.in_turn()))
+    assert own[0].file == octet.image(next(octet.alternating_queries()))
 
 
 def test_a_partly_written_image_has_another_name(

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.targets.process import ServiceProcess
+from tests.support.images import encode, noise, quadrants
 from tests.support.live import PNG, TRUNCATED, connected, embedding_of, problem_of
-from tests.support.pictures import encode, noise, quadrants
 
 
 def huge_header() -> bytes:

@@ -11,9 +11,9 @@ import pytest
 
 from benchmarks.targets.process import ServiceProcess
 from service.client import AsyncClient, Client, NewItem, Problem
+from tests.support.images import encode, noise
 from tests.support.live import PNG, TRUNCATED, embedding_of
 from tests.support.paths import ROOT
-from tests.support.pictures import encode, noise
 from tests.support.waiting import LIMIT_S
 
 

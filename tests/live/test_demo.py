@@ -22,9 +22,9 @@ from benchmarks.replay.records import ReplayRecord
 from benchmarks.runs.run import Run, to_line
 from benchmarks.targets.gallery import index_fits, index_gallery
 from benchmarks.targets.process import ServiceProcess, free_port, running_service
+from tests.support.images import encode, noise
 from tests.support.observed import observe
 from tests.support.paths import ROOT
-from tests.support.pictures import encode, noise
 from tests.support.waiting import LIMIT_S
 
 

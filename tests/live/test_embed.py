@@ -17,6 +17,7 @@ from benchmarks.targets.process import ServiceProcess, running_service
 from service.inference.encoder import Encoder
 from service.inference.images import decode
 from service.manifest import Manifest
+from tests.support.images import encode, exif, noise, quadrants
 from tests.support.live import (
     NAME,
     PNG,
@@ -27,7 +28,6 @@ from tests.support.live import (
     problem_of,
     queue_is_empty,
 )
-from tests.support.pictures import encode, exif, noise, quadrants
 from tests.support.waiting import LIMIT_S, wait_until
 
 

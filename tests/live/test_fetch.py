@@ -15,9 +15,9 @@ from service.fetch import Fetcher
 from service.http.app import create_app
 from service.http.envelope import Envelope
 from service.settings import Settings
+from tests.support.images import encode, noise
 from tests.support.live import PNG, embedding_of, hits_of, metric, problem_of, uri
-from tests.support.pictures import encode, noise
-from tests.support.remote import URL, World, answer, drip, silence
+from tests.support.remote import URL, FakeNetwork, answer, drip, silence
 from tests.support.waiting import LIMIT_S, until
 
 DATA = encode(noise(1))
@@ -37,15 +37,15 @@ async def announced(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
     await silence(reader, writer)
 
 
-async def requested(world: World, path: str, times: int = 1) -> None:
+async def requested(network: FakeNetwork, path: str, times: int = 1) -> None:
     """Waits until the server has received so many requests for the path."""
-    await until(lambda: sum(path in head for head in world.heads) >= times)
+    await until(lambda: sum(path in head for head in network.heads) >= times)
 
 
 @pytest.fixture
-async def core(world: World, tmp_path: Path) -> AsyncIterator[Core]:
-    """A core that fetches from that world, with low limits."""
-    world.pages["/a.png"] = answer(DATA)
+async def core(network: FakeNetwork, tmp_path: Path) -> AsyncIterator[Core]:
+    """A core that fetches from that network, with low limits."""
+    network.pages["/a.png"] = answer(DATA)
     settings = Settings(
         data_dir=tmp_path / "index",
         url_hosts=("http://pics.example.org",),
@@ -55,7 +55,7 @@ async def core(world: World, tmp_path: Path) -> AsyncIterator[Core]:
     )
     core = Core(settings)
     await core.start()
-    core.fetcher = Fetcher(settings, core.metrics, world.resolve, world)
+    core.fetcher = Fetcher(settings, core.metrics, network.resolve, network)
     yield core
     await asyncio.to_thread(core.close)
 
@@ -124,19 +124,21 @@ async def test_the_index_of_an_unfetchable_image_is_reported(client: httpx.Async
     assert refused.json()["index"] == 1
 
 
-async def test_fetched_bytes_count_as_bytes_in_flight(client: httpx.AsyncClient, world: World) -> None:
-    world.pages["/large.png"] = answer(bytes(200_000))
+async def test_fetched_bytes_count_as_bytes_in_flight(
+    client: httpx.AsyncClient, network: FakeNetwork
+) -> None:
+    network.pages["/large.png"] = answer(bytes(200_000))
     refused = await client.post("/v1/embed", json={"url": "http://pics.example.org/large.png"})
     assert problem_of(refused) == (429, "overloaded")
     assert int(refused.headers["retry-after"]) >= 1
-    world.pages["/a.png"] = answer(BMP)
+    network.pages["/a.png"] = answer(BMP)
     for _ in range(3):  # each releases its bytes
         embedding_of(await client.post("/v1/embed", json={"url": URL}))
-    world.pages["/announced.png"] = announced
+    network.pages["/announced.png"] = announced
     waiting = asyncio.create_task(
         client.post("/v1/embed", json={"url": "http://pics.example.org/announced.png"})
     )
-    await requested(world, "/announced.png")
+    await requested(network, "/announced.png")
     refused = await client.post("/v1/embed", json={"url": URL})
     assert problem_of(refused) == (429, "overloaded")
     waiting.cancel()
@@ -144,10 +146,12 @@ async def test_fetched_bytes_count_as_bytes_in_flight(client: httpx.AsyncClient,
     embedding_of(await client.post("/v1/embed", json={"url": URL}))
 
 
-async def test_a_fetch_counts_against_the_queue_limit(client: httpx.AsyncClient, world: World) -> None:
-    world.pages["/a.png"] = silence
+async def test_a_fetch_counts_against_the_queue_limit(
+    client: httpx.AsyncClient, network: FakeNetwork
+) -> None:
+    network.pages["/a.png"] = silence
     waiting = [asyncio.create_task(client.post("/v1/embed", json={"url": URL})) for _ in range(4)]
-    await requested(world, "/a.png", times=4)
+    await requested(network, "/a.png", times=4)
     refused = await client.post("/v1/embed", json={"url": URL})
     assert problem_of(refused) == (429, "overloaded")
     for task in waiting:
@@ -156,10 +160,10 @@ async def test_a_fetch_counts_against_the_queue_limit(client: httpx.AsyncClient,
     assert embedding_of(await client.post("/v1/embed", content=DATA, headers=PNG)).shape == (64,)
 
 
-async def test_the_clients_deadline_ends_the_fetch(client: httpx.AsyncClient, world: World) -> None:
-    world.pages["/a.png"] = drip
+async def test_the_clients_deadline_ends_the_fetch(client: httpx.AsyncClient, network: FakeNetwork) -> None:
+    network.pages["/a.png"] = drip
     for _ in range(2):
         late = await client.post("/v1/embed", json={"url": URL}, headers={"X-Deadline-Ms": "200"})
         assert problem_of(late) == (504, "deadline-exceeded")
     async with asyncio.timeout(LIMIT_S):
-        await world.ended.wait()
+        await network.ended.wait()

@@ -16,8 +16,8 @@ from rich.console import Console
 from benchmarks.targets.process import running_service
 from service.inference.encoder import Encoder
 from service.manifest import Manifest
+from tests.support.images import encode, noise
 from tests.support.live import PNG, embedding_of
-from tests.support.pictures import encode, noise
 from tests.support.waiting import LIMIT_S
 
 IMAGES = 64

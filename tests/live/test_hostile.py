@@ -11,8 +11,8 @@ from benchmarks.soak.faults import flood
 from benchmarks.soak.soak import rss_mb
 from benchmarks.targets.process import ServiceProcess
 from service.http.heads import MAX_HEAD_BYTES
+from tests.support.images import encode, noise
 from tests.support.live import PNG, connected, embedding_of, problem_of, received
-from tests.support.pictures import encode, noise
 
 DATA = encode(noise(1))
 HEAD = b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"

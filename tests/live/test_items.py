@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from benchmarks.targets.process import running_service
+from tests.support.images import encode, noise
 from tests.support.live import PNG, TRUNCATED, embedding_of, hits_of, problem_of
-from tests.support.pictures import encode, noise
 from tests.support.waiting import LIMIT_S, wait_until
 
 IDS = [

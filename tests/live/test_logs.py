@@ -7,8 +7,8 @@ import httpx
 
 from benchmarks.targets.process import ServiceProcess, running_service
 from service.client import Client
+from tests.support.images import encode, noise
 from tests.support.live import PNG, TRUNCATED, embedding_of, problem_of
-from tests.support.pictures import encode, noise
 from tests.support.waiting import LIMIT_S, wait_until
 
 

@@ -15,8 +15,8 @@ from service.core import Core
 from service.errors import SettingsError
 from service.manifest import fingerprint, load_canonical, load_manifest, onnx_sha256
 from service.settings import Settings
+from tests.support.images import encode, noise
 from tests.support.live import PNG, embedding_of, hits_of, problem_of, uri
-from tests.support.pictures import encode, noise
 from tests.support.waiting import LIMIT_S
 
 SECOND = {"model": "opposite"}

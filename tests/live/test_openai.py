@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.targets.process import ServiceProcess
 from service.manifest import Manifest
+from tests.support.images import encode, noise
 from tests.support.live import PNG, TRUNCATED, embedding_of, problem_of, uri
-from tests.support.pictures import encode, noise
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.targets.process import ServiceProcess
 from service.client import Client
+from tests.support.images import encode, noise
 from tests.support.live import NAME, PNG, begun, embedding_of, metric, problem_of, received
-from tests.support.pictures import encode, noise
 from tests.support.waiting import LIMIT_S
 
 

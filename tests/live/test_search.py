@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.targets.process import running_service
+from tests.support.images import encode, noise
 from tests.support.live import PNG, embedding_of, hits_of, problem_of
-from tests.support.pictures import encode, noise
 from tests.support.waiting import LIMIT_S
 
 

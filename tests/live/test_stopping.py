@@ -10,8 +10,8 @@ import psutil
 
 from benchmarks.targets.process import ServiceProcess, running_service
 from service.client import Client
+from tests.support.images import encode, noise
 from tests.support.live import NAME, PNG, begun, metric, problem_of, received
-from tests.support.pictures import encode, noise
 from tests.support.waiting import LIMIT_S
 
 REQUESTS = 40

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from benchmarks.targets.process import running_service
+from tests.support.images import encode, noise
 from tests.support.live import PNG, embedding_of
-from tests.support.pictures import encode, noise
 from tests.support.waiting import LIMIT_S
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

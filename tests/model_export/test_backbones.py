@@ -24,7 +24,7 @@ from model_export.networks.graph import EmbeddingGraph, Normalise
 from model_export.networks.head import LinearHead
 from model_export.networks.loaders import FAMILIES
 from service.inference.images import decode
-from tests.support.pictures import encode
+from tests.support.images import encode
 
 LITE = BACKBONES["efficientnet-lite0"]
 TINY = replace(

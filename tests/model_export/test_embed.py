@@ -16,7 +16,7 @@ from model_export.descriptors.splits import EmbedCounts, embed_splits
 from model_export.errors import SourceError
 from service.inference.encoder import Encoder
 from service.manifest import load_manifest
-from tests.support.pictures import encode, noise
+from tests.support.images import encode, noise
 from tests.support.tiny import DIM, tiny_data
 
 QUIET = Console(quiet=True)

@@ -32,7 +32,7 @@ from model_export.paper_table.systems import STRATEGIES
 from model_export.training.cache import describe_split
 from model_export.training.config import load_strategy
 from service.manifest import Manifest, Precision, load_manifest
-from tests.support.pictures import unit
+from tests.support.images import unit
 from tests.support.tiny import PX, tiny_data, tiny_trained
 
 ROW = backbone_named("efficientnet-lite0")

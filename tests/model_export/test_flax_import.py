@@ -28,7 +28,7 @@ from tests.support.flax_models import (
     random_params,
     save_checkpoint,
 )
-from tests.support.pictures import unit
+from tests.support.images import unit
 
 
 def images_of(px: int, count: int = 3) -> NDArray[np.float32]:

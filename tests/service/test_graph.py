@@ -26,8 +26,8 @@ from service.index.optimise import optimise
 from service.index.server import ServerIndex
 from service.manifest import Manifest
 from service.settings import Quantization, Settings, load_settings
+from tests.support.images import unit
 from tests.support.live import hits_of
-from tests.support.pictures import unit
 from tests.support.signals import heeding_ctrl_c
 
 ROOT = Path(__file__).parents[2]

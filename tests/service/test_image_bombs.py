@@ -10,7 +10,7 @@ from PIL import Image
 from benchmarks.soak.faults import scan_bomb
 from service.errors import UndecodableImage
 from service.inference.images import decode
-from tests.support.pictures import MAX_PIXELS, SQUARE, encode, noise, pixels_of
+from tests.support.images import MAX_PIXELS, SQUARE, encode, noise, pixels_of
 
 SCANS = b"\xff\xda" * 200
 
@@ -42,7 +42,7 @@ def test_the_scan_limit_applies_to_a_jpeg_in_a_tiff() -> None:
 MEMORY = """
 import resource, sys
 from service.inference.images import decode
-from tests.support.pictures import SQUARE, encode, noise
+from tests.support.images import SQUARE, encode, noise
 
 def peak_kb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

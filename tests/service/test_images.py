@@ -14,7 +14,7 @@ from PIL import Image
 from service.errors import ImageTooLarge, Overloaded, UndecodableImage
 from service.inference.images import FORMATS, decode
 from service.manifest import fingerprint
-from tests.support.pictures import MAX_PIXELS, SQUARE, encode, exif, noise, pixels_of, quadrants
+from tests.support.images import MAX_PIXELS, SQUARE, encode, exif, noise, pixels_of, quadrants
 
 
 def corners(pixels: NDArray[np.uint8]) -> list[tuple[int, ...]]:

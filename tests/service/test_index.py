@@ -17,7 +17,7 @@ from service.index import IndexWorker, Item, Query, VectorIndex
 from service.index.base import point_id, search
 from service.index.edge import EdgeIndex
 from service.index.server import ServerIndex
-from tests.support.pictures import unit
+from tests.support.images import unit
 
 DIM = 8
 

@@ -18,7 +18,7 @@ from service.core import Core
 from service.http.app import create_app
 from service.http.envelope import Envelope
 from service.settings import Settings
-from tests.support.pictures import encode, noise
+from tests.support.images import encode, noise
 
 MAX_FILES = 14
 ROOT = Path(service.__file__).parent

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from service.inference.images import decode
 from service.manifest import Preprocessing
-from tests.support.pictures import encode, exif, quadrants
+from tests.support.images import encode, exif, quadrants
 
 SAMPLED = Preprocessing(
     input_px=224,

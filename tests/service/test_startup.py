@@ -16,7 +16,7 @@ from service.inference.encoder import Encoder
 from service.inference.images import decode
 from service.manifest import Manifest, fingerprint, load_canonical, load_manifest, sha256_of
 from service.settings import load_settings
-from tests.support.pictures import encode, noise
+from tests.support.images import encode, noise
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

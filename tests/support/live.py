@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 
 from benchmarks.targets.process import ServiceProcess
-from tests.support.pictures import encode, noise
+from tests.support.images import encode, noise
 from tests.support.waiting import LIMIT_S
 
 NAME = "efficientnet-lite0-octet"

@@ -20,7 +20,7 @@ PUBLIC = "93.184.215.14"
 HOST = "http://pics.example.org"
 URL = f"{HOST}/a.png"
 IMAGE = b"an image's bytes"
-NOT_HAD = "no image was received from the URL's host in time"
+UNREACHABLE = "no image was received from the URL's host in time"
 Page = bytes | Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -36,7 +36,7 @@ def redirect(to: str) -> bytes:
     return answer(status="302 Found", location=to)
 
 
-class World(httpcore.AsyncNetworkBackend):
+class FakeNetwork(httpcore.AsyncNetworkBackend):
     """A resolver and network for a fetcher: every address leads to the same server."""
 
     def __init__(self) -> None:
@@ -106,16 +106,16 @@ class World(httpcore.AsyncNetworkBackend):
 
 
 @contextlib.asynccontextmanager
-async def served(tls: ssl.SSLContext | None = None) -> AsyncIterator[World]:
-    """A world with a listening server; `pics.example.org` has a public address and serves an image."""
-    world = World()
-    world.names["pics.example.org"], world.pages["/a.png"] = [[PUBLIC]], answer(IMAGE)
-    async with await asyncio.start_server(world.serve, "127.0.0.1", 0, ssl=tls) as server:
-        world.port = server.sockets[0].getsockname()[1]
+async def served(tls: ssl.SSLContext | None = None) -> AsyncIterator[FakeNetwork]:
+    """A network with a listening server; `pics.example.org` has a public address and serves an image."""
+    network = FakeNetwork()
+    network.names["pics.example.org"], network.pages["/a.png"] = [[PUBLIC]], answer(IMAGE)
+    async with await asyncio.start_server(network.serve, "127.0.0.1", 0, ssl=tls) as server:
+        network.port = server.sockets[0].getsockname()[1]
         try:
-            yield world
+            yield network
         finally:
-            await world.closed()
+            await network.closed()
 
 
 async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

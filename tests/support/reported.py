@@ -9,8 +9,8 @@ from benchmarks.load.scenarios import Scenario
 from benchmarks.replay.records import RunSummary
 from benchmarks.replay.summary import summarise
 from benchmarks.runs.run import Run
+from tests.support.images import encode, noise
 from tests.support.observed import RECORD, observe, seen
-from tests.support.pictures import encode, noise
 
 REPORTED = replace(
     RECORD,

@@ -14,7 +14,7 @@ from model_export.networks.graph import Normalise
 from model_export.networks.head import LinearHead
 from model_export.networks.trained import Trained
 from service.manifest import Preprocessing
-from tests.support.pictures import noise
+from tests.support.images import noise
 
 PX = 32
 DIM = 8
