@@ -84,7 +84,8 @@ async def connect(url: str, key: str | None = None, timeout_s: float = _TIMEOUT_
     """Open the service; `timeout_s` limits one call, with its retries of 429 and 503. Raises TargetError."""
     url = url.rstrip("/")
     try:
-        client = AsyncClient(url, key, timeout_s)
+        # A transport of httpx ignores HTTP_PROXY, as the measured requests do.
+        client = AsyncClient(url, key, timeout_s, httpx.AsyncHTTPTransport())
     except (httpx.InvalidURL, UnicodeError) as error:
         raise TargetError(f"{url} is not a valid URL, or the key is not ASCII: {error}") from error
     async with client:

@@ -109,20 +109,22 @@ async def test_the_async_client_has_the_same_methods(async_client: AsyncClient, 
     assert (await async_client.info())["model"] == client.info()["model"]
     with pytest.raises(Problem, match="400 undecodable-image"):
         await async_client.embed(b"no image")
-    public = {name for name in vars(Client) if not name.startswith("_")}
-    assert public == {name for name in vars(AsyncClient) if not name.startswith("_")}
+    public = {name for name in dir(Client) if not name.startswith("_")}
+    assert public == {name for name in dir(AsyncClient) if not name.startswith("_")} == METHODS
 
 
-def responding(client: Client, *responses: httpx.Response) -> list[httpx.Request]:
-    """Replaces the network by these responses, in this order; returns the list of requests it receives."""
-    remaining, requests = list(responses), []
+METHODS = {"embed", "embed_many", "search", "put", "put_many", "get", "delete", "domains", "info"}
+
+
+def client_of(*responses: httpx.Response, timeout_s: float = LIMIT_S) -> tuple[Client, list[httpx.Request]]:
+    """A client that receives these responses, in this order, and the list of requests it sends."""
+    remaining, requests = list(responses), list[httpx.Request]()
 
     def handle(request: httpx.Request) -> httpx.Response:
         requests.append(request)
         return remaining.pop(0)
 
-    client._http = httpx.Client(base_url="http://x", transport=httpx.MockTransport(handle))
-    return requests
+    return Client("http://x", timeout_s=timeout_s, transport=httpx.MockTransport(handle)), requests
 
 
 FULL = httpx.Response(429, json={"status": 429, "type": "overloaded", "detail": "full"})
@@ -138,9 +140,9 @@ INFO = httpx.Response(200, json={"version": "1"})
 
 
 def test_it_retries_after_429_and_503() -> None:
-    with Client("http://x", timeout_s=LIMIT_S) as client:
-        requests = responding(client, FULL, not_ready(1), INFO)
-        started = time.monotonic()
+    client, requests = client_of(FULL, not_ready(1), INFO)
+    started = time.monotonic()
+    with client:
         assert client.info() == {"version": "1"}
     assert len(requests) == 3
     assert time.monotonic() - started >= 1  # Retry-After
@@ -149,17 +151,17 @@ def test_it_retries_after_429_and_503() -> None:
 
 
 def test_it_does_not_wait_longer_than_its_timeout() -> None:
-    with Client("http://x", timeout_s=LIMIT_S) as client:
-        requests = responding(client, FULL, not_ready(2 * LIMIT_S))
-        with pytest.raises(Problem, match="503 not-ready"):
-            client.info()
+    client, requests = client_of(FULL, not_ready(2 * LIMIT_S))
+    with client, pytest.raises(Problem, match="503 not-ready"):
+        client.info()
     assert len(requests) == 2
 
 
 def test_other_errors_are_not_retried() -> None:
-    with Client("http://x") as client:
-        proxies = httpx.Response(502, text="<html>a proxy</html>"), httpx.Response(502, json={"status": "UP"})
-        requests = responding(client, *proxies)
+    client, requests = client_of(
+        httpx.Response(502, text="<html>a proxy</html>"), httpx.Response(502, json={"status": "UP"})
+    )
+    with client:
         with pytest.raises(Problem, match="502 : <html>a proxy"):
             client.info()
         with pytest.raises(Problem, match="502 :"):
@@ -168,7 +170,7 @@ def test_other_errors_are_not_retried() -> None:
 
 
 def test_a_long_timeout_is_cut_to_the_longest_deadline() -> None:
-    with Client("http://x", timeout_s=10**6) as client:
-        requests = responding(client, INFO)
+    client, requests = client_of(INFO, timeout_s=10**6)
+    with client:
         client.info()
     assert requests[0].headers["x-deadline-ms"] == "9999999"
