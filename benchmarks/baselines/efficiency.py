@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -24,7 +23,7 @@ from rich.table import Column, Table
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import TargetError
 from benchmarks.runs.latency import stage_means
-from benchmarks.targets.http import multipart, raw, send, session_for
+from benchmarks.targets.http import Response, multipart, post_all, raw
 from benchmarks.targets.process import ServiceProcess, running_service
 from service.inference.encoder import Encoder
 from service.inference.images import decode
@@ -59,8 +58,7 @@ class _Round:
     client_cpu_s: float
     ceiling_cpu_s: float
     idle_cpu_s: float
-    stages_ms: list[dict[str, float]]
-    latencies_ms: list[float]
+    responses: list[tuple[Response, float]]  # with latencies in ms
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def measure(data: Dataset, rounds: int, load: Load, console: Console) -> Efficie
         with running_service(log, data_dir=f"{scratch}/index") as service:
             ceiling = _Ceiling(settings)
             ceiling.run(images[:64])  # warm-up of both sides
-            asyncio.run(_serve(service, images[:64], load))
+            _serve(service, images[:64], load)
             results = []
             for number in range(rounds):
                 result = _run_round(service, ceiling, images, load)
@@ -165,7 +163,7 @@ def _run_round(service: ServiceProcess, ceiling: _Ceiling, images: Sequence[byte
 
     server = psutil.Process(service.pid)
     start, cpu_s, server_cpu_s, idle_s = time.perf_counter(), _cpu_s(own), _tree_cpu_s(server), _idle_s()
-    stages_ms, latencies_ms = asyncio.run(_serve(service, images, load))
+    responses = _serve(service, images, load)
     served_s = time.perf_counter() - start
     return _Round(
         served=len(images) / served_s,
@@ -174,39 +172,27 @@ def _run_round(service: ServiceProcess, ceiling: _Ceiling, images: Sequence[byte
         client_cpu_s=_cpu_s(own) - cpu_s,
         ceiling_cpu_s=ceiling_cpu_s,
         idle_cpu_s=_idle_s() - idle_s,
-        stages_ms=stages_ms,
-        latencies_ms=latencies_ms,
+        responses=responses,
     )
 
 
-async def _serve(
-    service: ServiceProcess, images: Sequence[bytes], load: Load
-) -> tuple[list[dict[str, float]], list[float]]:
-    stages_ms: list[dict[str, float]] = []
-    latencies_ms: list[float] = []
-    waiting = (images[start : start + load.bulk] for start in range(0, len(images), load.bulk))
-    url = f"{service.url}/v1/embed" + ("" if load.bulk == 1 else "/batch")
+def _serve(service: ServiceProcess, images: Sequence[bytes], load: Load) -> list[tuple[Response, float]]:
+    if load.bulk == 1:
+        url, bodies = f"{service.url}/v1/embed", list(map(raw, images))
+    else:
+        starts = range(0, len(images), load.bulk)
+        url = f"{service.url}/v1/embed/batch"
+        bodies = [multipart("images", images[start : start + load.bulk]) for start in starts]
+    return asyncio.run(post_all(url, bodies, load.concurrency, _check))
 
-    def body(batch: Sequence[bytes]) -> dict[str, Any]:
-        return raw(batch[0]) if load.bulk == 1 else multipart("images", batch)
 
-    async def worker() -> None:
-        for batch in waiting:
-            start = time.perf_counter()
-            response = await send(session, "POST", url, **body(batch))
-            latencies_ms.append((time.perf_counter() - start) * 1e3)
-            if response.status != 200:
-                raise TargetError(f"the service answered {response.status}: {response.body}")
-            failed = [result for result in response.body.get("results", []) if "error" in result]
-            if failed:
-                raise TargetError(f"{len(failed)} images failed, the first: {failed[0]}")
-            if response.cache:
-                raise TargetError("the service has a cache: cached responses do not measure inference")
-            stages_ms.append(response.server_ms)
-
-    async with session_for(None, load.concurrency) as session:
-        await asyncio.gather(*(worker() for _ in range(load.concurrency)))
-    return stages_ms, latencies_ms
+def _check(response: Response) -> None:
+    if response.status != 200:
+        raise TargetError(f"the service answered {response.status}: {response.body}")
+    if failed := [result for result in response.body.get("results", []) if "error" in result]:
+        raise TargetError(f"{len(failed)} images failed, the first: {failed[0]}")
+    if response.cache:
+        raise TargetError("the service has a cache: cached responses do not measure inference")
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -236,8 +222,8 @@ def _summary(rounds: Sequence[_Round], images: int) -> Efficiency:
     def per_image_ms(cpu_s: Callable[[_Round], float]) -> float:
         return median(cpu_s) / images * 1e3
 
-    stages_ms = [stages for result in rounds for stages in result.stages_ms]
-    latencies_ms = [ms for result in rounds for ms in result.latencies_ms]
+    responses = [response for result in rounds for response in result.responses]
+    stages_ms = [response.server_ms for response, _ in responses]
     served = median(lambda result: result.served)
     server_ms = per_image_ms(lambda result: result.server_cpu_s)
     client_ms = per_image_ms(lambda result: result.client_cpu_s)
@@ -253,6 +239,6 @@ def _summary(rounds: Sequence[_Round], images: int) -> Efficiency:
         ceiling_cpu_ms=per_image_ms(lambda result: result.ceiling_cpu_s),
         idle_cpu_ms=idle_ms,
         others_cpu_ms=max(0.0, cores / served * 1e3 - server_ms - client_ms - idle_ms),
-        stages_ms=stage_means(stages_ms, latencies_ms),
-        answered=len(stages_ms),
+        stages_ms=stage_means(stages_ms, [latency_ms for _, latency_ms in responses]),
+        answered=len(responses),
     )

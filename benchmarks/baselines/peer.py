@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import TargetError
-from benchmarks.targets.http import send, session_for
+from benchmarks.targets.http import Response, post_all
 from benchmarks.targets.target import data_uri
 
 
@@ -56,11 +56,11 @@ def compare(
     """Send `images` test images to each server in each round. Raises TargetError if a request fails."""
     uris = [data_uri(image) for image in data.pictures_in_turn(images)]
     for server in (ours, peer):  # warm-up
-        asyncio.run(_run(server, uris[: 2 * concurrency], concurrency))
+        _run(server, uris[: 2 * concurrency], concurrency)
     comparison = Comparison([], [])
     for number in range(rounds):
-        comparison.ours.append(asyncio.run(_run(ours, uris, concurrency)))
-        comparison.peer.append(asyncio.run(_run(peer, uris, concurrency)))
+        comparison.ours.append(_run(ours, uris, concurrency))
+        comparison.peer.append(_run(peer, uris, concurrency))
         console.print(
             f"round {number + 1} of {rounds}: {ours.name} {comparison.ours[-1].images_per_s:.1f} images/s, "
             f"{peer.name} {comparison.peer[-1].images_per_s:.1f}"
@@ -81,21 +81,15 @@ def print_comparison(comparison: Comparison, ours: Server, peer: Server, console
     console.print(f"{ours.name} over {peer.name}, images/s: {comparison.ratio:.2f}")
 
 
-async def _run(server: Server, uris: Sequence[str], concurrency: int) -> Result:
-    waiting, latencies_ms = iter(uris), list[float]()
+def _run(server: Server, uris: Sequence[str], concurrency: int) -> Result:
+    def check(response: Response) -> None:
+        if response.status != 200 or len(response.body["data"]) != 1:
+            raise TargetError(f"{server.name} answered {response.status}: {response.body}")
 
-    async def worker() -> None:
-        for uri in waiting:
-            body = {"model": server.model, "input": [uri], "encoding_format": "float", "modality": "image"}
-            start = time.perf_counter()
-            response = await send(session, "POST", server.url, json=body)
-            latencies_ms.append((time.perf_counter() - start) * 1e3)
-            if response.status != 200 or len(response.body["data"]) != 1:
-                raise TargetError(f"{server.name} answered {response.status}: {response.body}")
-
-    async with session_for(None, concurrency) as session:
-        start = time.perf_counter()
-        await asyncio.gather(*(worker() for _ in range(concurrency)))
-        duration_s = time.perf_counter() - start
-    cuts = statistics.quantiles(latencies_ms, n=20)
-    return Result(len(uris) / duration_s, statistics.median(latencies_ms), cuts[18])
+    options = {"model": server.model, "encoding_format": "float", "modality": "image"}
+    bodies = ({"json": {**options, "input": [uri]}} for uri in uris)
+    start = time.perf_counter()
+    responses = asyncio.run(post_all(server.url, bodies, concurrency, check))
+    duration_s = time.perf_counter() - start
+    cuts = statistics.quantiles((latency_ms for _, latency_ms in responses), n=20)
+    return Result(len(uris) / duration_s, cuts[9], cuts[18])

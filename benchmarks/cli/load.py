@@ -21,16 +21,7 @@ from benchmarks.load.saturate import SUSTAINED_SHARE, knee
 from benchmarks.load.saturate import saturate as find_rate
 from benchmarks.load.scenarios import Scenario
 from benchmarks.load.tables import plot_trials, print_load, print_trials
-from benchmarks.load.trial import (
-    Experiment,
-    Journal,
-    Trial,
-    at_rate,
-    delete_indexed,
-    run_trial,
-    send_load,
-    trial_of,
-)
+from benchmarks.load.trial import Experiment, Journal, Trial, at_rate
 from benchmarks.load.workload import CacheName, SizeName, Workload, images_of, shares_of
 from benchmarks.reports import write_hdr_log
 from benchmarks.runs.latency import latency
@@ -126,12 +117,12 @@ def load(
     stopped: BenchmarkError | None = None
     try:
         try:
-            send_load(experiment, scenario, out, Console())
+            experiment.send(scenario, out, Console())
         except BenchmarkError as error:
             stopped = error
         _finish(run, experiment, scenario, stopped, as_json)
     finally:
-        delete_indexed(experiment, out)
+        experiment.delete_indexed(out)
 
 
 def saturate(
@@ -207,7 +198,7 @@ def selftest(
         folder = Path(scratch)
         options = _Options(data, url, "search=1", "own", "hostile", seconds, 1e9, 0, processes, None)
         scenario = Scenario("ClosedLoop", streams=concurrency)
-        usage = send_load(options.experiment(folder), scenario, folder, Console())
+        usage = options.experiment(folder).send(scenario, folder, Console())
         observations = Run(folder).observations()
     rate = latency(observations).images_per_s
     cpu_ms = sum(process.cpu_s for process in usage) / len(observations) * 1e3
@@ -223,7 +214,7 @@ def _attempts(options: _Options, out: Path, console: Console) -> Callable[[Scena
     run, experiment = Run(out), options.experiment(out)
     run.begin(options.record("trials"))
     journal = Journal(out / "trials.jsonl")
-    attempt = partial(run_trial, experiment, console=console, folder=out / "trials")
+    attempt = partial(experiment.trial, console=console, folder=out / "trials")
     return partial(journal.trial, attempt=attempt)
 
 
@@ -238,7 +229,7 @@ def _finish(
     observations = run.observations()
     if stopped and not observations:
         raise stopped
-    trial = trial_of(experiment, scenario, observations, run.client_usage())
+    trial = experiment.results(scenario, observations, run.client_usage())
     summary = {**asdict(trial), "whole": stopped is None}
     print_load(trial, observations, experiment.slo_ms, Console())
     if as_json:

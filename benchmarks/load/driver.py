@@ -66,8 +66,10 @@ def drive(
         processes.start()
         with progress_bar(console) as progress:
             bar, start = progress.add_task(title, total=None), time.monotonic()
+            total: float = sum(len(request.images) for request in load.requests)
             while processes.running:
-                total = _total(load, processes.done, time.monotonic() - start)
+                if load.seconds is not None:  # estimated from the rate so far
+                    total = processes.done * max(1.0, load.seconds / (time.monotonic() - start))
                 progress.update(bar, completed=processes.done, total=total)
                 time.sleep(_POLL_S)
             progress.update(bar, completed=processes.done, total=processes.done)
@@ -83,13 +85,6 @@ def drive(
     if first:
         raise first
     return processes.usage
-
-
-def _total(load: Load, done: int, elapsed_s: float) -> float:
-    """Number of images; estimated from the rate so far if the load has a duration."""
-    if load.seconds is not None:
-        return done * max(1.0, load.seconds / elapsed_s)
-    return sum(len(request.images) for request in load.requests)
 
 
 @dataclass(frozen=True, slots=True)

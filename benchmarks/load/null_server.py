@@ -15,11 +15,11 @@ _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %
 
 
 @contextlib.contextmanager
-def null_server(delay_ms: float = 0) -> Iterator[str]:
+def null_server() -> Iterator[str]:
     """Run the server in a separate process on loopback; yields its URL."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(sender, delay_ms / 1e3), daemon=True)
+    process = context.Process(target=_serve, args=(sender,), daemon=True)
     process.start()
     try:
         yield f"http://127.0.0.1:{receiver.recv()}"
@@ -30,10 +30,10 @@ def null_server(delay_ms: float = 0) -> Iterator[str]:
         sender.close()
 
 
-def _serve(port: Connection, delay_s: float) -> None:
+def _serve(port: Connection) -> None:
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Protocol(delay_s), "127.0.0.1", 0)
+        server = await loop.create_server(_Protocol, "127.0.0.1", 0)
         port.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
@@ -42,8 +42,7 @@ def _serve(port: Connection, delay_s: float) -> None:
 
 
 class _Protocol(asyncio.Protocol):
-    def __init__(self, delay_s: float) -> None:
-        self._delay_s = delay_s
+    def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -53,11 +52,5 @@ class _Protocol(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def on_message_complete(self) -> None:
-        if self._delay_s:
-            asyncio.get_running_loop().call_later(self._delay_s, self._respond)
-        else:
-            self._respond()
-
-    def _respond(self) -> None:
         if not self._transport.is_closing():
             self._transport.write(_HEAD + _BODY)

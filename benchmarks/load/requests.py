@@ -10,6 +10,7 @@ from benchmarks.errors import TargetError
 from benchmarks.targets.http import multipart, raw
 from benchmarks.targets.target import Target, json_body
 
+HttpRequest = tuple[str, str, dict[str, Any]]  # method, URL, and arguments of `send`
 Kind = Literal["search", "embed", "bulk", "index", "delete"]
 
 
@@ -32,15 +33,6 @@ class LoadRequest:
     salt: int | None = None  # appended to the image's bytes: new to any cache, same pixels
 
 
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
-    """A request as aiohttp sends it."""
-
-    method: str
-    url: str
-    body: dict[str, Any]  # aiohttp's arguments data, json, headers
-
-
 def read(request: LoadRequest, nonce: bytes = b"") -> list[bytes]:
     """Read the images; `nonce` differs by process and makes the salt unique. Raises OSError."""
     if request.kind == "delete":
@@ -60,10 +52,10 @@ def http_request(target: Target, request: LoadRequest, contents: Sequence[bytes]
     if request.kind != "embed":
         raise TargetError(f"a target of kind {target.kind} can embed only, not {request.kind}")
     if target.body == "raw":
-        return HttpRequest("POST", target.url, raw(contents[0]))
+        return "POST", target.url, raw(contents[0])
     if target.body.startswith("form:"):
-        return HttpRequest("POST", target.url, multipart(target.body.removeprefix("form:"), contents))
-    return HttpRequest("POST", target.url, {"json": json_body(target, contents[0])})
+        return "POST", target.url, multipart(target.body.removeprefix("form:"), contents)
+    return "POST", target.url, {"json": json_body(target, contents[0])}
 
 
 def in_bulk(images: Sequence[QueryImage], size: int) -> list[LoadRequest]:
@@ -78,11 +70,10 @@ def _service_request(target: Target, request: LoadRequest, contents: Sequence[by
     item = f"{target.url}/v1/items/{quote(request.images[0].id, safe='')}{query}"
     match request.kind:
         case "search" | "embed":
-            return HttpRequest("POST", f"{target.url}/v1/{request.kind}{query}", raw(contents[0]))
+            return "POST", f"{target.url}/v1/{request.kind}{query}", raw(contents[0])
         case "bulk":
-            url = f"{target.url}/v1/embed/batch{query}"
-            return HttpRequest("POST", url, multipart("images", contents))
+            return "POST", f"{target.url}/v1/embed/batch{query}", multipart("images", contents)
         case "index":
-            return HttpRequest("PUT", item, raw(contents[0]))
+            return "PUT", item, raw(contents[0])
         case "delete":
-            return HttpRequest("DELETE", item, {})
+            return "DELETE", item, {}

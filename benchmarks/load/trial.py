@@ -28,18 +28,6 @@ _ATTEMPTS = 3  # per trial: other processes may disturb one
 
 
 @dataclass(frozen=True, slots=True)
-class Experiment:
-    """The parameters that all trials share."""
-
-    target: Target
-    workload: Workload
-    images: Sequence[QueryImage]
-    seconds: float  # duration of a trial
-    slo_ms: float
-    client: Client
-
-
-@dataclass(frozen=True, slots=True)
 class Trial:
     """The results of a load. A request is within the SLO if its status is 200 and its latency is in time."""
 
@@ -61,81 +49,103 @@ def at_rate(rate: float, seed: int) -> Scenario:
     return Scenario("Server", streams=0, rate_per_s=rate, seed=seed)
 
 
-def send_load(
-    experiment: Experiment, scenario: Scenario, folder: Path, console: Console
-) -> list[ClientUsage]:
-    """Send one load; observations are written to `folder`. Indexed items stay until `delete_indexed`.
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """The parameters that all trials share."""
 
-    Returns the usage of each client process. Raises what `drive` raises.
-    """
-    rate = scenario.rate_per_s or _REQUESTS_PER_S
-    count = max(1, math.ceil(rate * experiment.seconds))
-    requests = requests_of(experiment.workload, experiment.images, count)
-    load = Load(experiment.target, scenario, requests, experiment.seconds if scenario.streams else None)
-    title = f"{rate:.1f} requests/s" if scenario.rate_per_s else f"concurrency {scenario.streams}"
-    return drive(load, experiment.client, folder, 0, title, console)
+    target: Target
+    workload: Workload
+    images: Sequence[QueryImage]
+    seconds: float  # duration of a trial
+    slo_ms: float
+    client: Client
 
+    def trial(self, scenario: Scenario, console: Console, folder: Path) -> Trial:
+        """Run one trial; its observations are kept in the next free folder of `folder`.
 
-def delete_indexed(experiment: Experiment, folder: Path) -> None:
-    """Delete the items that the load in `folder` indexed. Failures are warnings on stderr: the results stay.
+        Raises what `drive` raises, and TargetError if every attempt is invalid.
+        """
+        for _ in range(_ATTEMPTS):
+            run = Run(folder / f"{sum(1 for _ in folder.glob('*')):03d}")
+            run.folder.mkdir(parents=True)
+            try:
+                usage = self.send(scenario, run.folder, console)
+            finally:
+                self.delete_indexed(run.folder)
+            trial = self.results(scenario, run.observations(), usage)
+            run.pack()
+            if not trial.invalid_because:
+                return trial
+        raise TargetError(
+            f"{_ATTEMPTS} consecutive trials were invalid, the last: {trial.invalid_because[0]}"
+        )
 
-    Raises Interrupted.
-    """
-    try:
-        # Including deleted ones: under load a delete may overtake the request that indexes its item.
-        observations = Run(folder).observations()
-        indexed = {observation.query_id for observation in observations if observation.kind == "index"}
-        asyncio.run(_delete(sorted(indexed), experiment))
-    except KeyboardInterrupt as stop:
-        raise Interrupted(f"stopped; items that the load indexed are still in the domain {DOMAIN}") from stop
-    except (RunError, TargetError) as error:
-        Console(stderr=True).print(f"warning: {error}", markup=False, highlight=False, soft_wrap=True)
+    def send(self, scenario: Scenario, folder: Path, console: Console) -> list[ClientUsage]:
+        """Send one load; observations are written to `folder`. Indexed items stay until `delete_indexed`.
 
+        Returns the usage of each client process. Raises what `drive` raises.
+        """
+        rate = scenario.rate_per_s or _REQUESTS_PER_S
+        requests = requests_of(self.workload, self.images, max(1, math.ceil(rate * self.seconds)))
+        load = Load(self.target, scenario, requests, self.seconds if scenario.streams else None)
+        title = f"{rate:.1f} requests/s" if scenario.rate_per_s else f"concurrency {scenario.streams}"
+        return drive(load, self.client, folder, 0, title, console)
 
-def run_trial(experiment: Experiment, scenario: Scenario, console: Console, folder: Path) -> Trial:
-    """Run one trial; its observations are kept in the next free folder of `folder`.
+    def delete_indexed(self, folder: Path) -> None:
+        """Delete the items that the load in `folder` indexed; failures are warnings: the results stay.
 
-    Raises what `drive` raises, and TargetError if every attempt is invalid.
-    """
-    for _ in range(_ATTEMPTS):
-        run = Run(folder / f"{sum(1 for _ in folder.glob('*')):03d}")
-        run.folder.mkdir(parents=True)
+        Raises Interrupted.
+        """
         try:
-            usage = send_load(experiment, scenario, run.folder, console)
-        finally:
-            delete_indexed(experiment, run.folder)
-        trial = trial_of(experiment, scenario, run.observations(), usage)
-        run.pack()
-        if not trial.invalid_because:
-            return trial
-    raise TargetError(f"{_ATTEMPTS} consecutive trials were invalid, the last: {trial.invalid_because[0]}")
+            # Including deleted ones: under load a delete may overtake the request that indexes its item.
+            observations = Run(folder).observations()
+            indexed = {observation.query_id for observation in observations if observation.kind == "index"}
+            asyncio.run(self._delete(sorted(indexed)))
+        except KeyboardInterrupt as stop:
+            raise Interrupted(f"stopped; items of the load are still in the domain {DOMAIN}") from stop
+        except (RunError, TargetError) as error:
+            Console(stderr=True).print(f"warning: {error}", markup=False, highlight=False, soft_wrap=True)
 
+    def results(
+        self, scenario: Scenario, observations: Sequence[Observation], usage: Sequence[ClientUsage]
+    ) -> Trial:
+        """Compute the results of a load from its observations."""
+        in_slo = sum(observation.latency_ms <= self.slo_ms for observation in answered(observations))
+        times = latency(observations)
+        open_loop, friendly = scenario.rate_per_s is not None, self.workload.cache == "friendly"
+        verdict = judge(observations, open_loop, friendly, usage, self.client.limits)
+        statuses = [observation.status for observation in observations]
+        return Trial(
+            rate_per_s=scenario.rate_per_s,
+            streams=scenario.streams,
+            requests=len(observations),
+            good_share=in_slo / len(observations) if observations else 0.0,
+            shed=statuses.count(429),
+            failed=sum(status not in (200, 429) for status in statuses),
+            images_per_s=times.images_per_s,
+            p50_ms=times.p50_ms,
+            p99_ms=times.p99_ms,
+            invalid_because=verdict.invalid_because,
+            not_judged=verdict.not_judged,
+        )
 
-def trial_of(
-    experiment: Experiment,
-    scenario: Scenario,
-    observations: Sequence[Observation],
-    usage: Sequence[ClientUsage],
-) -> Trial:
-    """Compute the results of a load from its observations."""
-    in_slo = sum(observation.latency_ms <= experiment.slo_ms for observation in answered(observations))
-    times = latency(observations)
-    open_loop, friendly = scenario.rate_per_s is not None, experiment.workload.cache == "friendly"
-    verdict = judge(observations, open_loop, friendly, usage, experiment.client.limits)
-    statuses = [observation.status for observation in observations]
-    return Trial(
-        rate_per_s=scenario.rate_per_s,
-        streams=scenario.streams,
-        requests=len(observations),
-        good_share=in_slo / len(observations) if observations else 0.0,
-        shed=statuses.count(429),
-        failed=sum(status not in (200, 429) for status in statuses),
-        images_per_s=times.images_per_s,
-        p50_ms=times.p50_ms,
-        p99_ms=times.p99_ms,
-        invalid_because=verdict.invalid_because,
-        not_judged=verdict.not_judged,
-    )
+    async def _delete(self, ids: Sequence[str]) -> None:
+        """Delete as many items as possible. Raises TargetError if some are left."""
+        slots, failures = asyncio.Semaphore(_DELETES), list[TargetError]()
+
+        async def delete(item_id: str) -> None:
+            try:
+                async with slots:
+                    await service.delete(item_id)
+            except TargetError as error:
+                failures.append(error)
+
+        async with connect(self.target.url, self.client.key, _DELETE_TIMEOUT_S) as service:
+            await asyncio.gather(*map(delete, ids))
+        if failures:
+            raise TargetError(
+                f"{len(failures)} of {len(ids)} items of the load are still in {DOMAIN}: {failures[0]}"
+            )
 
 
 class Journal:
@@ -166,24 +176,3 @@ class Journal:
         except OSError as error:
             raise RunError(f"{self._file} cannot be written: {error.strerror}") from error
         return trial
-
-
-async def _delete(ids: Sequence[str], experiment: Experiment) -> None:
-    """Delete as many items as possible. Raises TargetError if some are left."""
-    slots = asyncio.Semaphore(_DELETES)
-
-    async def failure(item_id: str) -> str | None:
-        try:
-            async with slots:
-                await service.delete(item_id)
-        except TargetError as error:
-            return str(error)
-        return None
-
-    async with connect(experiment.target.url, experiment.client.key, _DELETE_TIMEOUT_S) as service:
-        failures = [reason for reason in await asyncio.gather(*map(failure, ids)) if reason]
-    if failures:
-        raise TargetError(
-            f"{len(failures)} of {len(ids)} items that the load indexed are still in the domain {DOMAIN}: "
-            f"{failures[0]}"
-        )

@@ -154,8 +154,8 @@ class _Worker:
         return False
 
     async def _send(self, request: LoadRequest, contents: list[bytes]) -> Response:
-        http = http_request(self._share.target, request, contents)
-        return await send(self._session, http.method, http.url, **http.body)
+        method, url, arguments = http_request(self._share.target, request, contents)
+        return await send(self._session, method, url, **arguments)
 
     def _results(self, request: LoadRequest, response: Response) -> list[_Result]:
         """Return the outcome for each image; an unexpected body of a 200 counts as no response."""

@@ -89,12 +89,12 @@ def images_of(data: Dataset, sizes: SizeName, folder: Path) -> list[QueryImage]:
     Raises DataError, and RunError if they cannot be written.
     """
     records = list(itertools.islice(data.in_turn(), _IMAGES))
-    if sizes == "own":
-        return [QueryImage(record.id, record.domain, data.image(record)) for record in records]
-    return [
-        QueryImage(record.id, record.domain, _resized(data, record, size, folder))
-        for record, size in zip(records, itertools.cycle(SIZES[sizes]), strict=False)
+    sizes_px = itertools.cycle(SIZES[sizes] or (None,))
+    files = [
+        _resized(data, record, size_px, folder) if size_px else data.image(record)
+        for record, size_px in zip(records, sizes_px, strict=False)
     ]
+    return [QueryImage(record.id, record.domain, file) for record, file in zip(records, files, strict=True)]
 
 
 def _chosen(workload: Workload, images: int, count: int, rng: np.random.Generator) -> Iterator[int]:

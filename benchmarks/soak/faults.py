@@ -8,8 +8,8 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -47,17 +47,15 @@ class Row:
     manner: Manner = "at once"
 
 
-@contextmanager
-def narrow_service(folder: Path) -> Iterator[ServiceProcess]:
+def narrow_service(folder: Path) -> AbstractContextManager[ServiceProcess]:
     """Run a service with the limits above; its log and an empty index are in `folder`."""
-    with running_service(
+    return running_service(
         folder / "service.log",
         data_dir=str(folder / "index"),
         body_timeout_s=str(BODY_TIMEOUT_S),
         max_image_bytes=str(MAX_IMAGE_BYTES),
         max_bytes_in_flight=str(MAX_BYTES_IN_FLIGHT),
-    ) as service:
-        yield service
+    )
 
 
 def form(*parts: tuple[str, str | None, bytes]) -> bytes:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,28 +80,20 @@ async def _soak(service: ServiceProcess, requests: int, concurrency: int, consol
             outcomes.append(outcome)
             progress.advance(task)
 
-        async with _sampled(service.pid, samples, lambda: len(outcomes) / requests):
+        process = psutil.Process(service.pid)
+
+        async def sample() -> None:
+            while True:
+                samples.append((len(outcomes) / requests, rss_mb(process)))
+                await asyncio.sleep(_SAMPLE_S)
+
+        sampling = asyncio.create_task(sample())
+        try:
             await send_all(service.url, requests, concurrency, done)
+        finally:
+            sampling.cancel()
+    samples.append((1.0, rss_mb(process)))
     return Soaked(outcomes, _mean(samples, *_AFTER_WARM_UP), _mean(samples, *_END))
-
-
-@contextlib.asynccontextmanager
-async def _sampled(
-    pid: int, samples: list[tuple[float, float]], share_done: Callable[[], float]
-) -> AsyncIterator[None]:
-    service = psutil.Process(pid)
-
-    async def sample() -> None:
-        while True:
-            samples.append((share_done(), rss_mb(service)))
-            await asyncio.sleep(_SAMPLE_S)
-
-    sampling = asyncio.create_task(sample())
-    try:
-        yield
-    finally:
-        sampling.cancel()
-    samples.append((share_done(), rss_mb(service)))
 
 
 def rss_mb(service: psutil.Process) -> float:

@@ -1,8 +1,10 @@
 """Measured requests, sent with aiohttp. Control calls go through `service.py`."""
 
+import asyncio
 import json
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +74,24 @@ async def send(session: aiohttp.ClientSession, method: str, url: str, **body: An
     except aiohttp.ClientError as error:
         reason = f"{type(error).__name__}: {error}"
     return Response(0, {"detail": reason}, {}, "")
+
+
+async def post_all(
+    url: str, bodies: Iterable[dict[str, Any]], concurrency: int, check: Callable[[Response], None]
+) -> list[tuple[Response, float]]:
+    """Send all bodies in a closed loop; returns the responses with their latencies in ms."""
+    waiting, results = iter(bodies), list[tuple[Response, float]]()
+
+    async def worker() -> None:
+        for body in waiting:
+            start = time.perf_counter()
+            response = await send(session, "POST", url, **body)
+            results.append((response, (time.perf_counter() - start) * 1e3))
+            check(response)
+
+    async with session_for(None, concurrency) as session:
+        await asyncio.gather(*(worker() for _ in range(concurrency)))
+    return results
 
 
 def _json(body: bytes) -> Any:

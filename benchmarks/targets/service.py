@@ -1,15 +1,13 @@
 """Control calls to this service, through its own HTTP client. Measured requests go through `http.py`."""
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import httpx
 
 from benchmarks.errors import TargetError
 from service.client import AsyncClient, Item, NewItem, Problem
-
-T = TypeVar("T")
 
 _TIMEOUT_S = 300
 
@@ -23,61 +21,62 @@ class Service:
 
     async def domains(self) -> dict[str, int]:
         """Return the number of items in each domain."""
-        counts = await self._result("GET /v1/domains", self._client.domains())
-        if not all(isinstance(items, int) for items in counts.values()):
-            raise self._foreign("GET /v1/domains", counts)
+        with self._errors("GET /v1/domains"):
+            counts = await self._client.domains()
+            if not all(isinstance(items, int) for items in counts.values()):
+                raise TypeError(str(counts))
         return counts
 
     async def info(self) -> dict[str, Any]:
         """Return `/v1/info`, which names at least the model and the fingerprints of model and index."""
-        info = await self._result("GET /v1/info", self._client.info())
-        match info:
-            case {"model": {"name": str(), "fingerprint": str()}, "index": {"fingerprint": str()}}:
-                return info
-        raise self._foreign("GET /v1/info", info)
+        with self._errors("GET /v1/info"):
+            info = await self._client.info()
+            match info:
+                case {"model": {"name": str(), "fingerprint": str()}, "index": {"fingerprint": str()}}:
+                    pass
+                case _:
+                    raise TypeError(str(info))
+        return info
 
     async def item(self, item_id: str) -> Item | None:
         """Return the item, or None if it does not exist."""
-
-        async def found() -> Item | None:
+        with self._errors("GET /v1/items"):
             try:
                 return await self._client.get(item_id)
             except Problem as problem:
-                if problem.status == 404:
-                    return None
-                raise
-
-        return await self._result("GET /v1/items", found())
+                if problem.status != 404:
+                    raise
+        return None
 
     async def delete(self, item_id: str) -> None:
         """Delete the item if it exists."""
-        await self._result("DELETE /v1/items", self._client.delete(item_id))
+        with self._errors("DELETE /v1/items"):
+            await self._client.delete(item_id)
 
     async def upload(self, items: Sequence[NewItem]) -> None:
         """Index items in bulk; the first one that is rejected raises TargetError."""
-        problems = await self._result("POST /v1/items", self._client.put_many(items))
-        for item, problem in zip(items, problems, strict=True):
-            if problem:
-                raise TargetError(f"{item.id} was rejected: {problem.members.get('detail')}")
+        with self._errors("POST /v1/items"):
+            for item, problem in zip(items, await self._client.put_many(items), strict=True):
+                if problem:
+                    raise TargetError(f"{item.id} was rejected: {problem.members.get('detail')}")
 
-    async def _result(self, call: str, result: Awaitable[T]) -> T:
+    @contextmanager
+    def _errors(self, call: str) -> Iterator[None]:
         try:
-            return await result
+            yield
         except Problem as problem:
-            raise TargetError(
-                f"{call} failed ({problem.status}): {problem.members.get('detail')}"
-            ) from problem
-        except httpx.ConnectError as error:
-            address = httpx.URL(self._url).netloc.decode()
-            raise TargetError(f"{call} failed (no answer): nothing answers at {address}: {error}") from error
+            reason = f"({problem.status}): {problem.members.get('detail')}"
+            raise TargetError(f"{call} failed {reason}") from problem
         except httpx.TransportError as error:
-            raise TargetError(f"{call} failed (no answer): {type(error).__name__}: {error}") from error
+            reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, httpx.ConnectError):
+                reason = f"nothing answers at {httpx.URL(self._url).netloc.decode()}: {error}"
+            raise TargetError(f"{call} failed (no answer): {reason}") from error
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise self._foreign(call, repr(error)) from error
-
-    def _foreign(self, call: str, content: object) -> TargetError:
-        summary = " ".join(str(content)[:200].split())
-        return TargetError(f"{self._url} is not this service: {call} gave an unexpected response: {summary}")
+            reason = " ".join(str(error)[:200].split())
+            raise TargetError(
+                f"{self._url} is not this service: {call} gave an unexpected body: {reason}"
+            ) from error
 
 
 @asynccontextmanager

@@ -14,7 +14,6 @@ def test_the_share_without_the_client_includes_idle_time() -> None:
         client_cpu_s=0.4,
         ceiling_cpu_s=1.2,
         idle_cpu_s=0.2,
-        stages_ms=[],
-        latencies_ms=[],
+        responses=[],
     )
     assert _share_without_client(result, cores=2, images=100) == pytest.approx(1.2 / 1.6)

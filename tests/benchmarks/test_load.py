@@ -103,7 +103,7 @@ def test_latency_counts_from_the_scheduled_time(searches: list[LoadRequest], tmp
 
 
 def test_multistream_sends_eight_and_waits_for_all(searches: list[LoadRequest], tmp_path: Path) -> None:
-    with null_server(delay_ms=5) as url:
+    with null_server() as url:
         seen = observed(
             Load(Target("uie", url), scenario_row("MultiStream", 1, None, 0), searches), tmp_path / "run"
         )

@@ -16,7 +16,7 @@ from benchmarks.load.driver import Client
 from benchmarks.load.requests import QueryImage, read
 from benchmarks.load.saturate import knee, saturate
 from benchmarks.load.scenarios import Scenario
-from benchmarks.load.trial import Experiment, Journal, Trial, at_rate, run_trial, trial_of
+from benchmarks.load.trial import Experiment, Journal, Trial, at_rate
 from benchmarks.load.workload import DOMAIN, Workload, images_of, requests_of, shares_of
 from benchmarks.runs.run import ClientUsage
 from benchmarks.runs.validity import Verdict, judge
@@ -187,7 +187,7 @@ def test_indexed_items_are_deleted_after_a_trial(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
     with stub(handler) as url:
         scenario = Scenario("ClosedLoop", streams=2)
-        trial = run_trial(experiment(url, tmp_path / "x"), scenario, QUIET, tmp_path / "trials")
+        trial = experiment(url, tmp_path / "x").trial(scenario, QUIET, tmp_path / "trials")
     assert (trial.good_share, trial.failed) == (1.0, 0)
     assert trial.requests > 0
     assert not indexed
@@ -207,7 +207,7 @@ def test_a_trial_whose_items_cannot_be_deleted_has_results(
     (tmp_path / "x").write_bytes(b"x")
     with stub(handler) as url:
         indexing = experiment(url, tmp_path / "x", workload=Workload({"index": 1.0}))
-        trial = run_trial(indexing, Scenario("ClosedLoop", streams=2), QUIET, tmp_path / "trials")
+        trial = indexing.trial(Scenario("ClosedLoop", streams=2), QUIET, tmp_path / "trials")
     assert trial.good_share == 1
     assert capsys.readouterr().err.startswith(f"warning: 1 of {trial.requests} items")
 
@@ -220,7 +220,7 @@ def test_within_the_slo_is_status_200_in_time(tmp_path: Path) -> None:
         seen("a/3", [], 0, 0.1, status=500),
     ]
     usage = [ClientUsage(1, 10)]
-    trial = trial_of(experiment("", tmp_path, slo_ms=200.0), at_rate(4, 0), observations, usage)
+    trial = experiment("", tmp_path, slo_ms=200.0).results(at_rate(4, 0), observations, usage)
     assert (trial.good_share, trial.shed, trial.failed) == (1 / 4, 1, 1)
 
 
@@ -264,4 +264,4 @@ def test_an_invalid_trial_is_an_error(tmp_path: Path) -> None:
     with stub(handler) as url:
         searching = experiment(url, tmp_path / "x", workload=Workload({"search": 1.0}))
         with pytest.raises(TargetError, match="cache"):
-            run_trial(searching, Scenario("ClosedLoop"), QUIET, tmp_path / "trials")
+            searching.trial(Scenario("ClosedLoop"), QUIET, tmp_path / "trials")
