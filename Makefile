@@ -1,14 +1,14 @@
-# Two commands do everything: `make demo` and `make test`. `PORT` sets the port, `UIE_*` the service.
+# `make demo` and `make test` need nothing else. `PORT` sets the port, `UIE_*` the service.
 .PHONY: demo serve test lint fuzz lock env test-env clean
 .DELETE_ON_ERROR:
 
 export BENTOML_DO_NOT_TRACK := true
-# Where PYTHONDONTWRITEBYTECODE is set, as in many containers, each start would compile torch anew.
+# If PYTHONDONTWRITEBYTECODE is set, as in many containers, each start would compile torch again.
 export UV_COMPILE_BYTECODE := 1
 PORT ?= 3000
 FUZZ_SECONDS ?= 300
 
-# Exactly one of onnxruntime and onnxruntime-gpu is installed: the GPU one where an NVIDIA GPU is.
+# Exactly one of onnxruntime and onnxruntime-gpu is installed: the latter if there is an NVIDIA GPU.
 RUNTIME := $(shell if nvidia-smi -L >/dev/null 2>&1; then echo gpu; else echo cpu; fi)
 UV := .venv/bin/uv
 PYTHON := .venv/bin/python
@@ -25,25 +25,30 @@ serve: env
 
 test: test-env
 	$(MAKE) --no-print-directory lint
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --durations=20
+
+# Without service processes, torch and network; tests/conftest.py has the rule.
+.PHONY: test-unit
+test-unit: test-env
+	$(PYTHON) -m pytest --unit --durations=20
 
 lint: test-env
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# Half of the time for the decoder, half for the live service; what atheris keeps is in `runs/fuzz`.
+# Half of the time for the decoder, half for the live service; atheris writes its corpus to `runs/fuzz`.
 fuzz: .venv/fuzz-$(RUNTIME).done
 	$(PYTHON) -m tests.fuzz.images $$(($(FUZZ_SECONDS) / 2))
 	$(PYTHON) -m tests.fuzz.api $$(($(FUZZ_SECONDS) / 2))
 
-# What serving and the harness need; no torch. `test` adds the rest to the same environment.
-# (`serve-*.txt` is serving alone: for containers.)
+# Dependencies of serving and the harness, without torch. `test-env` adds the rest to the same environment.
+# `serve-*.txt` is for serving only, in containers.
 env: .venv/bench-$(RUNTIME).done
 test-env: .venv/test-$(RUNTIME).done
 
-# What was installed for the other runtime goes first: their files overwrite each other. An installation that
-# breaks off leaves no mark that says it was done.
+# The other runtime is uninstalled first, because their files overwrite each other. An interrupted installation
+# leaves no `.done` file.
 OTHER := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 define WITHOUT_OTHER
 	@if $(UV) pip show --quiet --python $(PYTHON) $(OTHER) 2>/dev/null; then rm -f .venv/*.done; \
@@ -68,7 +73,7 @@ $(UV):
 	python3 -m venv .venv
 	.venv/bin/pip install --quiet uv==0.13.9
 
-# No index addresses: a lock names versions and hashes, and any index that has them will do.
+# No index addresses: a lock has versions and hashes, and any index that offers them can be used.
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --python-version 3.11 pyproject.toml
 

@@ -22,9 +22,9 @@ from benchmarks.reports.plots import Tick, percentile_plot, timeline
 from benchmarks.reports.thumbnails import thumbnail
 from benchmarks.runs.records import read_record, to_json
 from benchmarks.runs.run import Run
-from tests.conftest import ROOT
 from tests.support.observed import seen
 from tests.support.page import Page
+from tests.support.paths import ROOT
 from tests.support.pictures import encode, exif, quadrants
 from tests.support.reported import LABEL, A, B, Q, a_run
 

@@ -1,6 +1,6 @@
-"""`python -m tests.fuzz.api SECONDS`: schemathesis on the live service, by the service's own OpenAPI.
+"""`python -m tests.fuzz.api SECONDS`: schemathesis on the live service, by the service's OpenAPI document.
 
-No answer may be a 5xx, and each must be of a status, content type and schema that OpenAPI says.
+No response may be a 5xx, and each must have a status, content type and schema of the document.
 """
 
 import os
@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.targets.process import running_service
+from tests.support.paths import ROOT
 
-_ROOT = Path(__file__).parent.parent.parent
 _CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -24,7 +24,7 @@ _CHECKS = (
 
 
 def main(seconds: int) -> int:
-    """The exit status: 0 where nothing was found."""
+    """The exit status: 0 if no failure was found."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with running_service(folder / "service.log", data_dir=str(folder / "index")) as service:
@@ -34,7 +34,7 @@ def main(seconds: int) -> int:
                     *("--checks", ",".join(_CHECKS), "--max-time", str(seconds)),
                     *("--phases", "examples,coverage,fuzzing", "--continue-on-failure"),
                 ],
-                env={**os.environ, "PYTHONPATH": str(_ROOT), "SCHEMATHESIS_HOOKS": "tests.fuzz.media"},
+                env={**os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.fuzz.media"},
                 cwd=scratch,
                 check=False,
             ).returncode

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz.images SECONDS`: atheris on the decoder. Only the documented errors may leave it."""
+"""`python -m tests.fuzz.images SECONDS`: atheris on the decoder: only its documented errors may escape."""
 
 import io
 import sys
@@ -16,7 +16,7 @@ with atheris.instrument_imports(include=["PIL", "service.inference.images"]):
     from service.manifest import load_manifest
     from service.settings import load_settings
 
-    Image.init()  # its plugins would else be imported at the first picture, not instrumented
+    Image.init()  # otherwise its plugins are imported at the first image, without instrumentation
 
 _RUNS = Path("runs/fuzz")
 _MAX_PIXELS = 1_000_000
@@ -33,7 +33,7 @@ def _decode(data: bytes) -> None:
 
 
 def _seeds(folder: Path) -> None:
-    """One small picture of each format and mode, to begin from."""
+    """Writes a small image of each format and mode, as a start."""
     for kind in FORMATS:
         for mode in ("RGB", "RGBA", "P", "L", "1", "I;16", "F", "CMYK", "LA"):
             stream = io.BytesIO()
@@ -51,9 +51,9 @@ def _as_mode(mode: str) -> Image.Image:
 
 
 def main(seconds: int) -> None:
-    """Ends by itself; what it found is printed, is a file in `runs/fuzz`, and makes the exit status."""
+    """Runs for so many seconds. A finding is printed, saved in `runs/fuzz`, and sets the exit status."""
     warnings.simplefilter("ignore")  # Pillow's, about broken files
-    corpus = _RUNS / "corpus"  # kept: the next run begins where this one ended
+    corpus = _RUNS / "corpus"  # kept for the next run
     corpus.mkdir(parents=True, exist_ok=True)
     _seeds(corpus)
     options = [f"-max_total_time={seconds}", f"-max_len={_MAX_BYTES}", "-timeout=20", "-rss_limit_mb=4096"]

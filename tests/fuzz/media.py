@@ -1,4 +1,4 @@
-"""What schemathesis sends where the service's OpenAPI says that an image belongs: pictures, and worse."""
+"""Bodies that schemathesis sends as images: valid, damaged and random ones."""
 
 import schemathesis
 from hypothesis import strategies as st
@@ -10,7 +10,7 @@ _PICTURES = [noise_image(seed, kind) for seed, kind in enumerate(("PNG", "JPEG",
 
 @st.composite
 def _damaged(draw: st.DrawFn) -> bytes:
-    """A picture with a piece of it replaced by other bytes."""
+    """A valid image in which one piece is replaced by other bytes."""
     data = draw(st.sampled_from(_PICTURES))
     start = draw(st.integers(0, len(data)))
     end = draw(st.integers(start, len(data)))

@@ -1,9 +1,9 @@
-"""Unusual and bad pictures, malformed requests: each answers as the contract says."""
+"""Unusual images, broken images and malformed requests get the responses of the HTTP contract."""
 
-import socket
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from benchmarks.targets.process import ServiceProcess
-from tests.support.live import PNG, TRUNCATED, embedding_of, problem_of
+from tests.support.live import PNG, TRUNCATED, connected, embedding_of, problem_of
 from tests.support.pictures import encode, noise, quadrants
 
 
 def huge_header() -> bytes:
+    """A small PNG whose header claims 20,000 x 20,000 pixels."""
     data = bytearray(encode(Image.new("L", (8, 8))))
     data[16:24] = struct.pack(">2I", 20_000, 20_000)
     data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
@@ -50,31 +51,33 @@ def test_unusual_images_have_embeddings(http: httpx.Client, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
-@pytest.mark.parametrize("how", ["raw", "multipart", "chunked"])
-def test_bad_images_have_problems(http: httpx.Client, name: str, how: str) -> None:
+@pytest.mark.parametrize("transfer", ["raw", "multipart", "chunked"])
+def test_broken_images_have_problems(http: httpx.Client, name: str, transfer: str) -> None:
     data, status, slug = BAD[name]
 
     def chunks() -> Iterator[bytes]:
         for start in range(0, len(data), 1 << 16):
             yield data[start : start + (1 << 16)]
 
-    if how == "multipart":
+    if transfer == "multipart":
         response = http.post("/v1/embed", files={"image": ("x.jpg", data)})
     else:
-        response = http.post("/v1/embed", content=data if how == "raw" else chunks(), headers=PNG)
+        response = http.post("/v1/embed", content=data if transfer == "raw" else chunks(), headers=PNG)
     assert problem_of(response) == (status, slug)
     if status == 413:
         assert response.json()["got"] > response.json()["limit"]
 
 
-def test_a_body_that_is_too_long_is_refused_before_it_was_read(service: ServiceProcess) -> None:
-    host, port = service.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+def test_a_body_that_is_too_long_is_refused_before_it_is_sent(service: ServiceProcess) -> None:
+    with closing(connected(service)) as connection:
         connection.sendall(
             b"POST /v1/embed HTTP/1.1\r\nHost: x\r\n"
             b"Content-Type: image/png\r\nContent-Length: 50000000\r\n\r\n"
         )
-        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")  # not one byte of the body was sent
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+FORM = "multipart/form-data"
 
 
 @pytest.mark.parametrize(
@@ -86,16 +89,13 @@ def test_a_body_that_is_too_long_is_refused_before_it_was_read(service: ServiceP
         ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported-media-type"),
         ({"data": {"image": "x"}}, 415, "unsupported-media-type"),
         (
-            {"content": b"nonsense", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+            {"content": b"nonsense", "headers": {"Content-Type": f"{FORM}; boundary=x"}},
             400,
             "invalid-request",
         ),
-        ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "invalid-request"),
+        ({"content": b"x", "headers": {"Content-Type": FORM}}, 400, "invalid-request"),
         (
-            {
-                "content": b"x",
-                "headers": {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"},
-            },
+            {"content": b"x", "headers": {"Content-Type": f"{FORM}; boundary=x; charset=undefined"}},
             400,
             "invalid-request",
         ),

@@ -1,9 +1,7 @@
-"""Images by URL through the service's routes: off, on, and within the same bounds as bodies."""
+"""Images by URL: off by default, and bound by the same limits as request bodies."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +9,20 @@ import httpx
 import numpy as np
 import pytest
 
-from benchmarks.targets.process import running_service
+from benchmarks.targets.process import ServiceProcess
 from service.core import Core
 from service.fetch import Fetcher
 from service.http.app import create_app
 from service.http.envelope import Envelope
 from service.settings import Settings
-from tests.live.test_openai import uri
-from tests.support.live import PNG, embedding_of, hits_of, problem_of
+from tests.support.live import PNG, embedding_of, hits_of, metric, problem_of, uri
 from tests.support.pictures import encode, noise
 from tests.support.remote import URL, World, answer, drip, silence
+from tests.support.waiting import LIMIT_S, until
 
 DATA = encode(noise(1))
 BMP = encode(noise(1, 200, 200), "BMP")  # 120,000 bytes
-WAYS: list[tuple[str, str, dict[str, Any]]] = [
+ROUTES: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/v1/embed", {"url": URL}),
     ("POST", "/v1/search", {"url": URL}),
     ("PUT", "/v1/items/a?domain=fetched&label=one", {"url": URL}),
@@ -33,51 +31,52 @@ WAYS: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
-async def begun(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """An image of 120,000 bytes, of which none comes."""
+async def announced(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Announces 120,000 bytes and sends none."""
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 120000\r\n\r\n")
     await silence(reader, writer)
 
 
-async def seen(world: World, path: str, times: int = 1) -> None:
-    """Waits until the server was asked for it so often."""
-    async with asyncio.timeout(30):
-        while sum(path in head for head in world.heads) < times:  # noqa: ASYNC110 (the server changes it)
-            await asyncio.sleep(0.01)
+async def requested(world: World, path: str, times: int = 1) -> None:
+    """Waits until the server has received so many requests for the path."""
+    await until(lambda: sum(path in head for head in world.heads) >= times)
 
 
 @pytest.fixture
 async def core(world: World, tmp_path: Path) -> AsyncIterator[Core]:
-    """A core that fetches from that world, with little room."""
+    """A core that fetches from that world, with low limits."""
     world.pages["/a.png"] = answer(DATA)
     settings = Settings(
         data_dir=tmp_path / "index",
         url_hosts=("http://pics.example.org",),
+        url_timeout_s=LIMIT_S,
         queue_limit=4,
         max_bytes_in_flight=200_000,
     )
-    made = Core(settings)
-    await made.start()
-    made.fetcher = Fetcher(settings, made.metrics, world.resolve, world)
-    yield made
-    await asyncio.to_thread(made.close)
+    core = Core(settings)
+    await core.start()
+    core.fetcher = Fetcher(settings, core.metrics, world.resolve, world)
+    yield core
+    await asyncio.to_thread(core.close)
 
 
 @pytest.fixture
 async def client(core: Core) -> AsyncIterator[httpx.AsyncClient]:
     app = Envelope(create_app(core), core)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as made:
-        yield made
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+        yield client
 
 
-@pytest.mark.parametrize(("method", "path", "body"), WAYS)
-def test_off_it_says_so(http: httpx.Client, method: str, path: str, body: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("method", "path", "body"), ROUTES)
+def test_urls_are_refused_by_default(
+    http: httpx.Client, method: str, path: str, body: dict[str, Any]
+) -> None:
     refused = http.request(method, path, json=body)
     assert problem_of(refused) == (400, "invalid-request")
     assert "UIE_URL_HOSTS" in refused.json()["detail"]
 
 
-def test_other_json_is_no_image(http: httpx.Client) -> None:
+def test_json_without_a_url_is_refused(http: httpx.Client) -> None:
     bodies: list[Any] = [{}, {"url": 1}, {"url": URL, "also": 1}, [], URL]
     for body in bodies:
         assert problem_of(http.post("/v1/embed", json=body)) == (415, "unsupported-media-type")
@@ -85,68 +84,59 @@ def test_other_json_is_no_image(http: httpx.Client) -> None:
     assert problem_of(http.post("/v1/embed", json={"url": "x" * 100_000})) == (413, "image-too-large")
 
 
-def test_what_is_listed_and_not_public_is_not_asked(tmp_path: Path) -> None:
-    """The whole way, with the system's own names: nobody needs to be told that localhost is here."""
-    asked = []
-
-    class Inside(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-
-    inside = HTTPServer(("127.0.0.1", 0), Inside)
-    thread = threading.Thread(target=inside.serve_forever)
-    thread.start()
-    try:
-        hosts = f"http://localhost:{inside.server_port},http://127.0.0.1:{inside.server_port}"
-        with (
-            running_service(tmp_path / "log", data_dir=str(tmp_path / "index"), url_hosts=hosts) as service,
-            httpx.Client(base_url=service.url, timeout=60) as client,
-        ):
-            for host in hosts.split(","):
-                refused = client.post("/v1/embed", json={"url": f"{host}/a.png"})
-                assert problem_of(refused) == (400, "unfetchable-image")
-            assert 'uie_fetches_total{result="refused"} 2.0' in client.get("/metrics").text
-    finally:
-        inside.shutdown()
-        thread.join()
-        inside.server_close()
-    assert asked == []
+def test_a_listed_host_with_a_loopback_address_is_not_contacted(
+    service: ServiceProcess, bounded: ServiceProcess, http: httpx.Client
+) -> None:
+    """Listed are the names and addresses of the other service; the system's own resolver is in use."""
+    count = 'uie_requests_total{route="/v1/domains",status="200"}'
+    assert http.get("/v1/domains").status_code == 200
+    before = metric(http, count)
+    assert before >= 1
+    with httpx.Client(base_url=bounded.url, timeout=LIMIT_S) as client:
+        refusals = metric(client, 'uie_fetches_total{result="refused"}')
+        for url in (service.url, service.url.replace("127.0.0.1", "localhost")):
+            refused = client.post("/v1/embed", json={"url": f"{url}/v1/domains"})
+            assert problem_of(refused) == (400, "unfetchable-image")
+        assert metric(client, 'uie_fetches_total{result="refused"}') == refusals + 2
+    assert metric(http, count) == before
 
 
-async def test_a_fetched_image_is_the_image(client: httpx.AsyncClient, core: Core) -> None:
-    wanted = embedding_of(await client.post("/v1/embed", content=DATA, headers=PNG))
-    given = await client.post("/v1/embed", json={"url": URL})
-    np.testing.assert_array_equal(embedding_of(given), wanted)
-    stages = [part.split(";")[0] for part in given.headers["server-timing"].split(", ")]
+async def test_a_fetched_image_has_the_embedding_of_its_bytes(client: httpx.AsyncClient, core: Core) -> None:
+    expected = embedding_of(await client.post("/v1/embed", content=DATA, headers=PNG))
+    fetched = await client.post("/v1/embed", json={"url": URL})
+    np.testing.assert_array_equal(embedding_of(fetched), expected)
+    stages = [part.split(";")[0] for part in fetched.headers["server-timing"].split(", ")]
     assert stages == ["fetch", "decode", "queue", "infer", "total"]
     put = await client.put("/v1/items/a", params={"domain": "fetched", "label": "one"}, json={"url": URL})
     assert put.json() == {"id": "a", "created": True}
-    found = await client.post("/v1/search", json={"url": URL})
-    assert [hit["id"] for hit in hits_of(found)] == ["a"]
-    assert "fetch;dur=" in found.headers["server-timing"]
+    search = await client.post("/v1/search", json={"url": URL})
+    assert [hit["id"] for hit in hits_of(search)] == ["a"]
+    assert "fetch;dur=" in search.headers["server-timing"]
     both = await client.post("/v1/embeddings", json={"input": [uri(DATA), URL]})
-    for one in both.json()["data"]:
-        np.testing.assert_allclose(one["embedding"], wanted, atol=2e-6)
+    for entry in both.json()["data"]:
+        np.testing.assert_allclose(entry["embedding"], expected, atol=2e-6)
     assert core.metrics.fetches.labels("fetched")._value.get() == 4
 
 
-async def test_of_several_the_unfetchable_one_is_named(client: httpx.AsyncClient) -> None:
+async def test_the_index_of_an_unfetchable_image_is_reported(client: httpx.AsyncClient) -> None:
     refused = await client.post("/v1/embeddings", json={"input": [URL, URL + "x"]})
     assert problem_of(refused) == (400, "unfetchable-image")
     assert refused.json()["index"] == 1
 
 
-async def test_the_bytes_count_as_a_bodys_do(client: httpx.AsyncClient, world: World) -> None:
+async def test_fetched_bytes_count_as_bytes_in_flight(client: httpx.AsyncClient, world: World) -> None:
     world.pages["/large.png"] = answer(bytes(200_000))
     refused = await client.post("/v1/embed", json={"url": "http://pics.example.org/large.png"})
     assert problem_of(refused) == (429, "overloaded")
     assert int(refused.headers["retry-after"]) >= 1
     world.pages["/a.png"] = answer(BMP)
-    for _ in range(3):  # each gives its room back
+    for _ in range(3):  # each releases its bytes
         embedding_of(await client.post("/v1/embed", json={"url": URL}))
-    world.pages["/begun.png"] = begun
-    waiting = asyncio.create_task(client.post("/v1/embed", json={"url": "http://pics.example.org/begun.png"}))
-    await seen(world, "/begun.png")
+    world.pages["/announced.png"] = announced
+    waiting = asyncio.create_task(
+        client.post("/v1/embed", json={"url": "http://pics.example.org/announced.png"})
+    )
+    await requested(world, "/announced.png")
     refused = await client.post("/v1/embed", json={"url": URL})
     assert problem_of(refused) == (429, "overloaded")
     waiting.cancel()
@@ -154,10 +144,10 @@ async def test_the_bytes_count_as_a_bodys_do(client: httpx.AsyncClient, world: W
     embedding_of(await client.post("/v1/embed", json={"url": URL}))
 
 
-async def test_what_is_fetched_has_its_place_in_the_queue(client: httpx.AsyncClient, world: World) -> None:
+async def test_a_fetch_counts_against_the_queue_limit(client: httpx.AsyncClient, world: World) -> None:
     world.pages["/a.png"] = silence
     waiting = [asyncio.create_task(client.post("/v1/embed", json={"url": URL})) for _ in range(4)]
-    await seen(world, "/a.png", times=4)
+    await requested(world, "/a.png", times=4)
     refused = await client.post("/v1/embed", json={"url": URL})
     assert problem_of(refused) == (429, "overloaded")
     for task in waiting:
@@ -171,5 +161,5 @@ async def test_the_clients_deadline_ends_the_fetch(client: httpx.AsyncClient, wo
     for _ in range(2):
         late = await client.post("/v1/embed", json={"url": URL}, headers={"X-Deadline-Ms": "200"})
         assert problem_of(late) == (504, "deadline-exceeded")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_S):
         await world.ended.wait()

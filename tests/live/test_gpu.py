@@ -1,4 +1,4 @@
-"""On a machine with an NVIDIA GPU: the same embeddings as on the CPU, and served. Elsewhere these skip."""
+"""Embeddings on an NVIDIA GPU equal those on the CPU. Skipped on machines without one."""
 
 import subprocess
 import time
@@ -18,8 +18,9 @@ from service.inference.encoder import Encoder
 from service.manifest import Manifest
 from tests.support.live import PNG, embedding_of
 from tests.support.pictures import encode, noise
+from tests.support.waiting import LIMIT_S
 
-PICTURES = 64
+IMAGES = 64
 Work = Callable[[], object]
 
 
@@ -33,50 +34,50 @@ def has_gpu() -> bool:
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not has_gpu(), reason="no NVIDIA GPU")]
 
 
-def say(capsys: pytest.CaptureFixture[str], what: str, cpu: Work, cuda: Work) -> None:
-    """The throughput of both, for the reader; both have run before."""
+def report(capsys: pytest.CaptureFixture[str], title: str, cpu: Work, cuda: Work) -> None:
+    """Prints the throughput of both; nothing is asserted about it. Both have run before."""
     with capsys.disabled():
-        Console().print(f"{what}: cuda {images_per_s(cuda):.0f} images/s, cpu {images_per_s(cpu):.0f}")
+        Console().print(f"{title}: cuda {images_per_s(cuda):.0f} images/s, cpu {images_per_s(cpu):.0f}")
 
 
-def drawn(count: int, px: int) -> NDArray[np.uint8]:
+def random_images(count: int, px: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (count, px, px, 3), dtype=np.uint8)
 
 
 def images_per_s(work: Work) -> float:
     started = time.perf_counter()
     work()
-    return PICTURES / (time.perf_counter() - started)
+    return IMAGES / (time.perf_counter() - started)
 
 
-def test_the_gpu_answers_as_the_cpu(
+def test_the_gpu_gives_the_embeddings_of_the_cpu(
     zoo_model: Path, manifest: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pixels = drawn(PICTURES, manifest.input_px)
+    pixels = random_images(IMAGES, manifest.input_px)
     cpu, cuda = (Encoder(zoo_model, manifest, provider, 4) for provider in ("cpu", "cuda"))
-    found = cuda.encode(pixels)
-    assert (cpu.encode(pixels) * found).sum(axis=1).min() > 0.9999
-    singles = np.concatenate([cuda.encode(pixels[at : at + 1]) for at in range(8)])
-    assert (singles * found[:8]).sum(axis=1).min() > 0.9999
-    say(capsys, "in process", partial(cpu.encode, pixels), partial(cuda.encode, pixels))
+    embeddings = cuda.encode(pixels)
+    assert (cpu.encode(pixels) * embeddings).sum(axis=1).min() > 0.9999
+    singles = np.concatenate([cuda.encode(pixels[row : row + 1]) for row in range(8)])
+    assert (singles * embeddings[:8]).sum(axis=1).min() > 0.9999
+    report(capsys, "in process", partial(cpu.encode, pixels), partial(cuda.encode, pixels))
 
 
-def test_it_serves_from_the_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures = [encode(noise(seed)) for seed in range(PICTURES)]
+def test_the_service_runs_on_the_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [encode(noise(seed)) for seed in range(IMAGES)]
     with (
         running_service(tmp_path / "cpu.log", provider="cpu", data_dir=str(tmp_path / "cpu")) as cpu,
         running_service(tmp_path / "cuda.log", provider="cuda", data_dir=str(tmp_path / "cuda")) as cuda,
         ThreadPoolExecutor(16) as threads,
-        httpx.Client(timeout=60) as client,
+        httpx.Client(timeout=LIMIT_S) as client,
     ):
 
-        def embedded(url: str, picture: bytes) -> NDArray[np.float64]:
-            return embedding_of(client.post(f"{url}/v1/embed", content=picture, headers=PNG))
+        def embedded(url: str, image: bytes) -> NDArray[np.float64]:
+            return embedding_of(client.post(f"{url}/v1/embed", content=image, headers=PNG))
 
         def all_embedded(url: str) -> list[NDArray[np.float64]]:
-            return list(threads.map(partial(embedded, url), pictures))
+            return list(threads.map(partial(embedded, url), images))
 
         assert client.get(f"{cuda.url}/v1/info").json()["provider"] == "cuda"
-        for found, wanted in zip(all_embedded(cuda.url), all_embedded(cpu.url), strict=True):
-            assert found @ wanted > 0.9999
-        say(capsys, "served", partial(all_embedded, cpu.url), partial(all_embedded, cuda.url))
+        for embedding, expected in zip(all_embedded(cuda.url), all_embedded(cpu.url), strict=True):
+            assert embedding @ expected > 0.9999
+        report(capsys, "served", partial(all_embedded, cpu.url), partial(all_embedded, cuda.url))

@@ -1,4 +1,4 @@
-"""What no HTTP client sends: heads without end, lengths that are not true, paths that climb."""
+"""Requests that no HTTP client sends: endless heads, false lengths, paths outside the root."""
 
 import socket
 from contextlib import closing
@@ -11,7 +11,7 @@ from benchmarks.soak.faults import flood
 from benchmarks.soak.soak import rss_mb
 from benchmarks.targets.process import ServiceProcess
 from service.http.heads import MAX_HEAD_BYTES
-from tests.support.live import PNG, embedding_of, problem_of
+from tests.support.live import PNG, connected, embedding_of, problem_of, received
 from tests.support.pictures import encode, noise
 
 DATA = encode(noise(1))
@@ -19,37 +19,29 @@ HEAD = b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
 TRAILED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
 
 
-def connected(service: ServiceProcess) -> socket.socket:
-    host, port = service.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=20)
-
-
 def exchanged(service: ServiceProcess, request: bytes) -> bytes:
-    """What comes back before the service closes the connection."""
-    got = b""
+    """Everything the service sends before it closes the connection."""
     with closing(connected(service)) as connection:
         connection.sendall(request)
-        while part := connection.recv(65536):
-            got += part
-    return got
+        return received(connection)
 
 
-def sent_until_cut_off(service: ServiceProcess, begin: bytes, piece: bytes, most: int) -> int:
-    """How many bytes of `piece`, again and again, the service let itself be sent."""
+def sent_until_cut_off(service: ServiceProcess, begin: bytes, piece: bytes, limit: int) -> int:
+    """The number of bytes of repeated pieces that the service accepted before it closed the connection."""
     sent = 0
     with closing(connected(service)) as connection:
         try:
             connection.sendall(begin)
-            while sent < most:
+            while sent < limit:
                 connection.sendall(piece)
                 sent += len(piece)
         except ConnectionError:
             return sent
-    raise AssertionError(f"{sent} bytes were taken")
+    raise AssertionError(f"{sent} bytes were accepted")
 
 
 def test_a_head_that_is_too_long_is_refused(service: ServiceProcess, http: httpx.Client) -> None:
-    # Not a byte more than is read at the limit, so that the connection is not reset before the answer is.
+    # Exactly the bytes read at the limit: unread ones would reset the connection, and lose the response.
     long = HEAD + b"X-Long: "
     refused = exchanged(service, long + b"x" * (MAX_HEAD_BYTES + 1 - len(long)))
     assert refused.startswith(b"HTTP/1.1 431 ")
@@ -70,18 +62,18 @@ def test_a_head_that_is_too_long_is_refused(service: ServiceProcess, http: httpx
     ],
     ids=["one header", "many headers", "the line", "trailers", "a chunk's extension"],
 )
-def test_what_never_ends_is_cut_off(
+def test_endless_heads_are_cut_off(
     service: ServiceProcess, http: httpx.Client, begin: bytes, piece: bytes
 ) -> None:
     process = psutil.Process(service.pid)
     before_mb = rss_mb(process)
-    # Some of it fills the sockets' buffers.
+    # The buffers of the sockets hold some of it.
     assert sent_until_cut_off(service, begin, piece, 100_000_000) < 50_000_000
     assert rss_mb(process) - before_mb < 50
     embedding_of(http.post("/v1/embed", content=DATA, headers=PNG))
 
 
-def test_long_bodies_are_no_heads(http: httpx.Client) -> None:
+def test_long_bodies_are_not_limited_as_heads(http: httpx.Client) -> None:
     def chunks() -> list[bytes]:
         return [DATA[start : start + 1] for start in range(len(DATA))]
 
@@ -92,14 +84,17 @@ def test_long_bodies_are_no_heads(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("length", ["-1", "abc", "1e3", "9" * 30, "5, 6", "", "\xb2", str(len(DATA) - 9)])
-def test_a_length_that_is_not_true_ends_the_connection(service: ServiceProcess, length: str) -> None:
+def test_a_false_length_closes_the_connection(service: ServiceProcess, length: str) -> None:
     request = HEAD + f"Content-Length: {length}\r\n\r\n".encode("latin-1") + DATA
-    answers = exchanged(service, request)
-    assert b"HTTP/1.1 200" not in answers
-    assert answers.count(b"HTTP/1.1 400 ") in (1, 2)  # where it was too short: of the image, and of the rest
+    responses = exchanged(service, request)
+    assert b"HTTP/1.1 200" not in responses
+    assert responses.count(b"HTTP/1.1 400 ") in (
+        1,
+        2,
+    )  # two if it is too short: for the image and for the rest
 
 
-def test_a_length_that_is_too_long_and_a_client_that_is_done(
+def test_a_client_that_stops_before_its_length_gets_no_response(
     service: ServiceProcess, http: httpx.Client
 ) -> None:
     with closing(connected(service)) as connection:
@@ -119,19 +114,19 @@ def test_a_length_that_is_too_long_and_a_client_that_is_done(
     ],
     ids=["two lengths", "no chunk", "TLS", "raw bytes in the path"],
 )
-def test_what_is_not_http(service: ServiceProcess, request_: bytes) -> None:
+def test_invalid_http_is_refused(service: ServiceProcess, request_: bytes) -> None:
     assert exchanged(service, request_).startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize("path", ["/docs", "/", "/v1/info", "/v1/nothing", "/metrics", "/embed"])
-def test_browsers_are_told_what_an_answer_is(http: httpx.Client, path: str) -> None:
-    answer = http.get(path)
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    policy = answer.headers.get("content-security-policy", "")
+def test_responses_have_security_headers(http: httpx.Client, path: str) -> None:
+    response = http.get(path)
+    assert response.headers["x-content-type-options"] == "nosniff"
+    policy = response.headers.get("content-security-policy", "")
     assert ("frame-ancestors 'none'" in policy) == (path in ("/docs", "/"))
 
 
-CLIMBING = [
+TRAVERSALS = [
     "../../etc/passwd",
     "..%2f..%2fetc%2fpasswd",
     "%2e%2e%2f%2e%2e%2fpasswd",
@@ -140,27 +135,23 @@ CLIMBING = [
 ]
 
 
-@pytest.mark.parametrize("path", [*CLIMBING, "..%5c..%5cx", "%e2%80%ae", "%u002e", "%", "a;b", "//", "%2f"])
+@pytest.mark.parametrize("path", [*TRAVERSALS, "..%5c..%5cx", "%e2%80%ae", "%u002e", "%", "a;b", "//", "%2f"])
 def test_a_path_in_an_id_is_an_id(service: ServiceProcess, path: str) -> None:
     request = f"GET /v1/items/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    answer = exchanged(service, request.encode())
-    assert answer.startswith(b"HTTP/1.1 404 ")
-    assert b'"unknown-item"' in answer
+    response = exchanged(service, request.encode())
+    assert response.startswith(b"HTTP/1.1 404 ")
+    assert b'"unknown-item"' in response
 
 
 @pytest.mark.parametrize(
     ("call", "body", "limit"),
     [
-        (
-            "/v1/items",
-            flood("items", [{"id": "x"}]),
-            164_000,
-        ),  # a thousand with 64 numbers and something beside
+        ("/v1/items", flood("items", [{"id": "x"}]), 164_000),  # a thousand items of 64 numbers, and payloads
         ("/v1/search", flood("id", "x"), 10_000),
         ("/v1/embeddings", flood("input", "data:,"), 10_000),
     ],
 )
-def test_json_of_many_values_is_refused_unread(
+def test_json_of_many_values_is_refused_before_parsing(
     http: httpx.Client, call: str, body: bytes, limit: int
 ) -> None:
     refused = http.post(call, content=body, headers={"Content-Type": "application/json"})
@@ -170,7 +161,7 @@ def test_json_of_many_values_is_refused_unread(
 
 
 @pytest.mark.parametrize("call", ["/v1/search", "/v1/items", "/v1/embeddings"])
-def test_deep_json(http: httpx.Client, call: str) -> None:
+def test_deep_json_is_refused(http: httpx.Client, call: str) -> None:
     for deep in (b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 100_000 + b"1" + b"}" * 100_000):
         refused = http.post(call, content=deep, headers={"Content-Type": "application/json"})
         assert problem_of(refused) == (400, "invalid-request")

@@ -1,10 +1,9 @@
-"""Items of the live service: put, read, deleted, kept."""
+"""Items of the live service: added, read, deleted, persisted."""
 
 import json
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from benchmarks.targets.process import running_service
 from tests.support.live import PNG, TRUNCATED, embedding_of, hits_of, problem_of
 from tests.support.pictures import encode, noise
+from tests.support.waiting import LIMIT_S, wait_until
 
 IDS = [
     "a",
@@ -46,8 +46,8 @@ def test_ids_round_trip_unchanged(http: httpx.Client, item_id: str) -> None:
     item = http.get(path).json()
     assert (item["id"], item["domain"], item["label"]) == (item_id, "ids", "é/ \n")
     assert item["payload"] == {"a": [1, "ü"]}
-    found = hits_of(http.post("/v1/search", json={"id": item_id}, params={"domain": "ids", "k": 1}))
-    assert found[0]["id"] == item_id
+    [hit] = hits_of(http.post("/v1/search", json={"id": item_id}, params={"domain": "ids", "k": 1}))
+    assert hit["id"] == item_id
     assert http.delete(path).json() == {"deleted": True}
     assert http.delete(path).json() == {"deleted": False}
     assert problem_of(http.get(path)) == (404, "unknown-item")
@@ -64,13 +64,11 @@ def test_ids_round_trip_unchanged(http: httpx.Client, item_id: str) -> None:
         ("%FF", {"domain": "d", "label": "l"}, encode(noise(1)), 400, "invalid-request"),
     ],
 )
-def test_wrong_puts(
+def test_invalid_puts(
     http: httpx.Client, path: str, params: dict[str, str], content: bytes, status: int, slug: str
 ) -> None:
-    assert problem_of(http.put(f"/v1/items/{path}", content=content, headers=PNG, params=params)) == (
-        status,
-        slug,
-    )
+    response = http.put(f"/v1/items/{path}", content=content, headers=PNG, params=params)
+    assert problem_of(response) == (status, slug)
     assert "d" not in {row["name"] for row in http.get("/v1/domains").json()["domains"]}
 
 
@@ -87,7 +85,7 @@ PAYLOADS = [
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=range(len(PAYLOADS)))
-def test_wrong_payloads(http: httpx.Client, payload: str) -> None:
+def test_invalid_payloads(http: httpx.Client, payload: str) -> None:
     response = http.put(
         "/v1/items/x",
         files={"image": encode(noise(1))},
@@ -103,7 +101,7 @@ def test_wrong_payloads(http: httpx.Client, payload: str) -> None:
 
 
 def test_bulk_results_are_per_item(http: httpx.Client) -> None:
-    described: list[Any] = [
+    entries: list[Any] = [
         {"id": "bulk-0", "domain": "bulk", "label": "l"},
         {"id": "bulk-1", "domain": "bulk", "label": "l"},
         {"id": "bulk-2", "domain": "NO", "label": "l"},
@@ -112,7 +110,7 @@ def test_bulk_results_are_per_item(http: httpx.Client) -> None:
     ]
     images = [encode(noise(0)), TRUNCATED, *(encode(noise(n)) for n in (2, 3, 4))]
     files = [("images", (f"{n}.png", image)) for n, image in enumerate(images)]
-    response = http.post("/v1/items", data={"items": json.dumps(described)}, files=files)
+    response = http.post("/v1/items", data={"items": json.dumps(entries)}, files=files)
     results = response.json()["results"]
     assert [result["id"] for result in results] == ["bulk-0", "bulk-1", "bulk-2", None, "bulk-4"]
     assert [result.get("error", {}).get("type") for result in results] == [
@@ -126,17 +124,17 @@ def test_bulk_results_are_per_item(http: httpx.Client) -> None:
     assert http.get("/v1/items/bulk-4").json()["payload"] == {"k": "v"}
 
 
-def test_numbers_that_are_not_finite_come_back_in_no_answer(http: httpx.Client) -> None:
-    entries = '{"items": [{"id": 1e999}, {"id": "x", "domain": "d", "label": "l", "embedding": [1e999]}]}'
-    answer = http.post("/v1/items", content=entries, headers={"Content-Type": "application/json"})
-    results = answer.json()["results"]
+def test_infinite_numbers_are_not_echoed(http: httpx.Client) -> None:
+    body = '{"items": [{"id": 1e999}, {"id": "x", "domain": "d", "label": "l", "embedding": [1e999]}]}'
+    response = http.post("/v1/items", content=body, headers={"Content-Type": "application/json"})
+    results = response.json()["results"]
     assert [(result["id"], result["error"]["type"]) for result in results] == [
         (None, "embedding-shape"),
         ("x", "embedding-shape"),
     ]
 
 
-def test_a_thousand_items_with_their_embeddings_go_in_at_once(http: httpx.Client) -> None:
+def test_a_thousand_items_with_embeddings_fit_one_request(http: httpx.Client) -> None:
     rows = np.random.default_rng(0).normal(size=(1000, 64))
     entries = [
         {
@@ -152,7 +150,7 @@ def test_a_thousand_items_with_their_embeddings_go_in_at_once(http: httpx.Client
     assert results == [{"id": entry["id"]} for entry in entries]
 
 
-def test_bulk_by_embedding(http: httpx.Client) -> None:
+def test_bulk_upload_of_embeddings(http: httpx.Client) -> None:
     embedding = embedding_of(http.post("/v1/embed", content=encode(noise(9)), headers=PNG)).tolist()
     entries = [
         {"id": "vec-0", "domain": "vec", "label": "l", "embedding": embedding},
@@ -183,12 +181,12 @@ def test_bulk_by_embedding(http: httpx.Client) -> None:
         {"files": {"images": b"x", "items": b"[{}]"}},
     ],
 )
-def test_wrong_bulk_requests(http: httpx.Client, request_: dict[str, Any]) -> None:
+def test_invalid_bulk_requests(http: httpx.Client, request_: dict[str, Any]) -> None:
     assert problem_of(http.post("/v1/items", **request_)) == (400, "invalid-request")
 
 
-def test_what_was_answered_survives_kill_9_of_the_service(tmp_path: Path) -> None:
-    """The whole process tree at once, in the middle of writing; then a new service on the same folder."""
+def test_answered_items_survive_kill_9_of_the_service(tmp_path: Path) -> None:
+    """Kills the process tree during writes, and starts a new service on the same folder."""
     data_dir = str(tmp_path / "index")
     answered: list[str] = []
     data = encode(noise(1, 32, 32))
@@ -199,7 +197,7 @@ def test_what_was_answered_survives_kill_9_of_the_service(tmp_path: Path) -> Non
     def write(url: str) -> None:
         payload = {"payload": json.dumps({"deep": nested})}
         params = {"domain": "d", "label": "l"}
-        with httpx.Client(base_url=url, timeout=60) as client:
+        with httpx.Client(base_url=url, timeout=LIMIT_S) as client:
             while True:
                 item_id = str(len(answered))
                 try:
@@ -214,8 +212,7 @@ def test_what_was_answered_survives_kill_9_of_the_service(tmp_path: Path) -> Non
     with running_service(tmp_path / "first.log", data_dir=data_dir) as service:
         writer = threading.Thread(target=write, args=(service.url,))
         writer.start()
-        while len(answered) < 50 and writer.is_alive():
-            time.sleep(0.01)
+        wait_until(lambda: len(answered) >= 50 or not writer.is_alive())
         supervisor = psutil.Process(service.pid)
         for process in [supervisor, *supervisor.children(recursive=True)]:
             os.kill(process.pid, signal.SIGKILL)
@@ -223,9 +220,9 @@ def test_what_was_answered_survives_kill_9_of_the_service(tmp_path: Path) -> Non
     assert len(answered) >= 50
     with (
         running_service(tmp_path / "second.log", data_dir=data_dir) as service,
-        httpx.Client(base_url=service.url, timeout=60) as client,
+        httpx.Client(base_url=service.url, timeout=LIMIT_S) as client,
     ):
         for item_id in answered:
             assert client.get(f"/v1/items/{item_id}").json()["payload"] == {"deep": nested}
-        # The one that was on its way may be there or not.
+        # The request in flight may have been stored or not.
         assert client.get("/v1/domains").json()["domains"][0]["items"] in (len(answered), len(answered) + 1)

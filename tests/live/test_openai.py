@@ -1,4 +1,4 @@
-"""`/v1/embeddings` with OpenAI's own client, and what it refuses."""
+"""`/v1/embeddings` with OpenAI's client, and the requests it refuses."""
 
 import base64
 from typing import Any, Literal
@@ -10,40 +10,36 @@ import pytest
 
 from benchmarks.targets.process import ServiceProcess
 from service.manifest import Manifest
-from tests.support.live import PNG, TRUNCATED, embedding_of, problem_of
+from tests.support.live import PNG, TRUNCATED, embedding_of, problem_of, uri
 from tests.support.pictures import encode, noise
-
-
-def uri(data: bytes, media: str = "image/png") -> str:
-    return f"data:{media};base64,{base64.b64encode(data).decode()}"
 
 
 @pytest.fixture(scope="module")
 def client(service: ServiceProcess) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{service.url}/v1", api_key="none is asked for", max_retries=0)
+    return openai.OpenAI(base_url=f"{service.url}/v1", api_key="not required", max_retries=0)
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64", None])
-def test_the_client_gets_the_embeddings_of_v1_embed(
+def test_the_client_gets_the_embeddings_of_embed(
     client: openai.OpenAI, http: httpx.Client, manifest: Manifest, encoding: Literal["float", "base64"] | None
 ) -> None:
     images = [encode(noise(seed)) for seed in (1, 2, 3)]
-    answer = client.embeddings.create(
-        model=manifest.name, input=[uri(one) for one in images], encoding_format=encoding or openai.omit
+    response = client.embeddings.create(
+        model=manifest.name, input=[uri(image) for image in images], encoding_format=encoding or openai.omit
     )
-    alone = [embedding_of(http.post("/v1/embed", content=image, headers=PNG)) for image in images]
-    assert [one.index for one in answer.data] == [0, 1, 2]
-    for one, wanted in zip(answer.data, alone, strict=True):
-        vector: Any = one.embedding  # base64 that was asked for by name stays what it is
-        got = np.frombuffer(base64.b64decode(vector), "<f4") if isinstance(vector, str) else np.array(vector)
-        np.testing.assert_allclose(got, wanted, atol=2e-6)  # batched, not alone
-    assert answer.model == manifest.name
+    single = [embedding_of(http.post("/v1/embed", content=image, headers=PNG)) for image in images]
+    assert [entry.index for entry in response.data] == [0, 1, 2]
+    for entry, expected in zip(response.data, single, strict=True):
+        vector: Any = entry.embedding  # a string if base64 was requested explicitly
+        row = np.frombuffer(base64.b64decode(vector), "<f4") if isinstance(vector, str) else np.array(vector)
+        np.testing.assert_allclose(row, expected, atol=2e-6)
+    assert response.model == manifest.name
 
 
-def test_one_image_may_stand_alone(client: openai.OpenAI, manifest: Manifest) -> None:
-    answer = client.embeddings.create(model=manifest.name, input=uri(encode(noise(1))), dimensions=64)
-    assert len(answer.data) == 1
-    assert np.linalg.norm(answer.data[0].embedding) == pytest.approx(1, abs=1e-5)
+def test_one_image_without_a_list(client: openai.OpenAI, manifest: Manifest) -> None:
+    response = client.embeddings.create(model=manifest.name, input=uri(encode(noise(1))), dimensions=64)
+    assert len(response.data) == 1
+    assert np.linalg.norm(response.data[0].embedding) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -65,18 +61,18 @@ def test_one_image_may_stand_alone(client: openai.OpenAI, manifest: Manifest) ->
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_it_refuses(http: httpx.Client, body: dict[str, object], expected: tuple[int, str]) -> None:
+def test_invalid_requests(http: httpx.Client, body: dict[str, object], expected: tuple[int, str]) -> None:
     assert problem_of(http.post("/v1/embeddings", json=body)) == expected
 
 
-def test_of_several_the_broken_one_is_named(http: httpx.Client) -> None:
-    answer = http.post("/v1/embeddings", json={"input": [uri(encode(noise(1))), uri(TRUNCATED)]})
-    assert problem_of(answer) == (400, "undecodable-image")
-    assert answer.json()["index"] == 1
+def test_the_index_of_a_broken_image_is_reported(http: httpx.Client) -> None:
+    response = http.post("/v1/embeddings", json={"input": [uri(encode(noise(1))), uri(TRUNCATED)]})
+    assert problem_of(response) == (400, "undecodable-image")
+    assert response.json()["index"] == 1
 
 
 def test_it_takes_json_only(http: httpx.Client) -> None:
-    answer = http.post("/v1/embeddings", content=b"{}", headers={"Content-Type": "text/plain"})
-    assert problem_of(answer) == (415, "unsupported-media-type")
-    answer = http.post("/v1/embeddings", content=b"\xff{", headers={"Content-Type": "application/json"})
-    assert problem_of(answer) == (400, "invalid-request")
+    response = http.post("/v1/embeddings", content=b"{}", headers={"Content-Type": "text/plain"})
+    assert problem_of(response) == (415, "unsupported-media-type")
+    response = http.post("/v1/embeddings", content=b"\xff{", headers={"Content-Type": "application/json"})
+    assert problem_of(response) == (400, "invalid-request")

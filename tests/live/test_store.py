@@ -1,4 +1,4 @@
-"""From a model folder into BentoML's store, and from there into the service. A store of the test's own."""
+"""A model folder is added to BentoML's store and served from it. Each test has a separate store."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.support.tiny import tiny_data, tiny_trained
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """BentoML's home is read once in a process, so each command is one of its own."""
+    """Variables of a separate process per command: BentoML reads its home once."""
     home = {"BENTOML_HOME": str(tmp_path / "bentoml"), "BENTOML_DO_NOT_TRACK": "true", "COLUMNS": "200"}
     return {**os.environ, **home}
 
@@ -35,10 +35,10 @@ def test_an_exported_model_can_be_served_from_the_store(tmp_path: Path, environm
     export_model(tiny_trained("conv"), data, tmp_path / "base")
     out = tmp_path / "tiny-fp16"
     export = ["model_export", "export", str(tmp_path / "base"), "--precision", "fp16", "--out", str(out)]
-    said = run(environment, *export, "--data", str(data.root))
+    exported = run(environment, *export, "--data", str(data.root))
     card = load_manifest(out)
     tag = f"tiny-fp16:{card.fingerprint}"
-    assert f"in BentoML's store as {tag}" in said
+    assert tag in exported
     (stored,) = (tmp_path / "bentoml" / "models" / "tiny-fp16").glob(card.fingerprint)
     for file in out.iterdir():
         assert (stored / file.name).read_bytes() == file.read_bytes()
@@ -50,7 +50,7 @@ def test_an_exported_model_can_be_served_from_the_store(tmp_path: Path, environm
     listed = run(environment, "model_export", "list")
     assert tag in listed
     for other in others:
-        assert f"tiny-fp16:{other.name} is damaged: " in listed
+        assert f"tiny-fp16:{other.name} is damaged" in listed
     assert "efficientnet-lite0" in listed
     settings = {**environment, "UIE_MODEL": tag, "UIE_DATA_DIR": str(tmp_path / "index")}
     run(settings, "service", "check")
@@ -61,11 +61,12 @@ def test_an_exported_model_can_be_served_from_the_store(tmp_path: Path, environm
         [sys.executable, "-m", *export], env=environment, capture_output=True, text=True, check=False
     )
     assert refused.returncode == 1
-    assert refused.stderr.startswith(f"model_export: {export[-1]}: my model is not a valid BentoML tag")
+    assert refused.stderr.startswith(f"model_export: {export[-1]}: ")
+    assert "tag" in refused.stderr
     assert not Path(export[-1]).exists()
 
 
-def test_a_tag_that_is_not_in_the_store_is_refused_in_one_sentence(environment: dict[str, str]) -> None:
+def test_an_unknown_tag_is_refused_in_one_sentence(environment: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "service", "check"],
         env={**environment, "UIE_MODEL": "nothing:here"},
@@ -74,15 +75,15 @@ def test_a_tag_that_is_not_in_the_store_is_refused_in_one_sentence(environment: 
         check=False,
     )
     assert done.returncode == 1
-    assert "UIE_MODEL: nothing:here is not in BentoML's model store" in done.stderr
+    assert "UIE_MODEL: nothing:here" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_the_labels_say_fingerprint_and_precision(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_the_labels_hold_fingerprint_and_precision(tmp_path: Path, environment: dict[str, str]) -> None:
     card = export_model(tiny_trained("conv"), None, tmp_path / "Tiny")
     program = (
         "import json, sys; from pathlib import Path; import bentoml;"
-        "from model_export.store import put_in_store; from service.manifest import load_manifest;"
+        "from model_export.export.store import put_in_store; from service.manifest import load_manifest;"
         "folder = Path(sys.argv[1]); card = load_manifest(folder);"
         "tags = [put_in_store(folder, card) for _ in range(2)];"
         "print(json.dumps([*tags, dict(bentoml.models.get(tags[0]).info.labels)]))"

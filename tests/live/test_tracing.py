@@ -1,4 +1,4 @@
-"""Traces, as a collector gets them."""
+"""Traces in the form a collector receives."""
 
 import threading
 from collections.abc import Iterator
@@ -11,13 +11,14 @@ import pytest
 from benchmarks.targets.process import running_service
 from tests.support.live import PNG, embedding_of
 from tests.support.pictures import encode, noise
+from tests.support.waiting import LIMIT_S
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 @pytest.fixture
 def collector() -> Iterator[tuple[str, list[bytes]]]:
-    """Its address, and what was sent to it."""
+    """The address of a collector, and the bodies it received."""
     received: list[bytes] = []
 
     class Collector(BaseHTTPRequestHandler):
@@ -35,15 +36,13 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
         server.shutdown()
 
 
-def test_a_request_is_a_span_of_its_caller_s_trace(
-    collector: tuple[str, list[bytes]], tmp_path: Path
-) -> None:
+def test_a_request_is_a_span_of_its_callers_trace(collector: tuple[str, list[bytes]], tmp_path: Path) -> None:
     url, received = collector
     with running_service(tmp_path / "log", data_dir=str(tmp_path / "index"), otlp_url=url) as service:
         headers = {**PNG, "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
         embedding_of(
-            httpx.post(f"{service.url}/v1/embed", content=encode(noise(1)), headers=headers, timeout=60)
+            httpx.post(f"{service.url}/v1/embed", content=encode(noise(1)), headers=headers, timeout=LIMIT_S)
         )
-    spans = b"".join(received)  # what was left was sent as the service stopped
+    spans = b"".join(received)  # the service sends the rest when it stops
     assert bytes.fromhex(TRACE) in spans
     assert b"/v1/embed" in spans

@@ -1,4 +1,4 @@
-"""The folders are the architecture: who may import whom."""
+"""The folders are the architecture: the imports each one may have."""
 
 import ast
 import re
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 PACKAGES = ("service", "model_export", "benchmarks")
 # The one file of the harness that compares the service with its own parts.
 EFFICIENCY = "benchmarks/baselines/efficiency.py"
@@ -62,20 +63,21 @@ LAYERS = {
         stats progress tables errors __init__
     """,
 }
-MOST_ENTRIES = {"service": 18, "model_export": 14, "benchmarks": 20}
+MAX_ENTRIES = {"service": 18, "model_export": 14, "benchmarks": 20}
+TEST_AREAS = {"support", "service", "live", "benchmarks", "model_export", "repo", "fuzz"}
 
 
 def imports_of(file: Path) -> set[str]:
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
             module = node.module or ""
             # `from service import errors` imports a module of the package.
-            found |= {f"{module}.{alias.name}" for alias in node.names} if module in PACKAGES else {module}
-    return found
+            modules |= {f"{module}.{alias.name}" for alias in node.names} if module in PACKAGES else {module}
+    return modules
 
 
 def files_of(package: str) -> list[Path]:
@@ -88,10 +90,10 @@ def test_dependencies_point_one_way(package: str) -> None:
     for file in files_of(package):
         if str(file.relative_to(ROOT)) == EFFICIENCY:
             continue
-        ours = {name for name in imports_of(file) if name.split(".")[0] in PACKAGES}
+        internal = {name for name in imports_of(file) if name.split(".")[0] in PACKAGES}
         wrong = {
             name
-            for name in ours
+            for name in internal
             if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in ALLOWED[package])
         }
         assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
@@ -132,14 +134,44 @@ def test_a_planted_upward_import_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_top_level_stays_small(package: str) -> None:
     entries = {file.relative_to(ROOT / package).parts[0] for file in files_of(package)}
-    assert len(entries) <= MOST_ENTRIES[package], sorted(entries)
+    assert len(entries) <= MAX_ENTRIES[package], sorted(entries)
 
 
 @pytest.mark.parametrize("package", ["service", "benchmarks"])
-def test_torch_lives_in_model_export_alone(package: str) -> None:
+def test_only_model_export_imports_torch(package: str) -> None:
     for file in files_of(package):
         roots = {name.split(".")[0] for name in imports_of(file)}
         assert not roots & {"torch", "open_clip", "torchvision", "timm"}, file
+
+
+def imports_of_tests(tests: Path) -> list[str]:
+    """Imports of a test module or a conftest, which belong into `support`, as `file imports module`."""
+    return [
+        f"{file.relative_to(tests.parent)} imports {module}"
+        for file in sorted(tests.rglob("*.py"))
+        for module in sorted(imports_of(file))
+        if module.startswith("tests.") and re.search(r"\.(test_\w+|conftest)$", module)
+    ]
+
+
+def test_no_test_imports_another_test_or_a_conftest() -> None:
+    assert imports_of_tests(ROOT / "tests") == []
+
+
+def test_a_planted_import_of_a_test_is_found(tmp_path: Path) -> None:
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    (tests / "test_a.py").write_text("from tests.live.test_b import x\nfrom tests.support.live import PNG\n")
+    (tests / "test_b.py").write_text("import tests.conftest\nfrom tests import conftest\n")
+    assert imports_of_tests(tests) == [
+        "tests/test_a.py imports tests.live.test_b",
+        "tests/test_b.py imports tests.conftest",
+    ]
+
+
+def test_the_top_level_of_tests_holds_areas_only() -> None:
+    entries = {file.relative_to(ROOT / "tests").parts[0] for file in files_of("tests")}
+    assert entries == TEST_AREAS | {"__init__.py", "conftest.py"}
 
 
 def test_files_stay_small() -> None:
@@ -152,7 +184,7 @@ def test_files_stay_small() -> None:
     assert not long
 
 
-def test_nothing_committed_names_a_registry_or_this_machine() -> None:
+def test_no_tracked_file_names_a_registry_or_a_machine() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     forbidden = re.compile(r"https?://[\w.-]*(pypi|pythonhosted|npmjs|debian)\b[\w.-]*|/opt/|/work/|/root/")
     for name in listed.stdout.splitlines():

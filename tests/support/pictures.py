@@ -1,4 +1,4 @@
-"""Pictures made by code: no licence, and every pixel known."""
+"""Images made by code: free of licences, with known pixels."""
 
 import io
 from typing import Any
@@ -25,14 +25,14 @@ def noise(seed: int, width: int = 120, height: int = 90) -> Image.Image:
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """The image file's bytes."""
+    """The bytes of the image file."""
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
 
 
 def exif(orientation: int) -> Image.Exif:
-    """EXIF that asks for a turn."""
+    """EXIF data with an orientation."""
     tags = Image.Exif()
     tags[0x0112] = orientation
     return tags

@@ -1,4 +1,4 @@
-"""Other people's web servers, as far as the fetcher can tell: names, addresses, and one loopback server."""
+"""A fake internet for the fetcher: names, addresses, and one loopback server behind all of them."""
 
 import asyncio
 import contextlib
@@ -14,6 +14,7 @@ from service.errors import ServiceError
 from service.fetch import Fetcher
 from service.metrics import Metrics
 from service.settings import Settings
+from tests.support.waiting import LIMIT_S
 
 PUBLIC = "93.184.215.14"
 HOST = "http://pics.example.org"
@@ -24,7 +25,7 @@ Page = bytes | Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[
 
 
 def answer(body: bytes = b"", status: str = "200 OK", **headers: object) -> bytes:
-    """A whole HTTP answer; `content_length=None` leaves that header out."""
+    """A complete HTTP response; `content_length=None` omits that header."""
     lines = {"Content-Length": len(body), "Connection": "close"}
     lines |= {name.replace("_", "-").title(): value for name, value in headers.items()}
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items() if value is not None)
@@ -36,16 +37,16 @@ def redirect(to: str) -> bytes:
 
 
 class World(httpcore.AsyncNetworkBackend):
-    """The name service and the network that a fetcher is given: every address leads to the one server."""
+    """A resolver and network for a fetcher: every address leads to the same server."""
 
     def __init__(self) -> None:
-        self.names: dict[str, list[list[str]]] = {}  # answers one after the other; the last one stays
+        self.names: dict[str, list[list[str]]] = {}  # successive answers; the last one is repeated
         self.lookups: list[str] = []
         self.connected: list[tuple[str, int]] = []
-        self.dead: set[str] = set()  # addresses that refuse
+        self.dead: set[str] = set()  # addresses that refuse connections
         self.pages: dict[str, Page] = {}
-        self.heads: list[str] = []  # of the requests that the server saw
-        self.ended = asyncio.Event()  # a connection's end was seen
+        self.heads: list[str] = []  # request heads the server received
+        self.ended = asyncio.Event()  # set when a connection has ended
         self.serving: set[asyncio.Task[Any]] = set()
         self.port = 0
         self._network = httpcore.AnyIOBackend()
@@ -90,20 +91,23 @@ class World(httpcore.AsyncNetworkBackend):
                 await writer.wait_closed()
 
     async def closed(self) -> None:
-        """Ends what is still being answered, so that no test leaves a connection to the next."""
+        """Cancels the open connections, so that none outlives its test."""
         for task in self.serving:
             task.cancel()
         await asyncio.gather(*self.serving, return_exceptions=True)
 
     def fetcher(self, **settings: Any) -> Fetcher:
-        """Of plain HTTP hosts, unless `url_hosts` says otherwise."""
-        chosen = {"url_hosts": ("http://pics.example.org", "http://*.cdn.example.org"), "url_timeout_s": 20}
-        return Fetcher(Settings(**{**chosen, **settings}), Metrics(), self.resolve, self)
+        """A fetcher that allows plain HTTP hosts by default."""
+        defaults = {
+            "url_hosts": ("http://pics.example.org", "http://*.cdn.example.org"),
+            "url_timeout_s": LIMIT_S,
+        }
+        return Fetcher(Settings(**{**defaults, **settings}), Metrics(), self.resolve, self)
 
 
 @contextlib.asynccontextmanager
 async def served(tls: ssl.SSLContext | None = None) -> AsyncIterator[World]:
-    """A world whose server listens; `pics.example.org` is known, public, and has an image."""
+    """A world with a listening server; `pics.example.org` has a public address and serves an image."""
     world = World()
     world.names["pics.example.org"], world.pages["/a.png"] = [[PUBLIC]], answer(IMAGE)
     async with await asyncio.start_server(world.serve, "127.0.0.1", 0, ssl=tls) as server:
@@ -115,7 +119,7 @@ async def served(tls: ssl.SSLContext | None = None) -> AsyncIterator[World]:
 
 
 async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A byte at a time, for ever."""
+    """Sends single bytes indefinitely."""
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
     while True:
         writer.write(b"x")
@@ -124,7 +128,7 @@ async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
 
 
 async def silence(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-    """No answer, until the other side goes."""
+    """Sends no response until the peer disconnects."""
     await reader.read()
 
 
@@ -133,11 +137,15 @@ async def fetch(fetcher: Fetcher, url: str = URL) -> bytes:
 
 
 async def refusal(fetcher: Fetcher, url: str = URL) -> ServiceError:
+    """The error of a fetch that must fail."""
     with pytest.raises(ServiceError) as refused:
         await fetch(fetcher, url)
     return refused.value
 
 
 def counts(fetcher: Fetcher) -> dict[str, float]:
+    """The number of fetches by result."""
     [family] = fetcher._count.collect()
-    return {one.labels["result"]: one.value for one in family.samples if one.name.endswith("_total")}
+    return {
+        sample.labels["result"]: sample.value for sample in family.samples if sample.name.endswith("_total")
+    }
