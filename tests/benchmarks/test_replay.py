@@ -205,9 +205,8 @@ def test_ctrl_c_leaves_a_run_that_resumes_and_repeats_nothing(data: Dataset, tmp
         sent_before = sum(sent.values())
         assert subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
     resent = sum(sent.values()) - sent_before
-    assert resent == 38 - len(kept) + min(
-        32, 38 - len(kept)
-    )  # the remaining queries, and a warm-up with them
+    remaining = 38 - len(kept)
+    assert resent == remaining + min(32, remaining)  # with a warm-up
     everything = [one.query_id for one in Run(out).observations()]
     assert len(everything) == len(set(everything)) == 38
     assert (out / PACKED).exists()
