@@ -21,7 +21,7 @@ from benchmarks.errors import BenchmarkError, DataError, RunError
 from benchmarks.load.workload import DOMAIN
 from benchmarks.runs.run import PACKED, Run
 from benchmarks.targets import service as client
-from tests.support.paths import ROOT
+from tests.conftest import ROOT
 from tests.support.reported import a_run
 from tests.support.signals import heeding_ctrl_c
 from tests.support.stub import stub

@@ -22,7 +22,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.runs.run import PACKED, Run
 from benchmarks.targets.process import ServiceProcess, running_service
 from model_export.export.fp32 import export_model
-from tests.support.paths import ROOT
+from tests.conftest import ROOT
 from tests.support.signals import heeding_ctrl_c
 from tests.support.stub import stub
 from tests.support.tiny import tiny_data, tiny_trained

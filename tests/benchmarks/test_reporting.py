@@ -21,8 +21,8 @@ from benchmarks.reports.failures import worst_failures
 from benchmarks.reports.plots import Tick, percentile_plot, timeline
 from benchmarks.reports.thumbnails import thumbnail
 from benchmarks.runs.run import Run
+from tests.conftest import ROOT
 from tests.support.observed import seen
-from tests.support.paths import ROOT
 from tests.support.pictures import encode, exif, quadrants
 from tests.support.reported import LABEL, A, B, Q, a_run
 

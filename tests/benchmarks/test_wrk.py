@@ -17,7 +17,7 @@ from benchmarks.load.scenarios import scenario_row
 from benchmarks.runs.latency import latency
 from benchmarks.runs.run import Run
 from benchmarks.targets.target import Target
-from tests.support.paths import ROOT
+from tests.conftest import ROOT
 
 PACKAGES = {"wrk": "4.1.0-3+b2", "libluajit2-5.1-2": "2.1-20230119-1"}
 STREAMS = 16

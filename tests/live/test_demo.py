@@ -1,10 +1,10 @@
 """The demo on Octet: its printed results equal those computed from the embeddings."""
 
+import concurrent.futures
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -97,7 +97,7 @@ def test_scores_equal_numpy_over_the_services_own_embeddings(
     """An independent implementation with matrices; of the harness it uses only the reader of info files."""
     with (
         httpx.Client(base_url=again.url, timeout=LIMIT_S) as client,
-        ThreadPoolExecutor(8) as threads,
+        concurrent.futures.ThreadPoolExecutor(8) as threads,
     ):
 
         def stored(record: Record) -> list[float]:

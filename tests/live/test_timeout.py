@@ -1,4 +1,4 @@
-"""The time limit of requests: enforced, and released with the request."""
+"""The longest that a request may take: kept, and forgotten with the request."""
 
 import asyncio
 import json

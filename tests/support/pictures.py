@@ -1,4 +1,4 @@
-"""Images made by code: free of licences, with known pixels."""
+"""Pictures made by code: no licence, and every pixel known."""
 
 import io
 from typing import Any
