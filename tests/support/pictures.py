@@ -25,14 +25,14 @@ def noise(seed: int, width: int = 120, height: int = 90) -> Image.Image:
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """The bytes of the image file."""
+    """The image file's bytes."""
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
 
 
 def exif(orientation: int) -> Image.Exif:
-    """EXIF data with an orientation."""
+    """EXIF that asks for a turn."""
     tags = Image.Exif()
     tags[0x0112] = orientation
     return tags
