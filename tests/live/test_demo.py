@@ -162,12 +162,12 @@ async def test_an_index_with_other_items_does_not_fit(octet: Dataset, again: Ser
 
 
 def test_a_replay_resumes_where_it_stopped(octet: Dataset, again: ServiceProcess, folder: Path) -> None:
-    complete = Run(folder / "demo")
+    whole = Run(folder / "demo")
     part = Run(folder / "part")
     out = ["--out", str(part.folder), "--concurrency", "8", "--json"]
-    # A run that was killed after 2,000 queries: the lines of the demo's run and an incomplete one.
-    lines = complete.observations()
-    said = complete.said()
+    # A run that was killed after 2,000 queries: the demo's own lines, and a torn one.
+    lines = whole.observations()
+    said = whole.said()
     said["target"] |= {"url": again.url}
     said["scenario"] |= {"streams": 8}
     part.begin({**said, "url": again.url})
@@ -178,7 +178,7 @@ def test_a_replay_resumes_where_it_stopped(octet: Dataset, again: ServiceProcess
     assert len(observations) == len(lines)
     assert sum(observation.segment == 1 for observation in observations) == len(lines) - 2000
     summary = json.loads(done.stdout.splitlines()[-1])
-    assert summary["mean"] == json.loads((complete.folder / "summary.json").read_text())["mean"]
+    assert summary["mean"] == json.loads((whole.folder / "summary.json").read_text())["mean"]
     reported = command("report", str(part.folder), "--json")
     assert json.loads(reported.stdout.splitlines()[-1]) == summary
 
