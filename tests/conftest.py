@@ -42,9 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `--unit`, skips files that import torch."""
+    """With `--unit`, skips files that import torch, and integration areas: their conftest may import it."""
+    if not config.getoption("--unit"):
+        return None
+    is_area = collection_path.parent == ROOT / "tests" and collection_path.name in INTEGRATION_AREAS
     is_test = collection_path.name.startswith("test_")
-    return (config.getoption("--unit") and is_test and imports_torch(collection_path)) or None
+    return is_area or (is_test and imports_torch(collection_path)) or None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -148,6 +148,7 @@ def test_a_graph_that_does_not_match_the_manifest_is_refused(zoo_model: Path, ma
         Encoder(zoo_model, manifest.model_copy(update={"dim": 32}), "cpu", 1)
 
 
+@pytest.mark.integration
 def test_the_command_reports_a_wrong_setting_without_a_traceback(tmp_path: Path) -> None:
     """It fails before a worker starts, because the supervisor would restart that worker indefinitely."""
     with pytest.raises(TargetError) as refusal, running_service(tmp_path / "log", workers="2"):
@@ -157,6 +158,7 @@ def test_the_command_reports_a_wrong_setting_without_a_traceback(tmp_path: Path)
     assert "Traceback" not in log
 
 
+@pytest.mark.integration
 def test_a_second_service_on_the_same_index_is_refused(tmp_path: Path) -> None:
     data_dir = str(tmp_path / "index")
     with running_service(tmp_path / "first.log", data_dir=data_dir):
@@ -168,6 +170,7 @@ def test_a_second_service_on_the_same_index_is_refused(tmp_path: Path) -> None:
         assert "Traceback" not in (tmp_path / "second.log").read_text()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("package", ["service", "model_export", "benchmarks"])
 def test_help_lists_the_commands(package: str) -> None:
     completed = subprocess.run(
