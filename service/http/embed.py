@@ -3,11 +3,11 @@
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from service.errors import ServiceError
 from service.http.body import form_of
-from service.http.handling import EmbedderDep, json_response, model_card
+from service.http.handling import EmbedderDep, model_card
 from service.http.schemas import EMBEDDING, EMBEDDINGS, IMAGE_BODY, IMAGES, body_of, form, response_of
 from service.inference.pipeline import Embedded
 
@@ -24,7 +24,7 @@ async def embed(request: Request, embedder: EmbedderDep) -> Response:
     embedding = (await embedder.embed(await embedder.read_image(request))).embedding
     if "application/octet-stream" in request.headers.get("accept", ""):
         return Response(embedding.astype("<f4").tobytes(), media_type="application/octet-stream")
-    return json_response({"embedding": embedding.tolist(), **model_card(embedder.model.manifest)})
+    return JSONResponse({"embedding": embedding.tolist(), **model_card(embedder.model.manifest)})
 
 
 @router.post(
@@ -36,7 +36,7 @@ async def embed_batch(request: Request, embedder: EmbedderDep) -> Response:
     """Embed several images. Each has its own embedding or error, in order."""
     async with form_of(request, embedder.core.settings.max_request_bytes) as fields:
         results = await embedder.embed_files(fields.getlist("images"))
-    return json_response(
+    return JSONResponse(
         {"results": [_result_json(result) for result in results], **model_card(embedder.model.manifest)}
     )
 
