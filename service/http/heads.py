@@ -9,7 +9,7 @@ from typing import ClassVar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import HeadersTooLarge, RequestTimeout, ServiceError
-from service.http.problems import problem_body, problem_headers
+from service.http.problems import problem_response
 
 MAX_HEAD_BYTES = 64 * 2**10
 
@@ -101,7 +101,8 @@ class BoundedHeads(HttpToolsProtocol):
         self.transport.close()
 
     def _write_problem(self, error: ServiceError) -> None:
-        body = problem_body(error)
-        headers = {**problem_headers(error), "content-length": str(len(body)), "connection": "close"}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        self.transport.write(f"HTTP/1.1 {error.status} {error.title}\r\n{lines}\r\n".encode() + body)
+        response = problem_response(error)
+        response.headers["connection"] = "close"
+        lines = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
+        head = f"HTTP/1.1 {error.status} {error.title}\r\n{lines}\r\n"
+        self.transport.write(head.encode() + response.body)
