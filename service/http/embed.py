@@ -1,24 +1,26 @@
 """`/v1/embed` and `/v1/embed/batch`: embed one image, or several."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from service.errors import ServiceError
 from service.http.body import form_of
 from service.http.handling import EmbedderDep, model_card
-from service.http.schemas import EMBEDDING, EMBEDDINGS, IMAGE_BODY, IMAGES, body_of, form, response_of
-from service.inference.pipeline import Embedded
+from service.http.schemas import (
+    EMBEDDING,
+    EMBEDDINGS,
+    FORM,
+    IMAGE_BODY,
+    IMAGES,
+    body_of,
+    object_of,
+    response_of,
+)
 
 router = APIRouter()
 
 
-@router.post(
-    "/v1/embed",
-    openapi_extra=IMAGE_BODY,
-    responses=response_of(EMBEDDING, ["application/octet-stream"]),
-)
+@router.post("/v1/embed", openapi_extra=IMAGE_BODY, responses=response_of(EMBEDDING, binary=True))
 async def embed(request: Request, embedder: EmbedderDep) -> Response:
     """Embed one image. With `Accept: application/octet-stream` the embedding is little-endian float32."""
     embedding = (await embedder.embed(await embedder.read_image(request))).embedding
@@ -29,19 +31,17 @@ async def embed(request: Request, embedder: EmbedderDep) -> Response:
 
 @router.post(
     "/v1/embed/batch",
-    openapi_extra=body_of(form({"images": IMAGES}, ["images"])),
+    openapi_extra=body_of({FORM: object_of(images=IMAGES)}),
     responses=response_of(EMBEDDINGS),
 )
 async def embed_batch(request: Request, embedder: EmbedderDep) -> Response:
     """Embed several images. Each has its own embedding or error, in order."""
     async with form_of(request, embedder.core.settings.max_request_bytes) as fields:
         results = await embedder.embed_files(fields.getlist("images"))
-    return JSONResponse(
-        {"results": [_result_json(result) for result in results], **model_card(embedder.model.manifest)}
-    )
-
-
-def _result_json(result: Embedded | ServiceError) -> dict[str, Any]:
-    if isinstance(result, ServiceError):
-        return {"error": result.problem()}
-    return {"embedding": result.embedding.tolist()}
+    rows = [
+        {"error": result.problem()}
+        if isinstance(result, ServiceError)
+        else {"embedding": result.embedding.tolist()}
+        for result in results
+    ]
+    return JSONResponse({"results": rows, **model_card(embedder.model.manifest)})

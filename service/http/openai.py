@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from service.errors import ImageTooLarge, InvalidRequest, ServiceError, UnsupportedMediaType
 from service.http.body import MAX_IMAGES, Link, check_values, media_type, read_body
 from service.http.handling import CoreDep, Embedder, StateDep, faults_of
-from service.http.schemas import OPENAI, body_of, json_body, response_of
+from service.http.schemas import JSON, OPENAI, body_of, response_of
 
 router = APIRouter()
 
@@ -36,7 +36,7 @@ class _Body(BaseModel):
 
 @router.post(
     "/v1/embeddings",
-    openapi_extra=body_of(json_body(_Body.model_json_schema())),
+    openapi_extra=body_of({JSON: _Body.model_json_schema()}),
     responses=response_of(OPENAI),
 )
 async def embeddings(request: Request, core: CoreDep, state: StateDep) -> Response:

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from service.errors import EmbeddingShape, InvalidRequest
 from service.http.body import Link, media_type, read_json
 from service.http.handling import Embedder, IndexEmbedderDep, model_card
-from service.http.schemas import IMAGE, LINK, SEARCH, body_of, json_body, response_of
+from service.http.schemas import SEARCH, SEARCH_BODY, response_of
 from service.index import Hit, Item, Query
 from service.settings import MAX_EF
 
@@ -23,24 +23,8 @@ ItemId = Annotated[str, QueryParam(min_length=1, max_length=512)]
 
 _MAX_JSON_BYTES = 2**20
 
-_EMBEDDING_ID_OR_LINK = {
-    "oneOf": [
-        {
-            "type": "object",
-            "required": ["embedding"],
-            "properties": {"embedding": {"type": "array", "items": {"type": "number"}}},
-        },
-        {"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}},
-        LINK,
-    ]
-}
 
-
-@router.post(
-    "/v1/search",
-    openapi_extra=body_of({**IMAGE, **json_body(_EMBEDDING_ID_OR_LINK)}),
-    responses=response_of(SEARCH),
-)
+@router.post("/v1/search", openapi_extra=SEARCH_BODY, responses=response_of(SEARCH))
 async def search(
     request: Request,
     embedder: IndexEmbedderDep,
