@@ -6,16 +6,7 @@ from starlette.responses import JSONResponse, Response
 from service.errors import ServiceError
 from service.http.body import form_of
 from service.http.handling import EmbedderDep, model_card
-from service.http.schemas import (
-    EMBEDDING,
-    EMBEDDINGS,
-    FORM,
-    IMAGE_BODY,
-    IMAGES,
-    body_of,
-    object_of,
-    response_of,
-)
+from service.http.schemas import EMBEDDING, EMBEDDINGS, IMAGE_BODY, IMAGES_BODY, response_of
 
 router = APIRouter()
 
@@ -29,11 +20,7 @@ async def embed(request: Request, embedder: EmbedderDep) -> Response:
     return JSONResponse({"embedding": embedding.tolist(), **model_card(embedder.model.manifest)})
 
 
-@router.post(
-    "/v1/embed/batch",
-    openapi_extra=body_of({FORM: object_of(images=IMAGES)}),
-    responses=response_of(EMBEDDINGS),
-)
+@router.post("/v1/embed/batch", openapi_extra=IMAGES_BODY, responses=response_of(EMBEDDINGS))
 async def embed_batch(request: Request, embedder: EmbedderDep) -> Response:
     """Embed several images. Each has its own embedding or error, in order."""
     async with form_of(request, embedder.core.settings.max_request_bytes) as fields:

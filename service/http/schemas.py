@@ -99,5 +99,6 @@ _RAW_IMAGE = {"image/*": _FILE, _BYTES: _FILE}
 _LINK = object_of(url={**_STRING, "description": "URL of the image"})
 _QUERY = {"oneOf": [object_of(embedding=_VECTOR), object_of(id=_STRING), _LINK]}
 IMAGE_BODY = body_of({**_RAW_IMAGE, FORM: object_of(image=_FILE), JSON: _LINK})
+IMAGES_BODY = body_of({FORM: object_of(images=IMAGES)})
 PUT_BODY = body_of({**_RAW_IMAGE, FORM: object_of({"payload": _STRING}, image=_FILE), JSON: _LINK})
 SEARCH_BODY = body_of({**_RAW_IMAGE, FORM: object_of(image=_FILE), JSON: _QUERY})
