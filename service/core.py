@@ -6,7 +6,8 @@ from typing import TypeVar
 
 from service.errors import NotReady, Overloaded, SettingsError, UnknownModel
 from service.fetch import Fetcher
-from service.index import Hit, IndexWorker, Query, open_index
+from service.index import Hit, IndexWorker, Query, VectorIndex
+from service.index.edge import EdgeIndex
 from service.inference.budget import Budget
 from service.inference.encoder import Encoder
 from service.inference.model import EncoderFactory, Model
@@ -45,7 +46,7 @@ class Core:
         if settings.url_hosts:
             self.fetcher = Fetcher(settings, metrics)
         self._index = IndexWorker(
-            lambda: open_index(settings, first.dim, first.fingerprint),
+            lambda: _open_index(settings, first),
             first.fingerprint,
             settings.queue_limit,
             metrics.shed.labels("", "index").inc,
@@ -134,6 +135,20 @@ class Core:
         search_ms = (time.perf_counter() - start) * 1e3
         self.metrics.stages.labels(self.manifest.name, "search").observe(search_ms / 1e3)
         return hits, search_ms
+
+
+def _open_index(settings: Settings, manifest: Manifest) -> VectorIndex:
+    properties = manifest.dim, manifest.fingerprint, settings.index_quantization
+    if settings.qdrant_url is None:
+        return EdgeIndex(settings.index_folder, *properties)
+    # Imported here because loading the client takes a second.
+    from qdrant_client import QdrantClient
+
+    from service.index.server import ServerIndex
+
+    key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
+    client = QdrantClient(url=settings.qdrant_url, api_key=key, timeout=10)
+    return ServerIndex(client, settings.collection, *properties)
 
 
 def _started(part: T | None) -> T:

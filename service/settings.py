@@ -128,6 +128,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def index_folder(self) -> Path:
+        """The folder of the embedded index."""
+        return self.data_dir / self.collection
+
+    @property
     def model_folders(self) -> tuple[Path, ...]:
         """The folder of each `model`. Raises SettingsError if a tag is not in BentoML's store."""
         return tuple(_folder(model) for model in self.model)
@@ -160,8 +165,9 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        sentences = []
-        for fault in error.errors():
-            name = "".join(f"UIE_{part}: ".upper() for part in fault["loc"][:1])
-            sentences.append(name + fault["msg"].removeprefix("Value error, "))
+        sentences = [
+            "".join(f"UIE_{part}: ".upper() for part in fault["loc"][:1])
+            + fault["msg"].removeprefix("Value error, ")
+            for fault in error.errors()
+        ]
         raise SettingsError("; ".join(sentences)) from error
