@@ -28,7 +28,7 @@ class Core:
         names = [manifest.name for manifest in self.manifests]
         if len(set(names)) < len(names):
             raise SettingsError(f"UIE_MODEL: two models have the same name: {', '.join(names)}")
-        self.stopping = False
+        self.stopping = False  # True: new requests are refused, those in flight continue
         self.fetcher: Fetcher | None = None  # None: fetching images by URL is off
         self.pixels = Budget(settings.max_pixels_in_flight)
         self._encoder_factory = encoder_factory
@@ -58,10 +58,6 @@ class Core:
         for model in self._models.values():
             await model.start()
         self._started = True
-
-    def stop_admission(self) -> None:
-        """Refuse new requests; those in flight continue."""
-        self.stopping = True
 
     def close(self) -> None:
         """Finish the work in flight, and flush the index."""

@@ -59,7 +59,7 @@ def _refuse_before_stopping(core: Core) -> None:
     assert callable(stop), "uvicorn handles SIGTERM before the app starts"
 
     def refuse(number: int, _: object) -> None:
-        core.stop_admission()
+        core.stopping = True
         loop.call_soon_threadsafe(loop.call_later, _REFUSALS_S, stop, number, None)
 
     signal.signal(signal.SIGTERM, refuse)
