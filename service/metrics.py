@@ -95,10 +95,6 @@ class Metrics:
             self.index_items.labels(domain).set(counts.get(domain, 0))
         self._domains |= counts.keys()
 
-    def of(self, model: str) -> "ModelMetrics":
-        """Return the series of one model."""
-        return ModelMetrics(self, model)
-
 
 class Processes(Collector):
     """Resources used by all living workers; the library's collector covers only the current process."""
