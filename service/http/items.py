@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from fastapi import APIRouter, Path, Request
 from fastapi import Query as QueryParam
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
 from service.errors import InvalidRequest, ServiceError
@@ -17,7 +17,7 @@ from service.http.handling import CoreDep, Embedder, IndexEmbedderDep, faults_of
 from service.http.schemas import response_of
 from service.http.search import DomainName, check_embedding, item_json
 from service.index import Item
-from service.inference.pipeline import Embedded
+from service.inference.batching import Embedded
 
 router = APIRouter()
 
@@ -31,10 +31,8 @@ _MAX_PAYLOAD_DEPTH = 32
 _ITEM = "/v1/items/{item_id}"
 
 
-class _Entry(BaseModel):
+class _Entry(BaseModel, extra="ignore", strict=True):
     """An entry of the field `items`, without its embedding."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
 
     id: str = Field(min_length=1, max_length=512)
     domain: str = Field(pattern="^[a-z0-9_-]{1,64}$")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from fastapi import APIRouter, Request
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
 from service.errors import ImageTooLarge, InvalidRequest, ServiceError, UnsupportedMediaType
@@ -21,10 +21,8 @@ _MAX_VALUES = 10 * MAX_IMAGES  # a data URI counts as two
 _MAX_FAULTS = 5  # reported in one error
 
 
-class _Body(BaseModel):
+class _Body(BaseModel, extra="ignore", strict=True):
     """The supported members of OpenAI's request; other members, which OpenAI's clients send, are ignored."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
 
     input: str | Annotated[list[str], Field(min_length=1, max_length=MAX_IMAGES)] = Field(
         description="Images as data URIs: data:image/jpeg;base64,...; or as URLs, if UIE_URL_HOSTS is set"
