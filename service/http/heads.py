@@ -47,7 +47,11 @@ class BoundedHeads(HttpToolsProtocol):
         super().data_received(data)
         self._unfinished_bytes = 0 if self._finished else self._unfinished_bytes + len(data)
         if self._unfinished_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse()
+            # While the response to this connection's last request is being sent, no other can be written.
+            if self._idle:
+                error = HeadersTooLarge("the request head has too many bytes", limit=MAX_HEAD_BYTES)
+                self._write_problem(error)
+            self.transport.close()
         elif self._in_head or (self._idle and not self._in_message and not self._finished):
             self._start_timer(self.head_s)
         elif self._idle:  # the rest of a body after its response: uvicorn's own timer is off
@@ -92,12 +96,6 @@ class BoundedHeads(HttpToolsProtocol):
             return
         if self._in_head:  # no response without a head: browsers open connections ahead of time
             self._write_problem(RequestTimeout(f"the request head did not arrive within {self.head_s:g} s"))
-        self.transport.close()
-
-    def _refuse(self) -> None:
-        # While the response to this connection's last request is being sent, no other can be written.
-        if self._idle:
-            self._write_problem(HeadersTooLarge("the request head has too many bytes", limit=MAX_HEAD_BYTES))
         self.transport.close()
 
     def _write_problem(self, error: ServiceError) -> None:

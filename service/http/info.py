@@ -14,6 +14,7 @@ from service.http.handling import CoreDep
 from service.http.schemas import DOMAINS, INFO, response_of
 from service.metrics import Processes
 
+_LIMITS = {"max_image_bytes", "max_image_pixels", "max_request_bytes", "max_batch", "queue_limit"}
 router = APIRouter()
 
 
@@ -56,15 +57,7 @@ async def info(core: CoreDep) -> Response:
                 "quantization": core.index.quantization,
                 "ef": settings.index_ef,
             },
-            "limits": settings.model_dump(
-                include={
-                    "max_image_bytes",
-                    "max_image_pixels",
-                    "max_request_bytes",
-                    "max_batch",
-                    "queue_limit",
-                }
-            ),
+            "limits": settings.model_dump(include=_LIMITS),
             "settings": settings.model_dump(include={"threads", "lanes", "workers", "cache_items"}),
         }
     )
