@@ -15,7 +15,7 @@ from service.http import schemas
 from service.http.body import MAX_IMAGES, MAX_JSON_BYTES, form_of, media_type, parse_json, read_json
 from service.http.handling import CoreDep, Embedder, IndexEmbedderDep, faults_of
 from service.http.schemas import response_of
-from service.http.search import DomainName, check_embedding, item_json
+from service.http.search import DomainName, check_embedding
 from service.index import Item
 from service.inference.batching import Embedded
 
@@ -84,7 +84,7 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
 async def get_item(core: CoreDep, item_id: ItemPath) -> Response:
     """Return the item with its embedding."""
     item = await core.index.get(item_id)
-    return JSONResponse({**item_json(item), "embedding": item.embedding.tolist()})
+    return JSONResponse({**item.fields(), "embedding": item.embedding.tolist()})
 
 
 @router.delete(_ITEM, responses=response_of(schemas.DELETED))

@@ -13,7 +13,7 @@ from service.errors import EmbeddingShape, InvalidRequest
 from service.http.body import Link, media_type, read_json
 from service.http.handling import Embedder, IndexEmbedderDep, model_card
 from service.http.schemas import SEARCH, SEARCH_BODY, response_of
-from service.index import Hit, Item, Query
+from service.index import Hit, Query
 from service.settings import MAX_EF
 
 router = APIRouter()
@@ -62,13 +62,8 @@ def hits_json(hits: list[Hit]) -> dict[str, Any]:
     }
 
 
-def item_json(item: Item) -> dict[str, Any]:
-    """Return an item without its embedding."""
-    return {"id": item.id, "domain": item.domain, "label": item.label, "payload": item.payload}
-
-
 def _hit_json(hit: Hit) -> dict[str, Any]:
-    return {**item_json(hit.item), "score": hit.score}
+    return {**hit.item.fields(), "score": hit.score}
 
 
 def _groups_json(hits: list[Hit], group_by: Literal["domain", "label"]) -> list[dict[str, Any]]:
