@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, NotReady, ServiceError
 from service.inference.cache import Lookup
+from service.settings import Settings
 
 _log = logging.getLogger(__name__)
 Stage = Literal["decode", "infer"]
@@ -36,15 +37,6 @@ _LATEST_WEIGHT = 0.1  # of the latest batch in the moving average
 Decode = Callable[[bytes], NDArray[np.uint8]]
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Clock = Callable[[], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """Limits on concurrent work."""
-
-    threads: int  # that decode and infer
-    lanes: int  # concurrent inferences
-    max_batch: int  # images
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +80,7 @@ class Batcher:
     def __init__(
         self,
         encode: Encode,
-        capacity: Capacity,
+        settings: Settings,
         on_batch: Callable[[int], None],
         on_drop: Callable[[Stage, DropReason], None],
         clock: Clock = time.monotonic,
@@ -98,7 +90,7 @@ class Batcher:
         They call `on_drop` with the stage that a cancelled image did not reach, and the reason.
         """
         self._encode = encode
-        self._capacity = capacity
+        self._settings = settings
         self._on_batch = on_batch
         self._on_drop = on_drop
         self._clock = clock
@@ -113,7 +105,7 @@ class Batcher:
         self._closing = False
         self._threads = [
             threading.Thread(target=self._serve, args=(number,), name=f"images-{number}", daemon=True)
-            for number in range(capacity.threads)
+            for number in range(settings.threads)
         ]
         for thread in self._threads:
             thread.start()
@@ -190,7 +182,7 @@ class Batcher:
         """Take a batch to infer or one image to decode. Empty if there is no work for a free thread."""
         while self._undecoded and self._undecoded[0].future.done():
             self._drop(self._undecoded, "decode")
-        full = self._decoded_since_batch >= self._capacity.max_batch
+        full = self._decoded_since_batch >= self._settings.max_batch
         if (full or not self._undecoded) and (batch := self._take_batch()):
             self._decoded_since_batch = 0
             return batch
@@ -200,7 +192,7 @@ class Batcher:
         return [self._undecoded.popleft()]
 
     def _take_batch(self) -> list[_Image]:
-        limit, free = self._capacity.max_batch, self._capacity.lanes - self._inferring
+        limit, free = self._settings.max_batch, self._settings.lanes - self._inferring
         if not self._undecoded:  # no more images will join: divide them among the free inferences
             limit = min(limit, math.ceil(len(self._decoded) / max(1, free)))
         batch: list[_Image] = []
@@ -220,17 +212,17 @@ class Batcher:
 
     def _decode(self, image: _Image) -> list[Outcome]:
         """Return the error, if there is one."""
-        outcomes: list[Outcome] = []
         start = self._clock()
         try:
             image.pixels = image.decode(image.data)
         except Exception as error:  # the thread must survive any image
-            outcomes.append(_service_error(error, "decoding", ServiceError))
-        image.data = b""  # frees the bytes while the image waits
+            return [_service_error(error, "decoding", ServiceError)]
+        finally:
+            image.data = b""  # frees the bytes while the image waits
         image.queue_ms = (start - image.waiting_since) * 1e3
         image.waiting_since = self._clock()
         image.decode_ms = (image.waiting_since - start) * 1e3
-        return outcomes
+        return []
 
     def _run(self, batch: list[_Image]) -> list[Outcome]:
         try:
@@ -248,7 +240,7 @@ class Batcher:
         infer_ms = (self._clock() - start) * 1e3
         self._on_batch(len(batch))
         decode_ms = sum(image.decode_ms for image in batch)
-        batch_ms = decode_ms / self._capacity.threads + infer_ms / self._capacity.lanes
+        batch_ms = decode_ms / self._settings.threads + infer_ms / self._settings.lanes
         weight = _LATEST_WEIGHT if self.seconds_per_image else 1
         self.seconds_per_image += (batch_ms / 1e3 / len(batch) - self.seconds_per_image) * weight
         return [

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from service.errors import Overloaded
-from service.inference.batching import Batcher, Capacity, Embedded
+from service.inference.batching import Batcher, Embedded
 from service.inference.budget import Budget
 from service.inference.cache import Cache
 from service.inference.encoder import Encoder
@@ -34,7 +34,7 @@ class Pipeline:
         self._decode = partial(self._decode_golden, acquired=pixels.acquired)
         self.batcher = Batcher(
             encoder.encode,
-            Capacity(settings.threads, settings.lanes, settings.max_batch),
+            settings,
             metrics.batch_images.observe,
             lambda stage, reason: metrics.dropped[stage, reason].inc(),
         )

@@ -11,15 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, UndecodableImage
-from service.inference.batching import (
-    Batcher,
-    Capacity,
-    Clock,
-    DropReason,
-    Embedded,
-    Encode,
-    Stage,
-)
+from service.inference.batching import Batcher, Clock, DropReason, Embedded, Encode, Stage
+from service.settings import Settings
 
 BAD = 13
 BROKEN, BUG = 250, 251  # the decoder fails on these
@@ -77,7 +70,8 @@ def batching(
     clock: Clock = time.monotonic,
 ) -> Iterator[tuple[Batcher, list[int]]]:
     sizes: list[int] = []
-    batcher = Batcher(encode, Capacity(threads, lanes, max_batch), sizes.append, dropped, clock)
+    settings = Settings(threads=threads, lanes=lanes, max_batch=max_batch)
+    batcher = Batcher(encode, settings, sizes.append, dropped, clock)
     try:
         yield batcher, sizes
     finally:
