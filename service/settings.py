@@ -160,9 +160,8 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        sentences = [
-            "".join(f"UIE_{part}: ".upper() for part in fault["loc"][:1])
-            + fault["msg"].removeprefix("Value error, ")
-            for fault in error.errors()
-        ]
+        sentences = []
+        for fault in error.errors():
+            name = "".join(f"UIE_{part}: ".upper() for part in fault["loc"][:1])
+            sentences.append(name + fault["msg"].removeprefix("Value error, "))
         raise SettingsError("; ".join(sentences)) from error
