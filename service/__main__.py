@@ -24,6 +24,8 @@ from service.tune import tune as measure
 # Longer than clients keep idle connections: a request on a connection that is being closed fails.
 _KEEP_ALIVE_S = 75
 
+_AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON in the last line.")]
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
 
@@ -69,9 +71,7 @@ def check() -> None:
 def tune(
     images: Annotated[Path | None, typer.Option(help="Folder of representative images.")] = None,
     write: Annotated[Path | None, typer.Option(help="File for the settings, as UIE_* lines.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON in the last line.")
-    ] = False,
+    as_json: _AsJson = False,
 ) -> None:
     """Measure decoding and inference on this machine, and print the best settings, in about 30 seconds."""
     tuned = measure(load_settings(), images, Console(stderr=True))
@@ -88,9 +88,7 @@ def optimise(
     from_items: Annotated[
         int, typer.Option(min=1, help="Galleries below this size get no graph: it would not be faster.")
     ] = GRAPH_FROM_ITEMS,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON in the last line.")
-    ] = False,
+    as_json: _AsJson = False,
 ) -> None:
     """Build the HNSW graph and the quantization of the embedded index, while no service has it open."""
     result = build(load_settings(), from_items, Console(stderr=True))

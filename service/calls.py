@@ -92,14 +92,7 @@ def embed(image: bytes, model: str | None = None) -> Call[Vector]:
 
 def embed_many(images: Sequence[bytes], model: str | None = None) -> Call[list[Vector | Problem]]:
     """Embed up to 1,000 encoded images. Returns an embedding or a Problem for each, in order."""
-
-    def read(response: httpx.Response) -> list[Vector | Problem]:
-        return [
-            Problem(result["error"]) if "error" in result else _vector(result)
-            for result in response.json()["results"]
-        ]
-
-    return Call("POST", "/v1/embed/batch", read, {"files": _files(images), **_params(model)})
+    return Call("POST", "/v1/embed/batch", _results(_vector), {"files": _files(images), **_params(model)})
 
 
 def search(
@@ -161,11 +154,7 @@ def put_many(items: Sequence[NewItem]) -> Call[list[Problem | None]]:
     else:
         rows = [{**row, "embedding": vector.tolist()} for row, vector in zip(rows, vectors, strict=True)]
         arguments = {"json": {"items": rows}}
-
-    def read(response: httpx.Response) -> list[Problem | None]:
-        return [Problem(row["error"]) if "error" in row else None for row in response.json()["results"]]
-
-    return Call("POST", "/v1/items", read, arguments)
+    return Call("POST", "/v1/items", _results(lambda _: None), arguments)
 
 
 def get(id: str) -> Call[Item]:  # noqa: A002
@@ -203,6 +192,12 @@ def _item_path(name: str) -> str:
 
 def _files(images: Sequence[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
     return [("images", (str(number), image)) for number, image in enumerate(images)]
+
+
+def _results(read: Callable[[dict[str, Any]], T]) -> Callable[[httpx.Response], list[T | Problem]]:
+    return lambda response: [
+        Problem(row["error"]) if "error" in row else read(row) for row in response.json()["results"]
+    ]
 
 
 def _vector(body: dict[str, Any]) -> Vector:

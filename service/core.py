@@ -6,7 +6,8 @@ from typing import TypeVar
 
 from service.errors import NotReady, Overloaded, SettingsError, UnknownModel
 from service.fetch import Fetcher
-from service.index import Hit, IndexWorker, Query, open_index
+from service.index import Hit, IndexWorker, Query, VectorIndex
+from service.index.edge import EdgeIndex
 from service.inference.budget import Budget
 from service.inference.encoder import Encoder
 from service.inference.model import EncoderFactory, Model
@@ -27,7 +28,7 @@ class Core:
         names = [manifest.name for manifest in self.manifests]
         if len(set(names)) < len(names):
             raise SettingsError(f"UIE_MODEL: two models have the same name: {', '.join(names)}")
-        self.stopping = False
+        self.stopping = False  # True: new requests are refused, those in flight continue
         self.fetcher: Fetcher | None = None  # None: fetching images by URL is off
         self.pixels = Budget(settings.max_pixels_in_flight)
         self._encoder_factory = encoder_factory
@@ -45,7 +46,7 @@ class Core:
         if settings.url_hosts:
             self.fetcher = Fetcher(settings, metrics)
         self._index = IndexWorker(
-            lambda: open_index(settings, first.dim, first.fingerprint),
+            lambda: _open_index(settings, first),
             first.fingerprint,
             settings.queue_limit,
             metrics.shed.labels("", "index").inc,
@@ -57,10 +58,6 @@ class Core:
         for model in self._models.values():
             await model.start()
         self._started = True
-
-    def stop_admission(self) -> None:
-        """Refuse new requests; those in flight continue."""
-        self.stopping = True
 
     def close(self) -> None:
         """Finish the work in flight, and flush the index."""
@@ -134,6 +131,20 @@ class Core:
         search_ms = (time.perf_counter() - start) * 1e3
         self.metrics.stages.labels(self.manifest.name, "search").observe(search_ms / 1e3)
         return hits, search_ms
+
+
+def _open_index(settings: Settings, manifest: Manifest) -> VectorIndex:
+    properties = manifest.dim, manifest.fingerprint, settings.index_quantization
+    if settings.qdrant_url is None:
+        return EdgeIndex(settings.index_folder, *properties)
+    # Imported here because loading the client takes a second.
+    from qdrant_client import QdrantClient
+
+    from service.index.server import ServerIndex
+
+    key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
+    client = QdrantClient(url=settings.qdrant_url, api_key=key, timeout=10)
+    return ServerIndex(client, settings.collection, *properties)
 
 
 def _started(part: T | None) -> T:

@@ -39,8 +39,7 @@ _FAILURES = (
     httpcore.NetworkError,
     httpcore.TimeoutException,
     httpcore.ProtocolError,
-    OSError,  # includes errors of TLS and name resolution
-    TimeoutError,
+    OSError,  # includes timeouts, and errors of TLS and name resolution
 )
 # The same message for all failures, because details would reveal the network behind the name.
 _UNREACHABLE = "no image was received from the URL's host in time"

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from service.errors import ManifestError
 
@@ -19,10 +19,8 @@ WEIGHTS_FILE = "model.onnx.data"  # of a graph that is too large for one file
 Jpeg = Literal["whole", "draft"]
 
 
-class Preprocessing(BaseModel):
+class Preprocessing(BaseModel, frozen=True, extra="forbid"):
     """The steps from decoded pixels to the graph's input; normalisation is inside the graph."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     input_px: int = Field(ge=1, description="Side of the square that the graph takes.")
     resize: Literal["short-side", "squash"] = Field(
@@ -57,10 +55,8 @@ Precision = Literal["fp32", "fp16", "int8"]
 Scores = dict[str, dict[str, float]]  # domain, or "mean" -> "R@1" and "mMP@5", as shares
 
 
-class Accuracy(BaseModel):
+class Accuracy(BaseModel, frozen=True, extra="forbid"):
     """Scores of a variant on the test split, beside those of its fp32 model."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data_fingerprint: str
     fp32: Scores
@@ -114,14 +110,12 @@ class Manifest(Preprocessing):
         return Preprocessing(**self.model_dump(include=set(Preprocessing.model_fields)))
 
 
-class Canonical(BaseModel):
+class Canonical(BaseModel, frozen=True, extra="forbid"):
     """`canonical.json`: the embedding of `canonical.png`.
 
     It was computed by torch for an fp32 model, and by the variant itself for a variant, so that the
     tolerance MIN_COSINE applies to all.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     image_sha256: str
     embedding: tuple[float, ...]

@@ -95,10 +95,6 @@ class Metrics:
             self.index_items.labels(domain).set(counts.get(domain, 0))
         self._domains |= counts.keys()
 
-    def of(self, model: str) -> "ModelMetrics":
-        """Return the series of one model."""
-        return ModelMetrics(self, model)
-
 
 class Processes(Collector):
     """Resources used by all living workers; the library's collector covers only the current process."""
@@ -145,15 +141,11 @@ class ModelMetrics:
         self.batch_images = metrics.batch_images.labels(model)
         self.queue_depth = metrics.queue_depth.labels(model)
         self.shed = {reason: metrics.shed.labels(model, reason) for reason in ("queue", "deadline")}
-        self._dropped = {
+        self.dropped = {
             key: metrics.dropped.labels(model, *key)
             for key in itertools.product(("decode", "infer"), ("deadline", "gone"))
         }
         self.cache = {result: metrics.cache.labels(model, result) for result in ("hit", "miss", "coalesced")}
-
-    def count_dropped(self, stage: str, reason: str) -> None:
-        """Count an image that was dropped before this stage."""
-        self._dropped[stage, reason].inc()
 
     def observe_stages(self, stages_ms: Mapping[str, float]) -> None:
         """Record the time of each stage."""

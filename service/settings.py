@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsError
@@ -98,21 +98,20 @@ class Settings(BaseSettings):
     def _split_models(cls, value: object) -> object:
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "url_hosts", mode="before")
     @classmethod
-    def _split_keys(cls, value: object) -> object:
+    def _split(cls, value: object, field: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
-        if not (keys := _split(value)):
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if field.field_name == "api_keys" and not parts:
             raise ValueError("set without a key: the service would be open to everyone")
-        return keys
+        return parts
 
-    @field_validator("url_hosts", mode="before")
+    @field_validator("url_hosts")
     @classmethod
-    def _split_hosts(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        for host in (hosts := _split(value)):
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
             parse_host(host)
         return hosts
 
@@ -128,13 +127,14 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def index_folder(self) -> Path:
+        """The folder of the embedded index."""
+        return self.data_dir / self.collection
+
+    @property
     def model_folders(self) -> tuple[Path, ...]:
         """The folder of each `model`. Raises SettingsError if a tag is not in BentoML's store."""
         return tuple(_folder(model) for model in self.model)
-
-
-def _split(value: str) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def _folder(model: str) -> Path:

@@ -24,7 +24,7 @@ from service.inference.encoder import Encoder
 from service.inference.images import decode
 from service.inference.pipeline import Pipeline
 from service.manifest import Manifest, load_canonical, load_manifest
-from service.metrics import Metrics
+from service.metrics import Metrics, ModelMetrics
 from service.settings import Settings
 
 _MAX_IMAGES = 64
@@ -167,7 +167,8 @@ def _rate(encoder: Encoder, pixels: NDArray[np.uint8], concurrency: int, duratio
 
 def _trial(settings: Settings, manifest: Manifest, images: Sequence[bytes], duration_s: float) -> float:
     encoder = _encoder(settings, manifest, settings.lanes)
-    pipeline = Pipeline(encoder, settings, Metrics().of(manifest.name), Budget(settings.max_pixels_in_flight))
+    metrics = ModelMetrics(Metrics(), manifest.name)
+    pipeline = Pipeline(encoder, settings, metrics, Budget(settings.max_pixels_in_flight))
     endless = itertools.cycle(images)
 
     async def client(start: float) -> int:

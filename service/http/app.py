@@ -16,7 +16,6 @@ from service import __version__
 from service.core import Core
 from service.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
 from service.http import embed, info, items, openai, search
-from service.http.envelope import RequestState
 from service.http.handling import check_parameters, faults_of
 from service.http.problems import problem_response
 from service.http.schemas import PROBLEMS
@@ -42,10 +41,8 @@ def create_app(core: Core) -> FastAPI:
     for router in (embed.router, openai.router, search.router, items.router, info.router):
         app.include_router(router, responses=PROBLEMS, dependencies=[Depends(check_parameters)])
     app.openapi()  # computed once, before the first request with parameters
-    app.add_exception_handler(ServiceError, _on_service_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_unexpected)
+    for kind in (ServiceError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _respond_to_error)
     # Instead of BentoML's own page, which loads a tracker.
     app.add_api_route("/", _start_page, include_in_schema=False)
     app.add_api_route(_UNKNOWN, _no_such_route, methods=_METHODS, include_in_schema=False)
@@ -62,33 +59,26 @@ def _refuse_before_stopping(core: Core) -> None:
     assert callable(stop), "uvicorn handles SIGTERM before the app starts"
 
     def refuse(number: int, _: object) -> None:
-        core.stop_admission()
+        core.stopping = True
         loop.call_soon_threadsafe(loop.call_later, _REFUSALS_S, stop, number, None)
 
     signal.signal(signal.SIGTERM, refuse)
 
 
-def _on_service_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ServiceError)
-    return problem_response(error)
-
-
-def _on_invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return problem_response(InvalidRequest(faults_of(error.errors(), skip=1)))  # `query` or `path`
-
-
-def _on_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        return problem_response(_not_routed(request))
-    return problem_response(InvalidRequest(error.detail))  # a form that cannot be parsed
-
-
-def _on_unexpected(request: Request, error: Exception) -> Response:
-    state: RequestState = request.state.request
-    _log.error("request %s failed", state.request_id, exc_info=error)
-    return problem_response(ServiceError("internal error; see the server log for this request id"))
+def _respond_to_error(request: Request, error: Exception) -> Response:
+    match error:
+        case ServiceError():
+            problem = error
+        case RequestValidationError():
+            problem = InvalidRequest(faults_of(error.errors(), skip=1))  # `query` or `path`
+        case HTTPException(status_code=405):
+            problem = _not_routed(request)
+        case HTTPException():
+            problem = InvalidRequest(error.detail)  # a form that cannot be parsed
+        case _:
+            _log.error("request %s failed", request.state.request.request_id, exc_info=error)
+            problem = ServiceError("internal error; see the server log for this request id")
+    return problem_response(problem)
 
 
 async def _start_page() -> Response:

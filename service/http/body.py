@@ -14,7 +14,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
-from starlette.types import Message, Receive
+from starlette.types import Message
 
 from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
 
@@ -63,10 +63,9 @@ async def form_of(request: Request, max_bytes: int, max_files: int = MAX_IMAGES)
     if media_type(request.headers) != "multipart/form-data":
         kind = media_type(request.headers) or "a body without a content type"
         raise UnsupportedMediaType(f"the body must be multipart/form-data, not {kind}")
-    _check_length(request, max_bytes)
-    counted = Request(request.scope, _counted(request.receive, max_bytes))
+    bounded = _bounded(request, max_bytes)
     try:
-        form = await counted.form(max_files=max_files, max_fields=16, max_part_size=_MAX_FIELD_BYTES)
+        form = await bounded.form(max_files=max_files, max_fields=16, max_part_size=_MAX_FIELD_BYTES)
     except (HTTPException, MultiPartException, UnicodeError, LookupError) as error:
         # Starlette raises one of the first two depending on the scope; the others are caused by the charset.
         detail = error.detail if isinstance(error, HTTPException) else str(error)
@@ -81,8 +80,7 @@ async def file_bytes(value: UploadFile | str | None, field: str, max_bytes: int)
     """Return the content of a file field."""
     if not isinstance(value, UploadFile):
         raise InvalidRequest(f"multipart field `{field}` is required, and must be a file")
-    if (value.size or 0) > max_bytes:
-        raise _too_many_bytes(max_bytes, value.size)
+    _check_size(value.size or 0, max_bytes)
     return await value.read()
 
 
@@ -113,35 +111,25 @@ def check_values(body: bytes, max_values: int) -> None:
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """Return the raw body. Raises ImageTooLarge."""
-    _check_length(request, max_bytes)
-    chunks, got = [], 0
-    async for chunk in request.stream():
-        got += len(chunk)
-        if got > max_bytes:
-            raise _too_many_bytes(max_bytes, got)
-        chunks.append(chunk)
-    return b"".join(chunks)
+    return await _bounded(request, max_bytes).body()
 
 
-def _check_length(request: Request, max_bytes: int) -> None:
+def _bounded(request: Request, max_bytes: int) -> Request:
+    """Return the request with a body that raises ImageTooLarge, before it is read if its length is known."""
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > max_bytes:
-        raise _too_many_bytes(max_bytes, int(length))
-
-
-def _counted(receive: Receive, max_bytes: int) -> Receive:
+    _check_size(int(length) if length.isdecimal() else 0, max_bytes)
     got = 0
 
-    async def counted() -> Message:
+    async def receive() -> Message:
         nonlocal got
-        message = await receive()
+        message = await request.receive()
         got += len(message.get("body", b""))
-        if got > max_bytes:
-            raise _too_many_bytes(max_bytes, got)
+        _check_size(got, max_bytes)
         return message
 
-    return counted
+    return Request(request.scope, receive)
 
 
-def _too_many_bytes(limit: int, got: int | None) -> ImageTooLarge:
-    return ImageTooLarge("the request body has too many bytes", limit=limit, got=got)
+def _check_size(got: int, limit: int) -> None:
+    if got > limit:
+        raise ImageTooLarge("the request body has too many bytes", limit=limit, got=got)

@@ -1,47 +1,34 @@
 """`/v1/embed` and `/v1/embed/batch`: embed one image, or several."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from service.errors import ServiceError
 from service.http.body import form_of
-from service.http.handling import EmbedderDep, json_response, model_card
-from service.http.schemas import EMBEDDING, EMBEDDINGS, IMAGE_BODY, IMAGES, body_of, form, response_of
-from service.inference.pipeline import Embedded
+from service.http.handling import EmbedderDep, model_card
+from service.http.schemas import EMBEDDING, EMBEDDINGS, IMAGE_BODY, IMAGES_BODY, response_of
 
 router = APIRouter()
 
 
-@router.post(
-    "/v1/embed",
-    openapi_extra=IMAGE_BODY,
-    responses=response_of(EMBEDDING, ["application/octet-stream"]),
-)
+@router.post("/v1/embed", openapi_extra=IMAGE_BODY, responses=response_of(EMBEDDING, binary=True))
 async def embed(request: Request, embedder: EmbedderDep) -> Response:
     """Embed one image. With `Accept: application/octet-stream` the embedding is little-endian float32."""
     embedding = (await embedder.embed(await embedder.read_image(request))).embedding
     if "application/octet-stream" in request.headers.get("accept", ""):
         return Response(embedding.astype("<f4").tobytes(), media_type="application/octet-stream")
-    return json_response({"embedding": embedding.tolist(), **model_card(embedder.model.manifest)})
+    return JSONResponse({"embedding": embedding.tolist(), **model_card(embedder.model.manifest)})
 
 
-@router.post(
-    "/v1/embed/batch",
-    openapi_extra=body_of(form({"images": IMAGES}, ["images"])),
-    responses=response_of(EMBEDDINGS),
-)
+@router.post("/v1/embed/batch", openapi_extra=IMAGES_BODY, responses=response_of(EMBEDDINGS))
 async def embed_batch(request: Request, embedder: EmbedderDep) -> Response:
     """Embed several images. Each has its own embedding or error, in order."""
     async with form_of(request, embedder.core.settings.max_request_bytes) as fields:
         results = await embedder.embed_files(fields.getlist("images"))
-    return json_response(
-        {"results": [_result_json(result) for result in results], **model_card(embedder.model.manifest)}
-    )
-
-
-def _result_json(result: Embedded | ServiceError) -> dict[str, Any]:
-    if isinstance(result, ServiceError):
-        return {"error": result.problem()}
-    return {"embedding": result.embedding.tolist()}
+    rows = [
+        {"error": result.problem()}
+        if isinstance(result, ServiceError)
+        else {"embedding": result.embedding.tolist()}
+        for result in results
+    ]
+    return JSONResponse({"results": rows, **model_card(embedder.model.manifest)})

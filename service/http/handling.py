@@ -1,21 +1,19 @@
-"""Helpers that the routes share: dependencies, embedding a request's images, and JSON responses."""
+"""Helpers that the routes share: dependencies, and embedding a request's images."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request
 from starlette.datastructures import UploadFile
-from starlette.responses import Response
 
 from service.core import Core
 from service.errors import FingerprintMismatch, InvalidRequest, ServiceError
 from service.http.body import MAX_IMAGES, Link, file_bytes, read_image_and_fields
 from service.http.envelope import RequestState
+from service.inference.batching import Embedded
 from service.inference.model import Model
-from service.inference.pipeline import Embedded
 from service.manifest import Manifest
 
 T = TypeVar("T")
@@ -145,9 +143,3 @@ def model_card(manifest: Manifest) -> dict[str, Any]:
 def faults_of(errors: Iterable[Mapping[str, Any]], skip: int = 0) -> str:
     """Return pydantic's validation errors in one line, without the first `skip` parts of each location."""
     return "; ".join(f"{'.'.join(map(str, error['loc'][skip:]))}: {error['msg']}" for error in errors)
-
-
-def json_response(content: Any) -> Response:
-    """Return plain JSON: the content consists of plain values, so FastAPI's encoder is not needed."""
-    body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Response(body.encode(), media_type="application/json")

@@ -9,7 +9,7 @@ from typing import ClassVar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import HeadersTooLarge, RequestTimeout, ServiceError
-from service.http.problems import problem_body, problem_headers
+from service.http.problems import problem_response
 
 MAX_HEAD_BYTES = 64 * 2**10
 
@@ -47,7 +47,11 @@ class BoundedHeads(HttpToolsProtocol):
         super().data_received(data)
         self._unfinished_bytes = 0 if self._finished else self._unfinished_bytes + len(data)
         if self._unfinished_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse()
+            # While the response to this connection's last request is being sent, no other can be written.
+            if self._idle:
+                error = HeadersTooLarge("the request head has too many bytes", limit=MAX_HEAD_BYTES)
+                self._write_problem(error)
+            self.transport.close()
         elif self._in_head or (self._idle and not self._in_message and not self._finished):
             self._start_timer(self.head_s)
         elif self._idle:  # the rest of a body after its response: uvicorn's own timer is off
@@ -94,14 +98,9 @@ class BoundedHeads(HttpToolsProtocol):
             self._write_problem(RequestTimeout(f"the request head did not arrive within {self.head_s:g} s"))
         self.transport.close()
 
-    def _refuse(self) -> None:
-        # While the response to this connection's last request is being sent, no other can be written.
-        if self._idle:
-            self._write_problem(HeadersTooLarge("the request head has too many bytes", limit=MAX_HEAD_BYTES))
-        self.transport.close()
-
     def _write_problem(self, error: ServiceError) -> None:
-        body = problem_body(error)
-        headers = {**problem_headers(error), "content-length": str(len(body)), "connection": "close"}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        self.transport.write(f"HTTP/1.1 {error.status} {error.title}\r\n{lines}\r\n".encode() + body)
+        response = problem_response(error)
+        response.headers["connection"] = "close"
+        lines = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
+        head = f"HTTP/1.1 {error.status} {error.title}\r\n{lines}\r\n"
+        self.transport.write(head.encode() + response.body)

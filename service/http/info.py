@@ -6,14 +6,15 @@ import contextlib
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from service import __version__
 from service.errors import ServiceError
-from service.http.handling import CoreDep, json_response
+from service.http.handling import CoreDep
 from service.http.schemas import DOMAINS, INFO, response_of
 from service.metrics import Processes
 
+_LIMITS = {"max_image_bytes", "max_image_pixels", "max_request_bytes", "max_batch", "queue_limit"}
 router = APIRouter()
 
 
@@ -21,7 +22,7 @@ router = APIRouter()
 async def domains(core: CoreDep) -> Response:
     """Return the domains that have items, in the order of their names."""
     counts = await core.index.domains()
-    return json_response({"domains": [{"name": name, "items": count} for name, count in counts.items()]})
+    return JSONResponse({"domains": [{"name": name, "items": count} for name, count in counts.items()]})
 
 
 @router.get("/metrics", include_in_schema=False)
@@ -41,7 +42,7 @@ async def info(core: CoreDep) -> Response:
     """Return the model card, the active provider and precision, the index, and the limits."""
     settings, manifest = core.settings, core.manifest
     items, indexed_vectors = await core.index.counts()
-    return json_response(
+    return JSONResponse(
         {
             "version": __version__,
             "model": manifest.model_dump(mode="json"),
@@ -56,15 +57,7 @@ async def info(core: CoreDep) -> Response:
                 "quantization": core.index.quantization,
                 "ef": settings.index_ef,
             },
-            "limits": settings.model_dump(
-                include={
-                    "max_image_bytes",
-                    "max_image_pixels",
-                    "max_request_bytes",
-                    "max_batch",
-                    "queue_limit",
-                }
-            ),
+            "limits": settings.model_dump(include=_LIMITS),
             "settings": settings.model_dump(include={"threads", "lanes", "workers", "cache_items"}),
         }
     )

@@ -62,8 +62,12 @@ class Intake:
         length = int(content_length) if content_length.isdecimal() else 0
         if length > self._largest_bytes:  # never read, so it needs no budget
             raise ImageTooLarge("the request body has too many bytes", limit=self._largest_bytes, got=length)
+        if not self._budget.fits(length):
+            raise self._refusal()
+        # A body above the limit is admitted only alone; its rest would not fit beside its start.
+        held = length if length > self._max_bytes else min(length, _MAX_UNREAD_BYTES)
         ends = asyncio.get_running_loop().time() + self._timeout_s
-        complete, got, held = False, 0, self._held_unread(length)
+        complete, got = False, 0
 
         async def bounded() -> Message:
             nonlocal complete, got, held
@@ -86,12 +90,6 @@ class Intake:
         with self.reservation() as reserve:
             reserve(held)
             yield bounded
-
-    def _held_unread(self, length: int) -> int:
-        if not self._budget.fits(length):
-            raise self._refusal()
-        # A body above the limit is admitted only alone; its rest would not fit beside its start.
-        return length if length > self._max_bytes else min(length, _MAX_UNREAD_BYTES)
 
 
 class Exchange:

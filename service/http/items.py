@@ -7,34 +7,17 @@ from urllib.parse import unquote
 
 from fastapi import APIRouter, Path, Request
 from fastapi import Query as QueryParam
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from starlette.responses import Response
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from starlette.responses import JSONResponse, Response
 
 from service.errors import InvalidRequest, ServiceError
-from service.http.body import (
-    MAX_IMAGES,
-    MAX_JSON_BYTES,
-    form_of,
-    media_type,
-    parse_json,
-    read_json,
-)
-from service.http.handling import CoreDep, Embedder, IndexEmbedderDep, faults_of, json_response
-from service.http.schemas import (
-    DELETED,
-    IMAGE_AND_PAYLOAD_BODY,
-    IMAGES,
-    ITEM,
-    ITEMS,
-    PUT,
-    body_of,
-    form,
-    json_body,
-    response_of,
-)
-from service.http.search import DomainName, check_embedding, item_json
+from service.http import schemas
+from service.http.body import MAX_IMAGES, MAX_JSON_BYTES, form_of, media_type, parse_json, read_json
+from service.http.handling import CoreDep, Embedder, IndexEmbedderDep, faults_of
+from service.http.schemas import response_of
+from service.http.search import DomainName, check_embedding
 from service.index import Item
-from service.inference.pipeline import Embedded
+from service.inference.batching import Embedded
 
 router = APIRouter()
 
@@ -48,10 +31,8 @@ _MAX_PAYLOAD_DEPTH = 32
 _ITEM = "/v1/items/{item_id}"
 
 
-class _Entry(BaseModel):
+class _Entry(BaseModel, extra="ignore", strict=True):
     """An entry of the field `items`, without its embedding."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
 
     id: str = Field(min_length=1, max_length=512)
     domain: str = Field(pattern="^[a-z0-9_-]{1,64}$")
@@ -59,22 +40,16 @@ class _Entry(BaseModel):
     payload: Any = {}
 
 
-_ITEMS_SCHEMA = {"type": "array", "items": _Entry.model_json_schema()}
-_BULK_BODY = body_of(
+_ENCODED_ITEMS = {"type": "string", "description": "JSON list, in the order of the images"}
+_BULK_BODY = schemas.body_of(
     {
-        **form(
-            {
-                "images": IMAGES,
-                "items": {"type": "string", "description": "JSON list, in the order of the images"},
-            },
-            ["images", "items"],
-        ),
-        **json_body({"type": "object", "required": ["items"], "properties": {"items": _ITEMS_SCHEMA}}),
+        schemas.FORM: schemas.object_of(images=schemas.IMAGES, items=_ENCODED_ITEMS),
+        schemas.JSON: schemas.object_of(items=schemas.list_of(_Entry.model_json_schema())),
     }
 )
 
 
-@router.put(_ITEM, openapi_extra=IMAGE_AND_PAYLOAD_BODY, responses=response_of(PUT))
+@router.put(_ITEM, openapi_extra=schemas.PUT_BODY, responses=response_of(schemas.PUT))
 async def put_item(
     request: Request, embedder: IndexEmbedderDep, item_id: ItemPath, domain: DomainName, label: Label
 ) -> Response:
@@ -83,10 +58,10 @@ async def put_item(
     payload = check_payload(parse_json(fields.get("payload", "{}"), _MAX_PAYLOAD_BYTES))
     embedding = (await embedder.embed(image)).embedding
     (created,) = await embedder.core.index.upsert([Item(item_id, domain, label, embedding, payload)])
-    return json_response({"id": item_id, "created": created})
+    return JSONResponse({"id": item_id, "created": created})
 
 
-@router.post("/v1/items", openapi_extra=_BULK_BODY, responses=response_of(ITEMS))
+@router.post("/v1/items", openapi_extra=_BULK_BODY, responses=response_of(schemas.ITEMS))
 async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     """Index many images or embeddings. Each has its own result."""
     dim = embedder.model.manifest.dim
@@ -102,20 +77,20 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     if items:
         await embedder.core.index.upsert(items)
     rows = [_result_json(entry, result) for entry, result in zip(entries, results, strict=True)]
-    return json_response({"results": rows})
+    return JSONResponse({"results": rows})
 
 
-@router.get(_ITEM, responses=response_of(ITEM))
+@router.get(_ITEM, responses=response_of(schemas.ITEM))
 async def get_item(core: CoreDep, item_id: ItemPath) -> Response:
     """Return the item with its embedding."""
     item = await core.index.get(item_id)
-    return json_response({**item_json(item), "embedding": item.embedding.tolist()})
+    return JSONResponse({**item.fields(), "embedding": item.embedding.tolist()})
 
 
-@router.delete(_ITEM, responses=response_of(DELETED))
+@router.delete(_ITEM, responses=response_of(schemas.DELETED))
 async def delete_item(core: CoreDep, item_id: ItemPath) -> Response:
     """Delete the item. `deleted` is false if it did not exist."""
-    return json_response({"deleted": await core.index.delete(item_id)})
+    return JSONResponse({"deleted": await core.index.delete(item_id)})
 
 
 async def _read_form(request: Request, embedder: Embedder) -> tuple[list[Any], list[Embedded | ServiceError]]:

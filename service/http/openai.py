@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from fastapi import APIRouter, Request
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.responses import Response
+from pydantic import BaseModel, Field, ValidationError
+from starlette.responses import JSONResponse, Response
 
 from service.errors import ImageTooLarge, InvalidRequest, ServiceError, UnsupportedMediaType
 from service.http.body import MAX_IMAGES, Link, check_values, media_type, read_body
-from service.http.handling import CoreDep, Embedder, StateDep, faults_of, json_response
-from service.http.schemas import OPENAI, body_of, json_body, response_of
+from service.http.handling import CoreDep, Embedder, StateDep, faults_of
+from service.http.schemas import JSON, OPENAI, body_of, response_of
 
 router = APIRouter()
 
@@ -21,10 +21,8 @@ _MAX_VALUES = 10 * MAX_IMAGES  # a data URI counts as two
 _MAX_FAULTS = 5  # reported in one error
 
 
-class _Body(BaseModel):
+class _Body(BaseModel, extra="ignore", strict=True):
     """The supported members of OpenAI's request; other members, which OpenAI's clients send, are ignored."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
 
     input: str | Annotated[list[str], Field(min_length=1, max_length=MAX_IMAGES)] = Field(
         description="Images as data URIs: data:image/jpeg;base64,...; or as URLs, if UIE_URL_HOSTS is set"
@@ -36,7 +34,7 @@ class _Body(BaseModel):
 
 @router.post(
     "/v1/embeddings",
-    openapi_extra=body_of(json_body(_Body.model_json_schema())),
+    openapi_extra=body_of({JSON: _Body.model_json_schema()}),
     responses=response_of(OPENAI),
 )
 async def embeddings(request: Request, core: CoreDep, state: StateDep) -> Response:
@@ -62,7 +60,7 @@ async def embeddings(request: Request, core: CoreDep, state: StateDep) -> Respon
         vector = _encoded(result.embedding, body.encoding_format)
         data.append({"object": "embedding", "index": index, "embedding": vector})
     usage = {"prompt_tokens": 0, "total_tokens": 0}  # OpenAI's clients require it; an image has no tokens
-    return json_response({"object": "list", "data": data, "model": manifest.name, "usage": usage})
+    return JSONResponse({"object": "list", "data": data, "model": manifest.name, "usage": usage})
 
 
 def _parse(body: bytes, request: Request) -> _Body:

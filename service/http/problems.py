@@ -1,4 +1,4 @@
-"""RFC 9457 responses of service errors, for FastAPI and for plain ASGI."""
+"""RFC 9457 responses of service errors."""
 
 import json
 
@@ -7,13 +7,8 @@ from starlette.responses import Response
 from service.errors import ServiceError
 
 
-def problem_body(error: ServiceError) -> bytes:
-    """Return the problem object as JSON."""
-    return json.dumps(error.problem()).encode()
-
-
-def problem_headers(error: ServiceError) -> dict[str, str]:
-    """Return the headers of the response."""
+def problem_response(error: ServiceError) -> Response:
+    """Return the response, which is an ASGI app as well."""
     headers = {"content-type": "application/problem+json"}
     if "retry_after_s" in error.members:
         headers["retry-after"] = str(error.members["retry_after_s"])
@@ -23,9 +18,4 @@ def problem_headers(error: ServiceError) -> dict[str, str]:
         headers["connection"] = "close"  # the rest of the body is not awaited
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return headers
-
-
-def problem_response(error: ServiceError) -> Response:
-    """Return the response, which is an ASGI app as well."""
-    return Response(problem_body(error), error.status, problem_headers(error))
+    return Response(json.dumps(error.problem()), error.status, headers)

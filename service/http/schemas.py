@@ -3,26 +3,29 @@
 `make fuzz` validates the live service's responses against them.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from service.errors import MethodNotAllowed, titles_by_status
 
+JSON, FORM, _BYTES = "application/json", "multipart/form-data", "application/octet-stream"
 _STRING = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 0}
+_FILE = {"type": "string", "format": "binary"}
 _VECTOR = {"type": "array", "items": {"type": "number"}}
 _SHARES = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1}}
 
 
-def _object(optional: dict[str, Any] | None = None, **required: Any) -> dict[str, Any]:
+def object_of(optional: dict[str, Any] | None = None, **required: Any) -> dict[str, Any]:
+    """Return the schema of an object with these properties."""
     return {"type": "object", "required": list(required), "properties": {**required, **(optional or {})}}
 
 
-def _list_of(schema: dict[str, Any]) -> dict[str, Any]:
+def list_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a list."""
     return {"type": "array", "items": schema}
 
 
-_PROBLEM = _object(
+_PROBLEM = object_of(
     type=_STRING,
     title=_STRING,
     status={"type": "integer", "minimum": 400, "maximum": 599},
@@ -39,15 +42,15 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 _CARD = {"dim": {"type": "integer"}, "model": _STRING, "fingerprint": _STRING}
-_ERROR = _object(error=_PROBLEM)
+_ERROR = object_of(error=_PROBLEM)
 _ITEM = {"id": _STRING, "domain": _STRING, "label": _STRING, "payload": {"type": "object"}}
-_HITS = _list_of(_object(**_ITEM, score={"type": "number", "minimum": -1.0001, "maximum": 1.0001}))
-_GROUPS = _list_of(_object(key=_STRING, hits=_HITS))
-_OPENAI_ROW = _object(
+_HITS = list_of(object_of(**_ITEM, score={"type": "number", "minimum": -1.0001, "maximum": 1.0001}))
+_GROUPS = list_of(object_of(key=_STRING, hits=_HITS))
+_OPENAI_ROW = object_of(
     object={"const": "embedding"}, index=_COUNT, embedding={"anyOf": [_VECTOR, {"type": "string"}]}
 )
-_USAGE = _object(prompt_tokens=_COUNT, total_tokens=_COUNT)
-_INDEX = _object(
+_USAGE = object_of(prompt_tokens=_COUNT, total_tokens=_COUNT)
+_INDEX = object_of(
     backend=_STRING,
     fingerprint=_STRING,
     items=_COUNT,
@@ -56,19 +59,19 @@ _INDEX = _object(
     ef={"type": ["integer", "null"]},
 )
 
-EMBEDDING = _object(embedding=_VECTOR, **_CARD)
-EMBEDDINGS = _object(results=_list_of({"oneOf": [_object(embedding=_VECTOR), _ERROR]}), **_CARD)
-OPENAI = _object(object={"const": "list"}, data=_list_of(_OPENAI_ROW), model=_STRING, usage=_USAGE)
-SEARCH = _object({"groups": _GROUPS}, hits=_HITS, domains=_SHARES, **_CARD)
-ITEM = _object(**_ITEM, embedding=_VECTOR)
-PUT = _object(id=_STRING, created={"type": "boolean"})
-ITEMS = _object(results=_list_of(_object({"error": _PROBLEM}, id={})))
-DELETED = _object(deleted={"type": "boolean"})
-DOMAINS = _object(domains=_list_of(_object(name=_STRING, items=_COUNT)))
-INFO = _object(
+EMBEDDING = object_of(embedding=_VECTOR, **_CARD)
+EMBEDDINGS = object_of(results=list_of({"oneOf": [object_of(embedding=_VECTOR), _ERROR]}), **_CARD)
+OPENAI = object_of(object={"const": "list"}, data=list_of(_OPENAI_ROW), model=_STRING, usage=_USAGE)
+SEARCH = object_of({"groups": _GROUPS}, hits=_HITS, domains=_SHARES, **_CARD)
+ITEM = object_of(**_ITEM, embedding=_VECTOR)
+PUT = object_of(id=_STRING, created={"type": "boolean"})
+ITEMS = object_of(results=list_of(object_of({"error": _PROBLEM}, id={})))
+DELETED = object_of(deleted={"type": "boolean"})
+DOMAINS = object_of(domains=list_of(object_of(name=_STRING, items=_COUNT)))
+INFO = object_of(
     version=_STRING,
     model={"type": "object"},
-    models=_list_of({"type": "object"}),
+    models=list_of({"type": "object"}),
     provider=_STRING,
     precision=_STRING,
     index=_INDEX,
@@ -77,39 +80,25 @@ INFO = _object(
 )
 
 
-def response_of(schema: dict[str, Any], binary_types: Sequence[str] = ()) -> dict[int | str, dict[str, Any]]:
-    """Return a route's `responses`: JSON, or bytes of another media type if the client accepts it."""
-    binary = {media: {"schema": {"type": "string", "format": "binary"}} for media in binary_types}
-    return {200: {"content": {"application/json": {"schema": schema}, **binary}}}
+def _content(schemas: dict[str, Any]) -> dict[str, Any]:
+    return {media_type: {"schema": schema} for media_type, schema in schemas.items()}
 
 
-_FILE = {"type": "string", "format": "binary"}
-_RAW_IMAGE = {media: {"schema": _FILE} for media in ("image/*", "application/octet-stream")}
+def response_of(schema: dict[str, Any], binary: bool = False) -> dict[int | str, dict[str, Any]]:
+    """Return a route's `responses`: JSON, or also bytes, if the client accepts them."""
+    return {200: {"content": _content({JSON: schema, _BYTES: _FILE} if binary else {JSON: schema})}}
 
 
-def body_of(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the `openapi_extra` of a route that requires a body."""
-    return {"requestBody": {"required": True, "content": content}}
+def body_of(schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return the `openapi_extra` of a route that requires a body, with a schema by media type."""
+    return {"requestBody": {"required": True, "content": _content(schemas)}}
 
 
-def form(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
-    """Return the content of a multipart form."""
-    schema = {"type": "object", "properties": properties, "required": required}
-    return {"multipart/form-data": {"schema": schema}}
-
-
-def json_body(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a JSON body."""
-    return {"application/json": {"schema": schema}}
-
-
-LINK = {
-    "type": "object",
-    "required": ["url"],
-    "properties": {"url": {"type": "string", "description": "URL of the image"}},
-}
-IMAGES = {"type": "array", "items": _FILE}
-IMAGE = {**_RAW_IMAGE, **form({"image": _FILE}, ["image"])}
-IMAGE_BODY = body_of({**IMAGE, **json_body(LINK)})
-_IMAGE_AND_PAYLOAD = form({"image": _FILE, "payload": {"type": "string"}}, ["image"])
-IMAGE_AND_PAYLOAD_BODY = body_of({**_RAW_IMAGE, **_IMAGE_AND_PAYLOAD, **json_body(LINK)})
+IMAGES = list_of(_FILE)
+_RAW_IMAGE = {"image/*": _FILE, _BYTES: _FILE}
+_LINK = object_of(url={**_STRING, "description": "URL of the image"})
+_QUERY = {"oneOf": [object_of(embedding=_VECTOR), object_of(id=_STRING), _LINK]}
+IMAGE_BODY = body_of({**_RAW_IMAGE, FORM: object_of(image=_FILE), JSON: _LINK})
+IMAGES_BODY = body_of({FORM: object_of(images=IMAGES)})
+PUT_BODY = body_of({**_RAW_IMAGE, FORM: object_of({"payload": _STRING}, image=_FILE), JSON: _LINK})
+SEARCH_BODY = body_of({**_RAW_IMAGE, FORM: object_of(image=_FILE), JSON: _QUERY})

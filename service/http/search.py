@@ -7,13 +7,13 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi import Query as QueryParam
 from numpy.typing import NDArray
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from service.errors import EmbeddingShape, InvalidRequest
 from service.http.body import Link, media_type, read_json
-from service.http.handling import Embedder, IndexEmbedderDep, json_response, model_card
-from service.http.schemas import IMAGE, LINK, SEARCH, body_of, json_body, response_of
-from service.index import Hit, Item, Query
+from service.http.handling import Embedder, IndexEmbedderDep, model_card
+from service.http.schemas import SEARCH, SEARCH_BODY, response_of
+from service.index import Hit, Query
 from service.settings import MAX_EF
 
 router = APIRouter()
@@ -23,24 +23,8 @@ ItemId = Annotated[str, QueryParam(min_length=1, max_length=512)]
 
 _MAX_JSON_BYTES = 2**20
 
-_EMBEDDING_ID_OR_LINK = {
-    "oneOf": [
-        {
-            "type": "object",
-            "required": ["embedding"],
-            "properties": {"embedding": {"type": "array", "items": {"type": "number"}}},
-        },
-        {"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}},
-        LINK,
-    ]
-}
 
-
-@router.post(
-    "/v1/search",
-    openapi_extra=body_of({**IMAGE, **json_body(_EMBEDDING_ID_OR_LINK)}),
-    responses=response_of(SEARCH),
-)
+@router.post("/v1/search", openapi_extra=SEARCH_BODY, responses=response_of(SEARCH))
 async def search(
     request: Request,
     embedder: IndexEmbedderDep,
@@ -66,7 +50,7 @@ async def search(
     hits, embedder.state.stages_ms["search"] = await core.timed_search(query)
     hits = [hit for hit in hits if hit.score >= min_score]
     groups = {"groups": _groups_json(hits, group_by)} if group_by else {}
-    return json_response({**hits_json(hits), **groups, **model_card(embedder.model.manifest)})
+    return JSONResponse({**hits_json(hits), **groups, **model_card(embedder.model.manifest)})
 
 
 def hits_json(hits: list[Hit]) -> dict[str, Any]:
@@ -78,13 +62,8 @@ def hits_json(hits: list[Hit]) -> dict[str, Any]:
     }
 
 
-def item_json(item: Item) -> dict[str, Any]:
-    """Return an item without its embedding."""
-    return {"id": item.id, "domain": item.domain, "label": item.label, "payload": item.payload}
-
-
 def _hit_json(hit: Hit) -> dict[str, Any]:
-    return {**item_json(hit.item), "score": hit.score}
+    return {**hit.item.fields(), "score": hit.score}
 
 
 def _groups_json(hits: list[Hit], group_by: Literal["domain", "label"]) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@
 """
 
 from service.index.base import Hit, Item, Query, VectorIndex
-from service.index.open import open_index
 from service.index.worker import IndexWorker
 
-__all__ = ["Hit", "IndexWorker", "Item", "Query", "VectorIndex", "open_index"]
+__all__ = ["Hit", "IndexWorker", "Item", "Query", "VectorIndex"]

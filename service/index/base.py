@@ -22,6 +22,10 @@ class Item:
     embedding: NDArray[np.float32] = field(repr=False)  # (dim,), unit norm
     payload: dict[str, Any] = field(default_factory=dict)
 
+    def fields(self) -> dict[str, Any]:
+        """Return all fields but the embedding: the payload of a point in Qdrant, and the JSON of the item."""
+        return {"id": self.id, "domain": self.domain, "label": self.label, "payload": self.payload}
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -86,11 +90,6 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "universal-image-embedding")
 def point_id(item_id: str) -> str:
     """Map an item's id to a UUID, because Qdrant accepts no other strings as ids of points."""
     return str(uuid.uuid5(_NAMESPACE, item_id))
-
-
-def point_payload(item: Item) -> dict[str, Any]:
-    """Return the payload of an item's point."""
-    return {"id": item.id, "domain": item.domain, "label": item.label, "payload": item.payload}
 
 
 def items_of(points: Iterable[Any]) -> list[Item]:

@@ -51,8 +51,7 @@ class EdgeIndex:
 
     def upsert(self, items: Sequence[Item]) -> None:
         points = [
-            edge.Point(base.point_id(item.id), item.embedding.tolist(), base.point_payload(item))
-            for item in items
+            edge.Point(base.point_id(item.id), item.embedding.tolist(), item.fields()) for item in items
         ]
         self._shard.update(UpdateOperation.upsert_points(points))
 

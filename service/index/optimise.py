@@ -12,7 +12,6 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from service.errors import SettingsError, StartupError
 from service.index.edge import build_graph
-from service.index.open import edge_folder
 from service.manifest import load_manifest
 from service.settings import Quantization, Settings
 
@@ -34,7 +33,7 @@ def optimise(settings: Settings, from_items: int, console: Console) -> Optimised
     """
     if settings.qdrant_url is not None:
         raise SettingsError("UIE_QDRANT_URL is set: a Qdrant server builds its graphs itself")
-    folder = edge_folder(settings)
+    folder = settings.index_folder
     if not (folder / "shard").exists():
         raise SettingsError(f"there is no index in {folder}")
     dim = load_manifest(settings.model_folders[0]).dim

@@ -55,7 +55,7 @@ class ServerIndex:
     def upsert(self, items: Sequence[Item]) -> None:
         points = [
             models.PointStruct(
-                id=base.point_id(item.id), vector=item.embedding.tolist(), payload=base.point_payload(item)
+                id=base.point_id(item.id), vector=item.embedding.tolist(), payload=item.fields()
             )
             for item in items
         ]

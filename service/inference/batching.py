@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, NotReady, ServiceError
+from service.inference.cache import Lookup
+from service.settings import Settings
 
 _log = logging.getLogger(__name__)
 Stage = Literal["decode", "infer"]
@@ -38,30 +40,19 @@ Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Capacity:
-    """Limits on concurrent work."""
+class Embedded:
+    """An image's embedding and the milliseconds of each stage.
 
-    threads: int  # that decode and infer
-    lanes: int  # concurrent inferences
-    max_batch: int  # images
-
-
-@dataclass(frozen=True, slots=True)
-class Callbacks:
-    """Functions that the threads call to report progress."""
-
-    batch: Callable[[int], None]  # with the number of images in an inference
-    dropped: Callable[[Stage, DropReason], None]  # with the stage that a cancelled image did not reach
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """An embedding and the time that each stage took."""
+    `queue` is the wait for a thread to decode, then for an inference to start; `infer` is the time of the
+    complete batch.
+    """
 
     embedding: NDArray[np.float32]  # (dim,), unit norm
-    decode_ms: float
-    queue_ms: float  # waiting for a thread to decode, then for an inference to start
-    infer_ms: float  # of the complete batch
+    stages_ms: dict[str, float]  # (fetch,) decode, queue, infer; the last three not for a cache hit
+    cache: Lookup | None = None  # None: the cache is off
+
+
+Outcome = Embedded | ServiceError
 
 
 @dataclass(slots=True)
@@ -69,28 +60,39 @@ class _Image:
     data: bytes
     decode: Decode
     alone: bool  # in a batch of one
-    future: asyncio.Future[Encoded]
+    future: asyncio.Future[Embedded]
     waiting_since: float
     deadline: float | None  # the client's; None after it disconnected
     pixels: NDArray[np.uint8] | None = None  # (H, W, 3), once decoded
     decode_ms: float = 0.0
     queue_ms: float = 0.0
 
-    def encoded(self, row: NDArray[np.float32], start: float, infer_ms: float) -> Encoded:
+    def embedded(self, row: NDArray[np.float32], start: float, infer_ms: float) -> Embedded:
         queue_ms = self.queue_ms + (start - self.waiting_since) * 1e3
+        stages_ms = {"decode": self.decode_ms, "queue": queue_ms, "infer": infer_ms}
         # A copy, because a view that is kept (by a cache) would keep the complete batch in memory.
-        return Encoded(row.copy(), self.decode_ms, queue_ms, infer_ms)
+        return Embedded(row.copy(), stages_ms)
 
 
 class Batcher:
     """Decodes and infers on its threads, so that the event loop never blocks."""
 
     def __init__(
-        self, encode: Encode, capacity: Capacity, callbacks: Callbacks, clock: Clock = time.monotonic
+        self,
+        encode: Encode,
+        settings: Settings,
+        on_batch: Callable[[int], None],
+        on_drop: Callable[[Stage, DropReason], None],
+        clock: Clock = time.monotonic,
     ) -> None:
+        """The threads call `on_batch` with the number of images of each inference.
+
+        They call `on_drop` with the stage that a cancelled image did not reach, and the reason.
+        """
         self._encode = encode
-        self._capacity = capacity
-        self._callbacks = callbacks
+        self._settings = settings
+        self._on_batch = on_batch
+        self._on_drop = on_drop
         self._clock = clock
         self._last_batch_at = clock()
         self._decoded_since_batch = 0
@@ -103,7 +105,7 @@ class Batcher:
         self._closing = False
         self._threads = [
             threading.Thread(target=self._serve, args=(number,), name=f"images-{number}", daemon=True)
-            for number in range(capacity.threads)
+            for number in range(settings.threads)
         ]
         for thread in self._threads:
             thread.start()
@@ -126,13 +128,13 @@ class Batcher:
 
     async def submit(
         self, data: bytes, decode: Decode, alone: bool = False, deadline: float | None = None
-    ) -> Encoded:
+    ) -> Embedded:
         """Embed an encoded image. Cancelling drops the image if it still waits.
 
         `deadline`, on the event loop's clock, only determines the reported reason of a cancellation.
         Raises what `decode` raises, EncoderFailed for this image alone, or NotReady after `close`.
         """
-        future: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Embedded] = asyncio.get_running_loop().create_future()
         with self._changed:
             if self._closing:
                 raise NotReady("the service is stopping")
@@ -164,25 +166,23 @@ class Batcher:
                 decoded = images[0].pixels is not None
                 self._busy_since[thread] = self._clock()
                 self._inferring += decoded
-            if not decoded:
-                self._decode(images[0])
-            outcomes = self._run(images) if decoded else []
+            outcomes = self._run(images) if decoded else self._decode(images[0])
             with self._changed:
                 del self._busy_since[thread]
                 if decoded:
                     self._inferring -= 1
                     self._last_batch_at = self._clock()
-                elif images[0].pixels is not None:
+                elif not outcomes:
                     self._decoded.append(images[0])
                 self._changed.notify_all()
-            if outcomes:
-                _deliver(images, outcomes)
+            if outcomes:  # all in a single callback on the event loop
+                images[0].future.get_loop().call_soon_threadsafe(_settle, images, outcomes)
 
     def _take(self) -> list[_Image]:
         """Take a batch to infer or one image to decode. Empty if there is no work for a free thread."""
         while self._undecoded and self._undecoded[0].future.done():
             self._drop(self._undecoded, "decode")
-        full = self._decoded_since_batch >= self._capacity.max_batch
+        full = self._decoded_since_batch >= self._settings.max_batch
         if (full or not self._undecoded) and (batch := self._take_batch()):
             self._decoded_since_batch = 0
             return batch
@@ -192,7 +192,7 @@ class Batcher:
         return [self._undecoded.popleft()]
 
     def _take_batch(self) -> list[_Image]:
-        limit, free = self._capacity.max_batch, self._capacity.lanes - self._inferring
+        limit, free = self._settings.max_batch, self._settings.lanes - self._inferring
         if not self._undecoded:  # no more images will join: divide them among the free inferences
             limit = min(limit, math.ceil(len(self._decoded) / max(1, free)))
         batch: list[_Image] = []
@@ -208,20 +208,23 @@ class Batcher:
     def _drop(self, images: deque[_Image], stage: Stage) -> None:
         deadline = images.popleft().deadline
         expired = deadline is not None and self._clock() >= deadline
-        self._callbacks.dropped(stage, "deadline" if expired else "gone")
+        self._on_drop(stage, "deadline" if expired else "gone")
 
-    def _decode(self, image: _Image) -> None:
+    def _decode(self, image: _Image) -> list[Outcome]:
+        """Return the error, if there is one."""
         start = self._clock()
         try:
             image.pixels = image.decode(image.data)
         except Exception as error:  # the thread must survive any image
-            _deliver([image], [_service_error(error, "decoding", ServiceError)])
-        image.data = b""  # frees the bytes while the image waits
+            return [_service_error(error, "decoding", ServiceError)]
+        finally:
+            image.data = b""  # frees the bytes while the image waits
         image.queue_ms = (start - image.waiting_since) * 1e3
         image.waiting_since = self._clock()
         image.decode_ms = (image.waiting_since - start) * 1e3
+        return []
 
-    def _run(self, batch: list[_Image]) -> list[Encoded | ServiceError]:
+    def _run(self, batch: list[_Image]) -> list[Outcome]:
         try:
             return self._encode_batch(batch)
         except Exception as error:  # the thread must survive any batch
@@ -230,18 +233,18 @@ class Batcher:
                 return self._run(batch[:half]) + self._run(batch[half:])
             return [_service_error(error, "inference", EncoderFailed)]
 
-    def _encode_batch(self, batch: list[_Image]) -> list[Encoded | ServiceError]:
+    def _encode_batch(self, batch: list[_Image]) -> list[Outcome]:
         start = self._clock()
         pixels = [image.pixels for image in batch if image.pixels is not None]
         embeddings = self._encode(np.stack(pixels))  # (N, dim) float32
         infer_ms = (self._clock() - start) * 1e3
-        self._callbacks.batch(len(batch))
+        self._on_batch(len(batch))
         decode_ms = sum(image.decode_ms for image in batch)
-        batch_ms = decode_ms / self._capacity.threads + infer_ms / self._capacity.lanes
+        batch_ms = decode_ms / self._settings.threads + infer_ms / self._settings.lanes
         weight = _LATEST_WEIGHT if self.seconds_per_image else 1
         self.seconds_per_image += (batch_ms / 1e3 / len(batch) - self.seconds_per_image) * weight
         return [
-            image.encoded(row, start, infer_ms)
+            image.embedded(row, start, infer_ms)
             if np.isfinite(row).all()
             else EncoderFailed("the model returned an embedding that is not finite")
             for image, row in zip(batch, embeddings, strict=True)
@@ -255,15 +258,10 @@ def _service_error(error: Exception, stage: str, kind: type[ServiceError]) -> Se
     return kind(f"{stage} failed: {type(error).__name__}")
 
 
-def _deliver(images: list[_Image], outcomes: list[Encoded | ServiceError]) -> None:
-    """Set all results in a single callback on the event loop."""
-
-    def settle() -> None:
-        for image, outcome in zip(images, outcomes, strict=True):
-            with contextlib.suppress(asyncio.InvalidStateError):  # cancelled meanwhile
-                if isinstance(outcome, Encoded):
-                    image.future.set_result(outcome)
-                else:
-                    image.future.set_exception(outcome)
-
-    images[0].future.get_loop().call_soon_threadsafe(settle)
+def _settle(images: list[_Image], outcomes: list[Outcome]) -> None:
+    for image, outcome in zip(images, outcomes, strict=True):
+        with contextlib.suppress(asyncio.InvalidStateError):  # cancelled meanwhile
+            if isinstance(outcome, Embedded):
+                image.future.set_result(outcome)
+            else:
+                image.future.set_exception(outcome)

@@ -11,17 +11,17 @@ class Budget:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._held = 0
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # reentrant
 
     def fits(self, amount: int) -> bool:
         """Return True if `amount` could be acquired now."""
         with self._changed:
-            return self._fits(amount)
+            return not self._held or not amount or self._held + amount <= self._limit
 
     def acquire(self, amount: int) -> bool:
         """Acquire `amount` and return True, or return False if it does not fit."""
         with self._changed:
-            fits = self._fits(amount)
+            fits = self.fits(amount)
             self._held += amount if fits else 0
             return fits
 
@@ -35,12 +35,9 @@ class Budget:
     def acquired(self, amount: int) -> Iterator[None]:
         """Wait until `amount` fits, and hold it. Blocks: not for the event loop's thread."""
         with self._changed:
-            self._changed.wait_for(lambda: self._fits(amount))
+            self._changed.wait_for(lambda: self.fits(amount))
             self._held += amount
         try:
             yield
         finally:
             self.release(amount)
-
-    def _fits(self, amount: int) -> bool:
-        return not self._held or not amount or self._held + amount <= self._limit

@@ -91,11 +91,9 @@ class Encoder:
 
     def _check_graph(self, folder: Path) -> None:
         px, dim = self.manifest.input_px, self.manifest.dim
-        inputs = {node.name: (node.type, node.shape[1:]) for node in self._wide.get_inputs()}
-        outputs = {node.name: (node.type, node.shape[1:]) for node in self._wide.get_outputs()}
-        if inputs != {"pixels": ("tensor(uint8)", [px, px, 3])} or outputs != {
-            "embedding": ("tensor(float)", [dim])
-        }:
+        nodes = [*self._wide.get_inputs(), *self._wide.get_outputs()]
+        expected = [("pixels", "tensor(uint8)", [px, px, 3]), ("embedding", "tensor(float)", [dim])]
+        if [(node.name, node.type, node.shape[1:]) for node in nodes] != expected:
             raise StartupError(
                 f"{folder / 'model.onnx'} does not map uint8 (N, {px}, {px}, 3) to float32 (N, {dim})"
             )

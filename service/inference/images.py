@@ -55,14 +55,10 @@ def decode(
         min_px = _DRAFT_SCALE * preprocessing.resize_px
         image.draft(None, (min_px, min_px))  # has an effect on JPEG only
     with acquired(image.width * image.height):
-        return _square(image, preprocessing)
-
-
-def _square(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    orientation = _load(image)
-    if preprocessing.interpolation == "bilinear-no-antialias":
-        return _sampled_square(_to_rgb(image), preprocessing)
-    square = _centre_square(_to_rgb(image), preprocessing)
+        orientation = _load(image)
+        if preprocessing.interpolation == "bilinear-no-antialias":
+            return _sampled_square(_to_rgb(image), preprocessing)
+        square = _centre_square(_to_rgb(image), preprocessing)
     # Rotating the centre crop gives the same pixels as rotating the image, and touches far fewer.
     if preprocessing.exif == "apply" and orientation in _ROTATIONS:
         square = square.transpose(_ROTATIONS[orientation])

@@ -9,7 +9,7 @@ from service.inference.encoder import Encoder
 from service.inference.golden import Golden
 from service.inference.pipeline import Pipeline
 from service.manifest import Manifest
-from service.metrics import Metrics
+from service.metrics import Metrics, ModelMetrics
 from service.settings import Settings
 
 _STALLED_AFTER = 10  # intervals of the golden image without any batch
@@ -35,7 +35,7 @@ class Model:
             folder, manifest, settings.provider, settings.threads, settings.lanes, settings.max_batch
         )
         self.manifest = manifest
-        self.pipeline = Pipeline(self.encoder, settings, metrics.of(manifest.name), pixels)
+        self.pipeline = Pipeline(self.encoder, settings, ModelMetrics(metrics, manifest.name), pixels)
         self.golden = Golden(self.pipeline.embed_golden, folder, settings.golden_interval_s)
         self._interval_s = settings.golden_interval_s
         self._checks: asyncio.Task[None] | None = None

@@ -5,29 +5,17 @@ import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
 from service.errors import Overloaded
-from service.inference.batching import Batcher, Callbacks, Capacity
+from service.inference.batching import Batcher, Embedded
 from service.inference.budget import Budget
-from service.inference.cache import Cache, Lookup
+from service.inference.cache import Cache
 from service.inference.encoder import Encoder
 from service.inference.images import decode
 from service.metrics import ModelMetrics
 from service.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """An image's embedding and the milliseconds of each stage."""
-
-    embedding: NDArray[np.float32]  # (dim,), unit norm
-    stages_ms: dict[str, float]  # (fetch,) decode, queue, infer; the last three not for a cache hit
-    cache: Lookup | None = None  # None: the cache is off
 
 
 class Pipeline:
@@ -46,8 +34,9 @@ class Pipeline:
         self._decode = partial(self._decode_golden, acquired=pixels.acquired)
         self.batcher = Batcher(
             encoder.encode,
-            Capacity(settings.threads, settings.lanes, settings.max_batch),
-            Callbacks(metrics.batch_images.observe, metrics.count_dropped),
+            settings,
+            metrics.batch_images.observe,
+            lambda stage, reason: metrics.dropped[stage, reason].inc(),
         )
         # A bulk request keeps all threads busy without filling the queue that other requests wait in.
         concurrent = settings.threads + settings.lanes * settings.max_batch
@@ -97,10 +86,9 @@ class Pipeline:
     ) -> Embedded:
         with admission:
             image_decoder = self._decode_golden if golden else self._decode
-            encoded = await self.batcher.submit(data, image_decoder, alone=golden, deadline=deadline)
-        stages_ms = {"decode": encoded.decode_ms, "queue": encoded.queue_ms, "infer": encoded.infer_ms}
-        self._metrics.observe_stages(stages_ms)
-        return Embedded(encoded.embedding, stages_ms)
+            embedded = await self.batcher.submit(data, image_decoder, alone=golden, deadline=deadline)
+        self._metrics.observe_stages(embedded.stages_ms)
+        return embedded
 
     @contextlib.contextmanager
     def admit(self, deadline: float | None = None) -> Iterator[None]:

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, NotReady, ServiceError, UndecodableImage
-from service.inference.batching import Encoded
+from service.inference.batching import Embedded
 from tests.support.batcher import (
     BAD,
     BROKEN,
@@ -26,10 +26,10 @@ from tests.support.batcher import (
 async def test_a_single_image_does_not_wait_for_a_batch() -> None:
     with batching(first_pixel) as (batcher, sizes):
         async with asyncio.timeout(60):  # a batching window would delay every image, a busy machine does not
-            encoded = await embed(batcher, 7)
-            while encoded.queue_ms >= 1:
-                encoded = await embed(batcher, 7)
-        assert encoded.embedding.tolist() == [7]
+            embedded = await embed(batcher, 7)
+            while embedded.stages_ms["queue"] >= 1:
+                embedded = await embed(batcher, 7)
+        assert embedded.embedding.tolist() == [7]
         assert set(sizes) == {1}
 
 
@@ -59,7 +59,7 @@ async def test_only_the_faulty_image_of_a_batch_fails() -> None:
         tasks = await submit_behind(gate, batcher, [1, 2, BAD, 4])
         gate.open.release(6)  # the first image, the batch, its halves, and the failed half's halves
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [r.embedding.tolist() if isinstance(r, Encoded) else type(r) for r in results] == [
+        assert [r.embedding.tolist() if isinstance(r, Embedded) else type(r) for r in results] == [
             [1],
             [2],
             EncoderFailed,
@@ -122,7 +122,7 @@ async def test_only_an_embedding_that_is_not_finite_fails() -> None:
         gate.open.release(2)
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(results[1], EncoderFailed)
-        assert isinstance(results[2], Encoded)
+        assert isinstance(results[2], Embedded)
 
 
 async def test_the_thread_survives_a_bug_in_the_encoder() -> None:
@@ -169,8 +169,8 @@ async def test_an_image_submitted_alone_shares_no_batch_and_keeps_its_position()
         tasks.append(asyncio.create_task(embed(batcher, 4)))
         await until(lambda: batcher.waiting == 3)
         gate.open.release(4)
-        encoded = await asyncio.gather(*tasks)
-    assert [float(result.embedding[0]) for result in encoded] == [1, 2, 3, 4]
+        embedded = await asyncio.gather(*tasks)
+    assert [float(result.embedding[0]) for result in embedded] == [1, 2, 3, 4]
     assert sizes == [1, 1, 1, 1]
 
 
@@ -196,11 +196,11 @@ async def test_only_a_broken_image_fails_and_the_thread_survives_a_bug_in_the_de
         gate.open.release(2)
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(result) for result in results] == [
-            Encoded,
-            Encoded,
+            Embedded,
+            Embedded,
             UndecodableImage,
             ServiceError,
-            Encoded,
+            Embedded,
         ]
         assert str(results[3]) == "decoding failed: ZeroDivisionError"
         assert sizes == [1, 2]

@@ -11,16 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, UndecodableImage
-from service.inference.batching import (
-    Batcher,
-    Callbacks,
-    Capacity,
-    Clock,
-    DropReason,
-    Encode,
-    Encoded,
-    Stage,
-)
+from service.inference.batching import Batcher, Clock, DropReason, Embedded, Encode, Stage
+from service.settings import Settings
 
 BAD = 13
 BROKEN, BUG = 250, 251  # the decoder fails on these
@@ -34,7 +26,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     return np.full((2, 2, 3), data[0], dtype=np.uint8)
 
 
-async def embed(batcher: Batcher, value: int, alone: bool = False) -> Encoded:
+async def embed(batcher: Batcher, value: int, alone: bool = False) -> Embedded:
     return await batcher.submit(bytes([value]), decode, alone)
 
 
@@ -78,7 +70,8 @@ def batching(
     clock: Clock = time.monotonic,
 ) -> Iterator[tuple[Batcher, list[int]]]:
     sizes: list[int] = []
-    batcher = Batcher(encode, Capacity(threads, lanes, max_batch), Callbacks(sizes.append, dropped), clock)
+    settings = Settings(threads=threads, lanes=lanes, max_batch=max_batch)
+    batcher = Batcher(encode, settings, sizes.append, dropped, clock)
     try:
         yield batcher, sizes
     finally:
@@ -91,7 +84,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def submit_behind(gate: Gate, batcher: Batcher, values: list[int]) -> list[asyncio.Task[Encoded]]:
+async def submit_behind(gate: Gate, batcher: Batcher, values: list[int]) -> list[asyncio.Task[Embedded]]:
     """Submit images so that the first is being encoded and the others wait."""
     tasks = [asyncio.create_task(embed(batcher, values[0]))]
     await asyncio.to_thread(gate.entered.acquire)
