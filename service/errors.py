@@ -2,15 +2,31 @@
 
     request ──read──> bytes ──decode──> pixels ──queue──> batch ──infer──> embedding ──search──> hits
 
-    read      InvalidRequest, Unauthorized, UnsupportedMediaType, ImageTooLarge (bytes), UnfetchableImage,
-              HeadersTooLarge, RequestTimeout, NotFound, UnknownModel, MethodNotAllowed, Overloaded (bytes)
-    decode    UndecodableImage, ImageTooLarge (pixels, by the header)
-    queue     Overloaded
-    infer     EncoderFailed
-    search    EmbeddingShape, UnknownItem, UnknownDomain, FingerprintMismatch, IndexUnavailable, Overloaded
-    any       DeadlineExceeded, NotReady
+ServiceError                      is sent to the client as an RFC 9457 problem
+├── InvalidRequest          400   read: a parameter or field is missing, malformed, out of range or unknown
+├── Unauthorized            401   read: the API key is missing or wrong
+├── UnsupportedMediaType    415   read: the route does not accept the body's content type
+├── ImageTooLarge           413   read: too many bytes; decode: too many pixels according to the header
+├── UnfetchableImage        400   read: no acceptable image at the URL
+├── HeadersTooLarge         431   read: the request line and headers are too long
+├── UndecodableImage        400   decode: the bytes are not a complete image of a supported format
+├── RequestTimeout          408   read: the body arrives too slowly
+├── Overloaded              429   read: too many request bytes in flight; queue: full
+├── DeadlineExceeded        504   read to search: the client's deadline has passed
+├── EncoderFailed           500   infer: the model failed on a decoded image
+├── EmbeddingShape          422   search: the vector is not an embedding of this model
+├── NotFound                404   read: no such route
+│   ├── UnknownModel              read
+│   ├── UnknownItem               search
+│   └── UnknownDomain             search
+├── MethodNotAllowed        405   read
+├── FingerprintMismatch     409   search: the index holds vectors of another model
+├── IndexUnavailable        503   search
+└── NotReady                503   the service is starting, stopping or unhealthy
 
-StartupError and its subclasses mean that the service refuses to start.
+StartupError                      the service refuses to start
+├── SettingsError                 a setting is invalid, or two settings conflict
+└── ManifestError                 a model folder is incomplete, altered or not supported
 """
 
 from typing import Any, ClassVar
