@@ -19,7 +19,7 @@ from service.http import patches
 from service.http.app import create_app
 from service.http.envelope import Envelope
 from service.http.handling import model_card
-from service.http.intake import MAX_REQUEST_S
+from service.http.limits import MAX_REQUEST_S
 from service.http.problems import problem_response
 from service.http.search import hits_json
 from service.index import Query

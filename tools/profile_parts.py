@@ -20,7 +20,7 @@ PARTS = {
     "service/inference/pipeline.py": "queue",
     "service/metrics.py": "metrics",
     "service/http/body.py": "parsing",
-    "service/http/intake.py": "parsing",
+    "service/http/limits.py": "parsing",
     "service/http/heads.py": "HTTP: uvicorn, uvloop",
     "uvicorn/protocols": "HTTP: uvicorn, uvloop",
     "asyncio/runners.py": "HTTP: uvicorn, uvloop",

@@ -16,9 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.core import Core
 from service.errors import InvalidRequest, NotReady, ServiceError, Unauthorized
+from service.http.bentoml_guard import NATIVE_PATHS, checked_receive
 from service.http.body import FORM_SLACK_BYTES, MAX_JSON_BYTES
-from service.http.intake import Exchange, Intake, Reservation
-from service.http.native import NATIVE_PATHS, checked_receive
+from service.http.limits import Exchange, Intake, Reservation
 from service.http.problems import problem_response
 from service.inference.batching import Embedded
 from service.inference.cache import Lookup

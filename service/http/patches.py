@@ -3,7 +3,7 @@
 uvicorn's protocol           replaced by `heads.BoundedHeads`, which limits request heads
 └── BentoML's app
     ├── OpenTelemetryMiddleware   left out unless traces are exported or logged
-    ├── TimeoutMiddleware         left out: `intake.Exchange` enforces the deadlines
+    ├── TimeoutMiddleware         left out: `limits.Exchange` enforces the deadlines
     ├── Envelope                  added by `service.bento`: ids, keys, limits, headers
     ├── ContextMiddleware
     └── router

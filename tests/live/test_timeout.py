@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import DeadlineExceeded
-from service.http.intake import MAX_REQUEST_S, Exchange
+from service.http.limits import MAX_REQUEST_S, Exchange
 
 HTTP = {"type": "http"}
 BODY = {"type": "http.request", "body": b"x", "more_body": False}

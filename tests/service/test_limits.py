@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from service.core import Core
 from service.errors import ImageTooLarge, Overloaded, RequestTimeout
 from service.http.envelope import Envelope
-from service.http.intake import Intake
+from service.http.limits import Intake
 from service.inference.budget import Budget
 from service.settings import Settings
 
