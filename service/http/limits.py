@@ -1,4 +1,4 @@
-"""The intake of requests: limits on their bodies, and the one owner of deadlines and disconnects.
+"""Limits of requests: bytes and time of their bodies, and the one owner of deadlines and disconnects.
 
     head ────── body arrives ────── body complete ────── response starts
     413, 429    408, 413, 429                             (no limits)
