@@ -18,7 +18,6 @@ from benchmarks.operating_points.point import (
     print_invalid,
     python_m,
     summary_of,
-    variables,
 )
 from benchmarks.replay.records import DomainSummary, PercentileSummary
 from benchmarks.runs.provenance import commit
@@ -210,6 +209,5 @@ def _exported(source: str, name: str, options: Sequence[str], workspace: Workspa
     if not (out / "manifest.json").exists():
         workspace.console.print(f"exporting {name} ...")
         data = ("--data", str(workspace.data.root))
-        command = ("model_export", "export", source, "--out", str(out), *options, *data, "--no-store")
-        python_m(*command, environment=variables({}))
+        python_m("model_export", "export", source, "--out", str(out), *options, *data, "--no-store")
     return out

@@ -27,11 +27,11 @@ from benchmarks.runs.records import RunRecord, read_record, write_summary
 from benchmarks.runs.run import PACKED, Run
 from benchmarks.targets.gallery import index_gallery
 from benchmarks.targets.process import (
-    SERVICE,
     ServiceProcess,
     port_is_free,
     running_module,
     running_service,
+    variables,
 )
 from benchmarks.targets.target import Target
 
@@ -151,10 +151,9 @@ def refuse_invalid(runs: Iterable[Run]) -> None:
 
 
 def _inputs(point: Point) -> dict[str, Any]:
-    settings = {f"UIE_{name.upper()}": value for name, value in point.settings.items()}
     models = {"UIE_MODEL": _model(point), "naive": point.naive and fingerprints_of(point.naive)}
     others = {name: value for name, value in asdict(point).items() if name != "settings"}
-    return {**others, **settings, **models}
+    return {**others, **variables(point.settings), **models}
 
 
 def _model(point: Point) -> str:
@@ -175,20 +174,15 @@ def _serving(point: Point, workspace: Workspace, port: int | None) -> Iterator[S
     index = workspace.folder / "index" / f"{content}-{quantization}{'-hnsw' if point.graph else ''}"
     settings = {**point.settings, "data_dir": str(index)}
     if (point.graph or quantization != "none") and not (index / _BUILT).exists():
-        with running_service(log, None, SERVICE, **settings) as service:
+        with running_service(log, None, **settings) as service:
             asyncio.run(index_gallery(workspace.data, service.url, workspace.console))
         # In a process that serves nothing: it holds Python's lock (docs/decisions/03).
         from_items = "1" if point.graph else str(_NEVER)
-        python_m("service", "optimise", "--from-items", from_items, environment=variables(settings))
+        python_m("service", "optimise", "--from-items", from_items, **settings)
         (index / _BUILT).touch()
-    with running_service(log, port, SERVICE, **settings) as service:
+    with running_service(log, port, **settings) as service:
         asyncio.run(index_gallery(workspace.data, service.url, workspace.console))
         yield service
-
-
-def variables(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with `settings` as UIE_* variables."""
-    return {**os.environ, **{f"UIE_{name.upper()}": value for name, value in settings.items()}}
 
 
 def is_complete(run: Run) -> bool:
@@ -204,8 +198,9 @@ def summary_of(run: Run) -> RunSummary:
     return read_record(run.folder / "summary.json", RunSummary)
 
 
-def python_m(*command: str, environment: Mapping[str, str]) -> None:
-    """Run `python -m COMMAND`. Raises TargetError with its output."""
+def python_m(*command: str, **settings: str) -> None:
+    """Run `python -m COMMAND` with these settings. Raises TargetError with its output."""
+    environment = {**os.environ, **variables(settings)}
     done = subprocess.run(
         [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, check=False
     )

@@ -31,7 +31,7 @@ from benchmarks.replay.replay import replay
 from benchmarks.runs.records import to_json
 from benchmarks.runs.run import Run, to_line
 from benchmarks.tables import Table
-from benchmarks.targets.process import SERVICE, running_service
+from benchmarks.targets.process import running_service
 from benchmarks.targets.target import Target
 
 ORACLE = "specialist+oracle"
@@ -75,7 +75,7 @@ def replay_systems(systems: Systems, workspace: Workspace) -> dict[str, Run]:
             "data_dir": str(workspace.folder / "index" / manifests[0].fingerprint),
         }
         log, port = workspace.folder / "service.log", port_of(missing.values())
-        with running_service(log, port, SERVICE, **settings) as service:
+        with running_service(log, port, **settings) as service:
             for name, run in missing.items():
                 _replay(Target("uie", service.url, name), run, workspace)
     if systems.specialists:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import httpx
 import numpy as np
 from PIL import Image
 
@@ -27,8 +28,7 @@ BODY_TIMEOUT_S = 5
 # At once; in chunks without a length; a byte per second; disconnected within the body, or after it.
 Manner = Literal["at once", "chunked", "slowly", "cut off", "abandoned"]
 
-_BOUNDARY = "frontier"
-_FORM = f"multipart/form-data; boundary={_BOUNDARY}"
+_FORM = "multipart/form-data; boundary=frontier"
 _JSON = "application/json"
 
 
@@ -60,14 +60,8 @@ def narrow_service(folder: Path) -> AbstractContextManager[ServiceProcess]:
 
 def form(*parts: tuple[str, str | None, bytes]) -> bytes:
     """Return a multipart body of (field, file name or None, content)."""
-    lines = []
-    for name, file_name, content in parts:
-        named = f'; filename="{file_name}"' if file_name is not None else ""
-        lines.append(
-            f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{named}\r\n\r\n'.encode()
-        )
-        lines.append(content + b"\r\n")
-    return b"".join(lines) + f"--{_BOUNDARY}--\r\n".encode()
+    files = [(name, (file_name, content)) for name, file_name, content in parts]
+    return httpx.Request("POST", "http://x", files=files, headers={"Content-Type": _FORM}).read()
 
 
 def noise_image(seed: int, kind: str = "PNG", width_px: int = 120, height_px: int = 90) -> bytes:

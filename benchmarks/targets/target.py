@@ -52,13 +52,10 @@ def target_row(kind: TargetKind, url: str, model: str, body: str, vector: str) -
 
 def json_body(target: Target, image: bytes) -> Any:
     """Fill an image into the JSON template. Raises TargetError if the template is not valid JSON."""
-    values = {
-        "{base64}": base64.b64encode(image).decode(),
-        "{data_uri}": data_uri(image),
-        "{model}": target.model,
-    }
+    body = target.body.replace("{base64}", base64.b64encode(image).decode())
+    body = body.replace("{data_uri}", data_uri(image)).replace("{model}", json.dumps(target.model)[1:-1])
     try:
-        return _filled(json.loads(target.body), values)
+        return json.loads(body)
     except ValueError as error:
         raise TargetError(f"the body template is not valid JSON: {error}") from error
 
@@ -81,14 +78,3 @@ def vector_of(target: Target, body: Any) -> NDArray[np.float32]:
     if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
         raise TargetError(f"the value at {target.vector} is not a vector of finite numbers")
     return vector
-
-
-def _filled(template: Any, values: dict[str, str]) -> Any:
-    if isinstance(template, dict):
-        return {key: _filled(value, values) for key, value in template.items()}
-    if isinstance(template, list):
-        return [_filled(value, values) for value in template]
-    if isinstance(template, str):
-        for name, value in values.items():
-            template = template.replace(name, value)
-    return template

@@ -34,7 +34,6 @@ from benchmarks.operating_points.point import (
     port_of,
     python_m,
     summary_of,
-    variables,
     write_rows,
 )
 from benchmarks.operating_points.strategies import ORACLE, Systems, replay_systems
@@ -204,7 +203,7 @@ def test_a_service_that_does_not_start_is_one_sentence(workspace: Workspace) -> 
     with pytest.raises(BenchmarkError, match=r"UIE_MAX_BATCH"):
         measure(Point("none", {"max_batch": "0"}), workspace)
     with pytest.raises(BenchmarkError, match="`python -m service nothing` failed"):
-        python_m("service", "nothing", environment=variables({}))
+        python_m("service", "nothing")
 
 
 def test_the_papers_systems_and_the_oracle(workspace: Workspace, tmp_path: Path) -> None:
