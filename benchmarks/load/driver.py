@@ -5,8 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import BrokenBarrierError
@@ -16,13 +15,11 @@ from rich.console import Console
 
 from benchmarks.errors import BenchmarkError, Interrupted, RunError
 from benchmarks.files import open_to_append
-from benchmarks.load.requests import LoadRequest
-from benchmarks.load.scenarios import Scenario
+from benchmarks.load.requests import Load
 from benchmarks.load.worker import Hooks, Share, run_share
 from benchmarks.progress import progress_bar
 from benchmarks.runs.run import ClientUsage, Run
 from benchmarks.runs.validity import Limits
-from benchmarks.targets.target import Target
 
 _LEAD_S = 0.2  # from the end of the last warm-up to the start
 _POLL_S = 0.1
@@ -38,16 +35,6 @@ class Client:
     warm_up: int = 32  # requests before the start, which are not observed
     key: str | None = None  # the service's bearer key
     limits: Limits = field(default_factory=Limits.from_environment)  # of a valid run
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """The requests and their arrival pattern."""
-
-    target: Target
-    scenario: Scenario
-    requests: Sequence[LoadRequest]
-    seconds: float | None = None  # duration of a closed loop; None: until all requests are sent
 
 
 def drive(
@@ -103,9 +90,8 @@ class _Shared:
 class _Processes:
     def __init__(self, load: Load, client: Client, folder: Path, segment: int) -> None:
         # A process without a stream would never send its share.
-        limit = load.scenario.streams or len(load.requests)
-        count = max(1, min(client.processes, limit, len(load.requests)))
-        warm_up = -(-client.warm_up // (count * load.scenario.bulk))
+        streams, times_s = load.scenario.streams, load.scenario.times_s(len(load.requests))
+        count = max(1, min(client.processes, streams or len(load.requests), len(load.requests)))
         # Not forked: threads and event loops of this process must not be copied.
         context = multiprocessing.get_context("spawn")
         self._shared = shared = _Shared(
@@ -119,8 +105,16 @@ class _Processes:
         )
         self._processes: list[BaseProcess] = []
         for number in range(count):
+            share = Share(
+                load=replace(load, requests=load.requests[number::count]),
+                times_s=None if times_s is None else times_s[number::count].tolist(),
+                streams=streams // count + (number < streams % count),
+                warm_up=-(-client.warm_up // (count * load.scenario.bulk)),
+                segment=segment,
+                key=client.key,
+            )
             file = folder / f"observations-{segment:03d}-{number:02d}.jsonl"
-            arguments = (_share(load, client, number, count, segment), warm_up, file, number, shared)
+            arguments = (share, file, number, shared)
             self._processes.append(context.Process(target=_work, args=arguments, daemon=True))
 
     def start(self) -> None:
@@ -164,22 +158,7 @@ class _Processes:
         return None
 
 
-def _share(load: Load, client: Client, number: int, processes: int, segment: int) -> Share:
-    times_s = load.scenario.times_s(len(load.requests))
-    streams = load.scenario.streams
-    return Share(
-        target=load.target,
-        scenario=load.scenario,
-        requests=load.requests[number::processes],
-        times_s=None if times_s is None else times_s[number::processes].tolist(),
-        streams=streams // processes + (number < streams % processes),
-        segment=segment,
-        key=client.key,
-        seconds=load.seconds,
-    )
-
-
-def _work(share: Share, warm_up: int, file: Path, number: int, shared: _Shared) -> None:
+def _work(share: Share, file: Path, number: int, shared: _Shared) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent handles it
     with contextlib.suppress(PermissionError):
         os.nice(_NICE)
@@ -205,7 +184,7 @@ def _work(share: Share, warm_up: int, file: Path, number: int, shared: _Shared) 
     try:
         # Line-buffered: observations are kept if the process is killed.
         with open_to_append(file) as stream:
-            run_share(share, warm_up, stream, Hooks(begin, stopped, count))
+            run_share(share, stream, Hooks(begin, stopped, count))
         shared.cpu_s[number] = time.process_time() - cpu_s
         shared.wall_s[number] = time.monotonic() - wall_s
     except BrokenBarrierError:

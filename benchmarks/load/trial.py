@@ -11,8 +11,8 @@ from rich.console import Console
 
 from benchmarks.errors import Interrupted, RunError, TargetError
 from benchmarks.files import complete_lines, open_to_append
-from benchmarks.load.driver import Client, Load, drive
-from benchmarks.load.requests import QueryImage
+from benchmarks.load.driver import Client, drive
+from benchmarks.load.requests import Load, QueryImage
 from benchmarks.load.scenarios import Scenario
 from benchmarks.load.workload import DOMAIN, Workload, requests_of
 from benchmarks.runs.latency import latency

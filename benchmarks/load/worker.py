@@ -11,16 +11,15 @@ import itertools
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TextIO
 
 import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
-from benchmarks.errors import DataError, TargetError
-from benchmarks.load.requests import LoadRequest, http_request, read
-from benchmarks.load.scenarios import Scenario
+from benchmarks.errors import TargetError
+from benchmarks.load.requests import Load, LoadRequest, http_request, read
 from benchmarks.runs.run import Observation, to_line
 from benchmarks.targets.http import Response, send, session_for
 from benchmarks.targets.target import Target, vector_of
@@ -38,14 +37,12 @@ _PAUSE_S = 0.5  # of a stream after a request without a response: a crashed work
 class Share:
     """The part of a load that one process sends."""
 
-    target: Target
-    scenario: Scenario
-    requests: Sequence[LoadRequest]
+    load: Load
     times_s: Sequence[float] | None  # scheduled times; None: a closed loop
     streams: int
+    warm_up: int  # requests
     segment: int
     key: str | None
-    seconds: float | None = None  # duration of a closed loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +64,25 @@ class _Result:
     error: str | None = None
 
 
-def run_share(share: Share, warm_up: int, stream: TextIO, hooks: Hooks) -> None:
+def run_share(share: Share, stream: TextIO, hooks: Hooks) -> None:
     """Send all requests. Raises DataError, TargetError, and OSError of `stream`."""
-    uvloop.run(_Worker(share, stream, hooks).run(warm_up))
+    uvloop.run(_Worker(share, stream, hooks).run())
 
 
 class _Worker:
     def __init__(self, share: Share, stream: TextIO, hooks: Hooks) -> None:
         self._share = share
+        self._load = share.load
         self._stream = stream
         self._hooks = hooks
         self._start = self._last_response = time.monotonic()
         self._unanswered = 0  # requests since the last response
         self._nonce = os.urandom(8)
 
-    async def run(self, warm_up: int) -> None:
+    async def run(self) -> None:
         share = self._share
         async with session_for(share.key) as self._session:
-            await self._warm_up(_as_warm_up(share.requests, warm_up))
+            await self._warm_up()
             self._start = self._last_response = self._hooks.begin()
             if share.times_s is None:
                 await self._closed_loop(self._remaining(), share.streams, self._observe)
@@ -92,16 +90,16 @@ class _Worker:
                 await self._open_loop(share.times_s)
 
     def _remaining(self) -> Iterator[LoadRequest]:
-        until = self._start + (self._share.seconds or float("inf"))
-        for request in self._share.requests:
+        until = self._start + (self._load.seconds or float("inf"))
+        for request in self._load.requests:
             if self._hooks.stopped() or time.monotonic() >= until:
                 return
             yield request
 
     async def _closed_loop(self, requests: Iterator[LoadRequest], streams: int, send_one: _Send) -> None:
         async def stream() -> None:
-            while group := list(itertools.islice(requests, self._share.scenario.group)):
-                contents = [_read(request, self._nonce) for request in group]
+            while group := list(itertools.islice(requests, self._load.scenario.group)):
+                contents = [read(request, self._nonce) for request in group]
                 at = time.monotonic()
                 responded = await asyncio.gather(
                     *(send_one(request, data, at) for request, data in zip(group, contents, strict=True))
@@ -115,7 +113,7 @@ class _Worker:
         tasks: set[asyncio.Task[bool]] = set()
         try:
             for request, at_s in zip(self._remaining(), times_s, strict=False):
-                contents = _read(request, self._nonce)  # before its scheduled time
+                contents = read(request, self._nonce)  # before its scheduled time
                 await asyncio.sleep(self._start + at_s - time.monotonic())
                 tasks.add(asyncio.create_task(self._observe(request, contents, self._start + at_s)))
                 for done in [task for task in tasks if task.done()]:
@@ -124,14 +122,18 @@ class _Worker:
         finally:
             await asyncio.gather(*tasks)
 
-    async def _warm_up(self, requests: Sequence[LoadRequest]) -> None:
+    async def _warm_up(self) -> None:
+        """Send the first requests, except those that change something, with bytes that do not recur."""
+        first = self._load.requests[: self._share.warm_up]
+        reads = (request for request in first if request.kind not in ("index", "delete"))
+        salted = (replace(request, salt=-number - 1) for number, request in enumerate(reads))
         results: list[_Result] = []
 
         async def send_one(request: LoadRequest, contents: list[bytes], _: float) -> bool:
             results.extend(self._results(request, await self._send(request, contents)))
             return True
 
-        await self._closed_loop(iter(requests), max(1, self._share.streams), send_one)
+        await self._closed_loop(salted, max(1, self._share.streams), send_one)
         # A resumed run may consist of failing requests only.
         if results and not self._share.segment and not any(result.status == 200 for result in results):
             raise TargetError(f"all requests of the warm-up failed, the last with: {results[-1].error}")
@@ -140,8 +142,20 @@ class _Worker:
         sent = time.monotonic()
         response = await self._send(request, contents)
         done = time.monotonic()
-        for line in self._lines(request, response, at, sent, done):
-            self._stream.write(line)
+        for image, result in zip(request.images, self._results(request, response), strict=True):
+            observation = Observation(
+                query_id=image.id,
+                domain=image.domain,
+                kind=request.kind,
+                scheduled_s=at - self._start,
+                sent_s=sent - self._start,
+                done_s=done - self._start,
+                server_ms=response.server_ms,
+                cache=response.cache,
+                segment=self._share.segment,
+                **asdict(result),
+            )
+            self._stream.write(to_line(observation))
         self._hooks.count(len(request.images))
         if response.status:
             self._last_response, self._unanswered = done, 0
@@ -154,7 +168,7 @@ class _Worker:
         return False
 
     async def _send(self, request: LoadRequest, contents: list[bytes]) -> Response:
-        method, url, arguments = http_request(self._share.target, request, contents)
+        method, url, arguments = http_request(self._load.target, request, contents)
         return await send(self._session, method, url, **arguments)
 
     def _results(self, request: LoadRequest, response: Response) -> list[_Result]:
@@ -170,7 +184,7 @@ class _Worker:
         return [failed] * len(request.images)
 
     def _parse(self, request: LoadRequest, body: Any) -> list[_Result]:
-        target = self._share.target
+        target = self._load.target
         match request.kind:
             case "search":
                 return [_Result(200, [str(hit["id"]) for hit in body["hits"]])]
@@ -182,28 +196,6 @@ class _Worker:
             case "index" | "delete":
                 return [_Result(200)]
 
-    def _lines(
-        self, request: LoadRequest, response: Response, at: float, sent: float, done: float
-    ) -> Iterator[str]:
-        for image, result in zip(request.images, self._results(request, response), strict=True):
-            yield to_line(
-                Observation(
-                    query_id=image.id,
-                    domain=image.domain,
-                    kind=request.kind,
-                    status=result.status,
-                    hit_ids=result.hit_ids,
-                    embedding=result.embedding,
-                    scheduled_s=at - self._start,
-                    sent_s=sent - self._start,
-                    done_s=done - self._start,
-                    server_ms=response.server_ms,
-                    cache=response.cache,
-                    segment=self._share.segment,
-                    error=result.error,
-                )
-            )
-
 
 async def _run_all(streams: Sequence[Awaitable[None]]) -> None:
     """Run all streams; the first error cancels the others and is raised."""
@@ -214,19 +206,6 @@ async def _run_all(streams: Sequence[Awaitable[None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _as_warm_up(requests: Sequence[LoadRequest], count: int) -> list[LoadRequest]:
-    """Of the first `count` requests, return those that change nothing, with bytes that do not recur."""
-    reads = (request for request in requests[:count] if request.kind not in ("index", "delete"))
-    return [replace(request, salt=-number - 1) for number, request in enumerate(reads)]
-
-
-def _read(request: LoadRequest, nonce: bytes) -> list[bytes]:
-    try:
-        return read(request, nonce)
-    except OSError as error:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def _bulk_result(target: Target, result: dict[str, Any]) -> _Result:
