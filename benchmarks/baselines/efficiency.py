@@ -18,11 +18,11 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Column, Table
 
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import TargetError
 from benchmarks.runs.latency import stage_means
+from benchmarks.tables import Table
 from benchmarks.targets.http import Response, multipart, post_all, raw
 from benchmarks.targets.process import ServiceProcess, running_service
 from service.inference.encoder import Encoder
@@ -113,10 +113,7 @@ def print_efficiency(efficiency: Efficiency, console: Console) -> None:
         ("CPU time per served image", "ms", rows),
         ("time of a request by stage", "mean ms", efficiency.stages_ms),
     ):
-        table = Table(title, Column(unit, justify="right"))
-        for name, ms in values.items():
-            table.add_row(name, f"{ms:.2f}")
-        console.print(table)
+        Table((title, unit), [[name, f"{ms:.2f}"] for name, ms in values.items()]).print(console)
 
 
 class _Ceiling:

@@ -15,16 +15,12 @@ from benchmarks.load.driver import Client
 from benchmarks.operating_points.ladder import ladder as measure_ladder
 from benchmarks.operating_points.ladder import ladder_to_json, print_ladder
 from benchmarks.operating_points.ladder import to_markdown as ladder_markdown
-from benchmarks.operating_points.point import Workspace, refuse_invalid, write_rows
-from benchmarks.operating_points.strategies import (
-    Systems,
-    print_systems,
-    replay_systems,
-    strategies_to_json,
-)
+from benchmarks.operating_points.point import Workspace, invalid_of, summary_of
+from benchmarks.operating_points.strategies import Systems, print_systems, replay_systems, strategies_to_json
 from benchmarks.operating_points.strategies import to_markdown as strategies_markdown
 from benchmarks.operating_points.sweep import axes_of, plot_sweep, print_sweep, sweep_to_json
 from benchmarks.operating_points.sweep import sweep as measure_grid
+from benchmarks.reports import write_points
 from benchmarks.runs.run import Run
 
 SHIPPED = "model_export/zoo/efficientnet-lite0-octet"
@@ -100,10 +96,13 @@ def strategies(
 
 
 def _finish(runs: Sequence[Run], out: Path, result: dict[str, Any] | None) -> None:
-    write_rows(runs, out / "points.csv")
+    for run in runs:
+        write_points(run, summary_of(run), out / "points.csv")
     if result is not None:
         print_json(result)
-    refuse_invalid(runs)
+    if invalid := invalid_of(runs):
+        names = ", ".join(invalid)
+        raise RunError(f"invalid: {names}; remove their folders, and the same command measures them again")
 
 
 def _workspace(

@@ -1,7 +1,7 @@
 """The ladder: from torch to the fastest settings, step by step, with the cost of each step in R@1."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from benchmarks.operating_points.point import (
     python_m,
     summary_of,
 )
-from benchmarks.replay.records import DomainSummary, PercentileSummary
+from benchmarks.replay.records import DomainSummary
 from benchmarks.runs.provenance import commit
 from benchmarks.runs.records import to_json
 from benchmarks.runs.run import Run
@@ -60,12 +60,10 @@ def ladder(source: str, provider: str, workspace: Workspace) -> list[Step]:
 def ladder_points(source: str, provider: str, models: dict[str, Path]) -> list[Point]:
     """The points of the ladder; from the third on, each keeps the settings of the one before it."""
     precision, draft = list(models)
-    settings = {"provider": provider}
-    served = Point("2-onnx-fp32", {**settings, "model": source})
-    smaller = replace(served, name=f"3-{precision}", settings={**settings, "model": str(models[precision])})
-    scaled = replace(smaller, name="4-scaled-decode", settings={**settings, "model": str(models[draft])})
-    quantized = {**scaled.settings, "index_quantization": "scalar-int8"}
-    rough = replace(scaled, name="5-quantized-index", settings=quantized, exact=False)
+    served = Point("2-onnx-fp32", {"provider": provider, "model": source})
+    smaller = Point(f"3-{precision}", {"provider": provider, "model": str(models[precision])})
+    scaled = Point("4-scaled-decode", {"provider": provider, "model": str(models[draft])})
+    rough = Point("5-quantized-index", {**scaled.settings, "index_quantization": "scalar-int8"}, exact=False)
     graphs = [
         replace(rough, name=f"{number}-hnsw-ef-{ef}", graph=True, ef=ef)
         for number, ef in enumerate(_EFS, start=6)
@@ -89,9 +87,7 @@ def print_ladder(steps: Sequence[Step], console: Console) -> None:
 def to_markdown(steps: Sequence[Step]) -> str:
     """The ladder in Markdown: steps, latencies with intervals, then measures and changes by domain."""
     invalid = invalid_of(step.run for step in steps)
-    times = [
-        [step.point.name, *(_with_interval(row) for row in _percentiles(step, (50, 99)))] for step in steps
-    ]
+    times = [[step.point.name, *(_with_interval(step, percent) for percent in (50, 99))] for step in steps]
     changes = [
         [step.point.name, *(_change(pairs["R@1"]) for pairs in step.since.domains.values())]
         for step in steps
@@ -169,12 +165,8 @@ def _cells(step: Step, invalid: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _percentiles(step: Step, percents: Sequence[int]) -> Iterator[PercentileSummary]:
-    rows = {row.percentile: row for row in summary_of(step.run).percentiles}
-    return (rows[percent] for percent in percents)
-
-
-def _with_interval(row: PercentileSummary) -> str:
+def _with_interval(step: Step, percent: int) -> str:
+    row = next(row for row in summary_of(step.run).percentiles if row.percentile == percent)
     low, high = ("?" if end_ms is None else f"{end_ms:.0f}" for end_ms in row.interval_ms)
     return f"{row.ms:.0f} [{low}, {high}]"
 

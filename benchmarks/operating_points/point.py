@@ -21,7 +21,6 @@ from benchmarks.operating_points.inputs import check_inputs, fingerprints_of
 from benchmarks.replay.records import Protocol, RunSummary
 from benchmarks.replay.replay import latest_of, replay
 from benchmarks.replay.summary import summarise
-from benchmarks.reports import write_points
 from benchmarks.runs.provenance import commit
 from benchmarks.runs.records import RunRecord, read_record, write_summary
 from benchmarks.runs.run import PACKED, Run
@@ -123,12 +122,6 @@ def finish(run: Run, workspace: Workspace) -> None:
     write_summary(run.folder, summary)
 
 
-def write_rows(runs: Iterable[Run], file: Path) -> None:
-    """Write one CSV row per run. Raises RunError."""
-    for run in runs:
-        write_points(run, summary_of(run), file)
-
-
 def invalid_of(runs: Iterable[Run]) -> dict[str, str]:
     """The reasons for invalid runs, by name; valid runs are left out."""
     summaries = {run.folder.name: summary_of(run) for run in runs}
@@ -141,13 +134,6 @@ def print_invalid(invalid: Mapping[str, str], console: Console) -> None:
     """Print one line per invalid run."""
     for name, reason in invalid.items():
         console.print(f"invalid: {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
-
-
-def refuse_invalid(runs: Iterable[Run]) -> None:
-    """Raise RunError if a run is invalid."""
-    if invalid := invalid_of(runs):
-        names = ", ".join(invalid)
-        raise RunError(f"invalid: {names}; remove their folders, and the same command measures them again")
 
 
 def _inputs(point: Point) -> dict[str, Any]:

@@ -75,9 +75,15 @@ def replay_systems(systems: Systems, workspace: Workspace) -> dict[str, Run]:
             "data_dir": str(workspace.folder / "index" / manifests[0].fingerprint),
         }
         log, port = workspace.folder / "service.log", port_of(missing.values())
+        protocol = Protocol(queries_per_domain=workspace.queries_per_domain)
+        bulk = scenario_row("Offline", 1, None, 0)
         with running_service(log, port, **settings) as service:
             for name, run in missing.items():
-                _replay(Target("uie", service.url, name), run, workspace)
+                target = Target("uie", service.url, name)
+                replay(
+                    workspace.data, target, protocol, bulk, run.folder, workspace.client, workspace.console
+                )
+                finish(run, workspace)
     if systems.specialists:
         runs[ORACLE] = _oracle(systems.specialists, runs, workspace)
     return runs
@@ -140,13 +146,6 @@ def _marked(runs: Mapping[str, Run]) -> dict[str, Run]:
     """Runs by name, with `!` after the name of an invalid one."""
     invalid = invalid_of(runs.values())
     return {name + ("!" if run.folder.name in invalid else ""): run for name, run in runs.items()}
-
-
-def _replay(target: Target, run: Run, workspace: Workspace) -> None:
-    protocol = Protocol(queries_per_domain=workspace.queries_per_domain)
-    offline = scenario_row("Offline", 1, None, 0)
-    replay(workspace.data, target, protocol, offline, run.folder, workspace.client, workspace.console)
-    finish(run, workspace)
 
 
 def _oracle(specialists: Mapping[str, Path], runs: Mapping[str, Run], workspace: Workspace) -> Run:

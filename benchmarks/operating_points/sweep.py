@@ -4,20 +4,15 @@ import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks.errors import BenchmarkError, RunError
-from benchmarks.operating_points.point import (
-    Point,
-    Workspace,
-    invalid_of,
-    measure,
-    print_invalid,
-    summary_of,
-)
+from benchmarks.errors import BenchmarkError
+from benchmarks.files import write_atomically
+from benchmarks.operating_points.point import Point, Workspace, invalid_of, measure, print_invalid, summary_of
 from benchmarks.runs.run import Run
 from benchmarks.tables import Table
 
@@ -145,10 +140,9 @@ def plot_sweep(points: Sequence[GridPoint], file: Path) -> None:
         axis.set_xlabel(name)
         axis.set_ylabel("mean R@1, %")
         axis.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(file, dpi=120)
-    except OSError as error:
-        raise RunError(f"{file} cannot be written: {error.strerror}; the runs are kept") from error
+    content = BytesIO()
+    figure.savefig(content, dpi=120)
+    write_atomically(file, content.getvalue())
 
 
 def sweep_to_json(points: Sequence[GridPoint]) -> dict[str, Any]:

@@ -101,14 +101,12 @@ def valid(count: int) -> list[Row]:
     for seed in range(count):
         kind = ("PNG", "JPEG", "WEBP", "GIF")[seed % 4]
         data = noise_image(seed, kind, 80 + 10 * (seed % 7), 60 + 20 * (seed % 5))
-        match seed % 3:
-            case 0:
-                row = Row("valid: raw", data, 200, "")
-            case 1:
-                row = Row("valid: chunked", data, 200, "", manner="chunked")
-            case _:
-                row = Row("valid: multipart", form(("image", "x", data)), 200, "", _FORM)
-        rows.append(row)
+        by_manner = (
+            Row("valid: raw", data, 200, ""),
+            Row("valid: chunked", data, 200, "", manner="chunked"),
+            Row("valid: multipart", form(("image", "x", data)), 200, "", _FORM),
+        )
+        rows.append(by_manner[seed % 3])
     return rows
 
 

@@ -34,13 +34,13 @@ from benchmarks.operating_points.point import (
     port_of,
     python_m,
     summary_of,
-    write_rows,
 )
 from benchmarks.operating_points.strategies import ORACLE, Systems, replay_systems
 from benchmarks.operating_points.strategies import to_markdown as systems_markdown
 from benchmarks.operating_points.sweep import axes_of, plot_sweep, sweep
 from benchmarks.replay.records import ReplayRecord
 from benchmarks.replay.results import embedding_of
+from benchmarks.reports import write_points
 from benchmarks.runs.records import write_summary
 from benchmarks.runs.run import PACKED, Observation, Run, to_line
 from benchmarks.runs.validity import Limits
@@ -180,11 +180,10 @@ def test_a_sweep_measures_its_grid(
     assert points[0].r_at_1 == points[1].r_at_1
     plot_sweep(points, tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
-    nowhere = tmp_path / "nowhere"
     with pytest.raises(RunError, match=r"sweep.png cannot be written"):
-        plot_sweep(points, nowhere / "sweep.png")
+        plot_sweep(points, tmp_path / "sweep.png" / "sweep.png")
     with pytest.raises(RunError, match=r"points.csv cannot be written"):
-        write_rows([points[0].run], tmp_path / "sweep.png" / "points.csv")
+        write_points(points[0].run, summary_of(points[0].run), tmp_path / "sweep.png" / "points.csv")
     # The command reuses the runs and reports the invalid one.
     change_summary(points[0].run, valid=True, invalid_because=[])
     change_summary(points[1].run, valid=False, invalid_because=["the client lagged"])
