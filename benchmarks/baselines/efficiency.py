@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -216,15 +217,12 @@ def _summary(rounds: Sequence[_Round], images: int) -> Efficiency:
     def median(value: Callable[[_Round], float]) -> float:
         return statistics.median(map(value, rounds))
 
-    def per_image_ms(cpu_s: Callable[[_Round], float]) -> float:
-        return median(cpu_s) / images * 1e3
-
-    responses = [response for result in rounds for response in result.responses]
-    stages_ms = [response.server_ms for response, _ in responses]
+    ceiling_ms, server_ms, client_ms, idle_ms = (
+        median(attrgetter(f"{name}_cpu_s")) / images * 1e3 for name in ("ceiling", "server", "client", "idle")
+    )
+    responses = [response for result in rounds for response, _ in result.responses]
+    latencies_ms = [latency_ms for result in rounds for _, latency_ms in result.responses]
     served = median(lambda result: result.served)
-    server_ms = per_image_ms(lambda result: result.server_cpu_s)
-    client_ms = per_image_ms(lambda result: result.client_cpu_s)
-    idle_ms = per_image_ms(lambda result: result.idle_cpu_s)
     cores = len(psutil.Process().cpu_affinity())
     return Efficiency(
         served_images_per_s=served,
@@ -233,9 +231,9 @@ def _summary(rounds: Sequence[_Round], images: int) -> Efficiency:
         share_without_client=median(lambda result: _share_without_client(result, cores, images)),
         server_cpu_ms=server_ms,
         client_cpu_ms=client_ms,
-        ceiling_cpu_ms=per_image_ms(lambda result: result.ceiling_cpu_s),
+        ceiling_cpu_ms=ceiling_ms,
         idle_cpu_ms=idle_ms,
         others_cpu_ms=max(0.0, cores / served * 1e3 - server_ms - client_ms - idle_ms),
-        stages_ms=stage_means(stages_ms, [latency_ms for _, latency_ms in responses]),
+        stages_ms=stage_means([response.server_ms for response in responses], latencies_ms),
         answered=len(responses),
     )

@@ -44,11 +44,6 @@ class Trial:
     not_judged: list[str] = field(default_factory=list)
 
 
-def at_rate(rate: float, seed: int) -> Scenario:
-    """Return a scenario with Poisson arrivals."""
-    return Scenario("Server", streams=0, rate_per_s=rate, seed=seed)
-
-
 @dataclass(frozen=True, slots=True)
 class Experiment:
     """The parameters that all trials share."""

@@ -27,6 +27,7 @@ from benchmarks.targets.target import Target, vector_of
 # Sends a request with its image bytes, at its scheduled time; returns True if there was a response.
 _Send = Callable[[LoadRequest, list[bytes], float], Awaitable[bool]]
 
+_LEAD_S = 0.2  # from the end of the last warm-up to the start
 # The service is unreachable after this time and this many consecutive requests without a response.
 _UNREACHABLE_S = 10
 _UNREACHABLE_REQUESTS = 5
@@ -37,6 +38,7 @@ _PAUSE_S = 0.5  # of a stream after a request without a response: a crashed work
 class Share:
     """The part of a load that one process sends."""
 
+    number: int  # of the process
     load: Load
     times_s: Sequence[float] | None  # scheduled times; None: a closed loop
     streams: int
@@ -46,12 +48,16 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Hooks:
-    """Callbacks into the state that all processes share."""
+class Shared:
+    """Synchronisation objects of `multiprocessing` that all client processes share."""
 
-    begin: Callable[[], float]  # waits for the common start, and returns it on the monotonic clock
-    stopped: Callable[[], bool]
-    count: Callable[[int], None]  # adds completed images
+    barrier: Any
+    started: Any  # double: the common start on the monotonic clock
+    stopped: Any
+    done: Any  # images, by process
+    cpu_s: Any  # by process
+    wall_s: Any  # by process
+    errors: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,35 +70,49 @@ class _Result:
     error: str | None = None
 
 
-def run_share(share: Share, stream: TextIO, hooks: Hooks) -> None:
-    """Send all requests. Raises DataError, TargetError, and OSError of `stream`."""
-    uvloop.run(_Worker(share, stream, hooks).run())
+def run_share(share: Share, stream: TextIO, shared: Shared) -> None:
+    """Send all requests. Raises DataError, TargetError, BrokenBarrierError, and OSError of `stream`."""
+    uvloop.run(_Worker(share, stream, shared).run())
 
 
 class _Worker:
-    def __init__(self, share: Share, stream: TextIO, hooks: Hooks) -> None:
+    def __init__(self, share: Share, stream: TextIO, shared: Shared) -> None:
         self._share = share
         self._load = share.load
         self._stream = stream
-        self._hooks = hooks
+        self._shared = shared
+        self._parent = os.getppid()
         self._start = self._last_response = time.monotonic()
         self._unanswered = 0  # requests since the last response
         self._nonce = os.urandom(8)
 
     async def run(self) -> None:
-        share = self._share
+        share, shared = self._share, self._shared
         async with session_for(share.key) as self._session:
             await self._warm_up()
-            self._start = self._last_response = self._hooks.begin()
+            self._start = self._last_response = self._common_start()
+            # Both clocks start here: CPU time divided by another interval is not a share.
+            cpu_s, wall_s = time.process_time(), time.monotonic()
             if share.times_s is None:
                 await self._closed_loop(self._remaining(), share.streams, self._observe)
             else:
                 await self._open_loop(share.times_s)
+        shared.cpu_s[share.number] = time.process_time() - cpu_s
+        shared.wall_s[share.number] = time.monotonic() - wall_s
+
+    def _common_start(self) -> float:
+        """Wait for all processes; returns the common start on the monotonic clock."""
+        if self._shared.barrier.wait() == 0:
+            self._shared.started.value = time.monotonic() + _LEAD_S
+        self._shared.barrier.wait()
+        time.sleep(max(0.0, self._shared.started.value - time.monotonic()))
+        return float(self._shared.started.value)
 
     def _remaining(self) -> Iterator[LoadRequest]:
         until = self._start + (self._load.seconds or float("inf"))
         for request in self._load.requests:
-            if self._hooks.stopped() or time.monotonic() >= until:
+            # The parent is another process if it was killed.
+            if self._shared.stopped.is_set() or os.getppid() != self._parent or time.monotonic() >= until:
                 return
             yield request
 
@@ -107,7 +127,13 @@ class _Worker:
                 if not all(responded):
                     await asyncio.sleep(_PAUSE_S)
 
-        await _run_all([stream() for _ in range(streams)])
+        tasks = [asyncio.create_task(stream()) for _ in range(streams)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:  # the first error cancels the other streams
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _open_loop(self, times_s: Sequence[float]) -> None:
         tasks: set[asyncio.Task[bool]] = set()
@@ -156,7 +182,7 @@ class _Worker:
                 **asdict(result),
             )
             self._stream.write(to_line(observation))
-        self._hooks.count(len(request.images))
+        self._shared.done[self._share.number] += len(request.images)
         if response.status:
             self._last_response, self._unanswered = done, 0
             return True
@@ -195,17 +221,6 @@ class _Worker:
                 return [_bulk_result(target, result) for _, result in pairs]
             case "index" | "delete":
                 return [_Result(200)]
-
-
-async def _run_all(streams: Sequence[Awaitable[None]]) -> None:
-    """Run all streams; the first error cancels the others and is raised."""
-    tasks = [asyncio.ensure_future(stream) for stream in streams]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _bulk_result(target: Target, result: dict[str, Any]) -> _Result:

@@ -1,7 +1,7 @@
 """The ladder: from torch to the fastest settings, step by step, with the cost of each step in R@1."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from benchmarks.operating_points.point import (
     python_m,
     summary_of,
 )
-from benchmarks.replay.records import DomainSummary
 from benchmarks.runs.provenance import commit
 from benchmarks.runs.records import to_json
 from benchmarks.runs.run import Run
@@ -41,15 +40,17 @@ class Step:
     run: Run
     since: Comparison | None  # None: the first step
 
-    @property
-    def domains(self) -> dict[str, DomainSummary]:
-        """The results by domain."""
-        return summary_of(self.run).domains
 
-
-def ladder(source: str, provider: str, workspace: Workspace) -> list[Step]:
+def run_ladder(source: str, provider: str, workspace: Workspace) -> list[Step]:
     """Measure every step; complete runs are reused. Raises what `measure` raises."""
-    models = {name: _exported(source, name, options, workspace) for name, options in _models(provider)}
+    precision = "int8" if provider in ("cpu", "openvino") else "fp16"  # the fastest of the provider
+    options = ("--precision", precision)
+    models = {
+        precision: _exported(source, precision, options, workspace),
+        f"{precision}-draft": _exported(
+            source, f"{precision}-draft", (*options, "--jpeg", "draft"), workspace
+        ),
+    }
     steps: list[Step] = []
     for point in ladder_points(source, provider, models):
         run = measure(point, workspace)
@@ -76,15 +77,14 @@ def ladder_points(source: str, provider: str, models: dict[str, Path]) -> list[P
 
 def print_ladder(steps: Sequence[Step], console: Console) -> None:
     """Print one line per step, then each measure by domain; step names fit into 80 columns."""
-    invalid = invalid_of(step.run for step in steps)
-    _steps_table(steps, invalid).print(console)
+    _steps_table(steps).print(console)
     console.print(_note(steps), highlight=False)
-    print_invalid(invalid, console)
+    print_invalid(invalid_of(step.run for step in steps), console)
     for measure_name in MEASURES:
         _domain_table(steps, [measure_name]).print(console)
 
 
-def to_markdown(steps: Sequence[Step]) -> str:
+def ladder_to_markdown(steps: Sequence[Step]) -> str:
     """The ladder in Markdown: steps, latencies with intervals, then measures and changes by domain."""
     invalid = invalid_of(step.run for step in steps)
     times = [[step.point.name, *(_with_interval(step, percent) for percent in (50, 99))] for step in steps]
@@ -94,12 +94,12 @@ def to_markdown(steps: Sequence[Step]) -> str:
         if step.since
     ]
     parts = [
-        _steps_table(steps, invalid).to_markdown(),
+        _steps_table(steps).to_markdown(),
         _note(steps),
         *(f"invalid: {name}: {reason}" for name, reason in invalid.items()),
         Table(("ms", "p50", "p99"), times).to_markdown(),
         _domain_table(steps, MEASURES).to_markdown(),
-        Table(("change of R@1", *steps[0].domains), changes).to_markdown(),
+        Table(("change of R@1", *summary_of(steps[0].run).domains), changes).to_markdown(),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -114,7 +114,8 @@ def ladder_to_json(steps: Sequence[Step]) -> list[dict[str, Any]]:
             "mean": to_json(summary_of(step.run).mean),
             "all": to_json(summary_of(step.run).totals),
             "domains": {
-                domain: {name: row.share(name) for name in MEASURES} for domain, row in step.domains.items()
+                domain: {name: row.share(name) for name in MEASURES}
+                for domain, row in summary_of(step.run).domains.items()
             },
             "difference": _difference(step.since) if step.since else None,
             "invalid_because": invalid.get(step.point.name),
@@ -129,26 +130,20 @@ def _difference(since: Comparison) -> dict[str, Any]:
     return {**difference["mean"], "domains": difference["domains"], "ratio": difference["ratio"]}
 
 
-def _steps_table(steps: Sequence[Step], invalid: Mapping[str, str]) -> Table:
-    rows = [_cells(step, invalid) for step in steps]
-    return Table(_COLUMNS, rows, wrapped=(_CHANGE,), padding=0)
+def _steps_table(steps: Sequence[Step]) -> Table:
+    return Table(_COLUMNS, [_cells(step) for step in steps], wrapped=(_CHANGE,), padding=0)
 
 
 def _domain_table(steps: Sequence[Step], measures: Sequence[str]) -> Table:
-    rows = [
-        [
-            step.point.name,
-            *(
-                " / ".join(f"{100 * row.share(name):.1f}" for name in measures)
-                for row in step.domains.values()
-            ),
-        ]
-        for step in steps
-    ]
-    return Table((" / ".join(measures), *steps[0].domains), rows, padding=0)
+    rows = []
+    for step in steps:
+        domains = summary_of(step.run).domains
+        shares = ([f"{100 * row.share(name):.1f}" for name in measures] for row in domains.values())
+        rows.append([step.point.name, *map(" / ".join, shares)])
+    return Table((" / ".join(measures), *domains), rows, padding=0)
 
 
-def _cells(step: Step, invalid: Mapping[str, str]) -> list[str]:
+def _cells(step: Step) -> list[str]:
     """Measures and changes in points, p50 and p99 in ms, images/s and their ratio to the step before."""
     summary = summary_of(step.run)
     measures = []
@@ -156,7 +151,7 @@ def _cells(step: Step, invalid: Mapping[str, str]) -> list[str]:
         change = _change(step.since.mean[name]) if step.since else ""
         measures += [f"{100 * summary.mean.share(name):.1f}", change]
     return [
-        step.point.name + ("!" if step.point.name in invalid else ""),
+        step.point.name if summary.valid else f"{step.point.name}!",
         *measures,
         f"{summary.totals.p50_ms:.0f}",
         f"{summary.totals.p99_ms:.0f}",
@@ -180,13 +175,6 @@ def _note(steps: Sequence[Step]) -> str:
     torch = steps[0].point
     environment = ", ".join(f"{name}={value}" for name, value in torch.environment.items())
     return f"{torch.name} ran with {environment}; change: from the step before, in points, with 95% interval"
-
-
-def _models(provider: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Export options: the provider's fastest precision, then also with JPEGs decoded at a reduced size."""
-    precision = "int8" if provider in ("cpu", "openvino") else "fp16"
-    smaller = ("--precision", precision)
-    return [(precision, smaller), (f"{precision}-draft", (*smaller, "--jpeg", "draft"))]
 
 
 def _exported(source: str, name: str, options: Sequence[str], workspace: Workspace) -> Path:

@@ -62,16 +62,6 @@ class Workspace:
     client: Client
     console: Console
 
-    @property
-    def inputs(self) -> dict[str, Any]:
-        """The inputs that all points share."""
-        return {
-            "data_fingerprint": self.data.fingerprint,
-            "queries_per_domain": self.queries_per_domain,
-            "processes": self.client.processes,
-            "commit": commit(),
-        }
-
 
 def measure(point: Point, workspace: Workspace) -> Run:
     """Measure a point, unless its run is complete.
@@ -79,8 +69,7 @@ def measure(point: Point, workspace: Workspace) -> Run:
     Raises TargetError if the service does not start, RunError, and what `replay` raises.
     """
     run = Run(workspace.folder / point.name)
-    begin(run, {**_inputs(point), **workspace.inputs})
-    if is_complete(run):
+    if begin(run, _inputs(point), workspace):
         return run
     workspace.console.print(f"[bold]{point.name}[/bold]")
     protocol = Protocol(exact=point.exact, ef=point.ef, queries_per_domain=workspace.queries_per_domain)
@@ -92,9 +81,19 @@ def measure(point: Point, workspace: Workspace) -> Run:
     return run
 
 
-def begin(run: Run, inputs: Mapping[str, Any]) -> None:
-    """Write the run's inputs to its `point.json`. Raises RunError if the run has other inputs."""
-    check_inputs(run.folder / "point.json", inputs, run.folder / "run.json")
+def begin(run: Run, inputs: Mapping[str, Any], workspace: Workspace) -> bool:
+    """Write the inputs to the run's `point.json`, unless it exists; returns True if the run is complete.
+
+    Raises RunError if the run has other inputs.
+    """
+    shared = {
+        "data_fingerprint": workspace.data.fingerprint,
+        "queries_per_domain": workspace.queries_per_domain,
+        "processes": workspace.client.processes,
+        "commit": commit(),
+    }
+    check_inputs(run.folder / "point.json", {**inputs, **shared}, run.folder / "run.json")
+    return is_complete(run)
 
 
 def port_of(runs: Iterable[Run]) -> int | None:

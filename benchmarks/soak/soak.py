@@ -45,7 +45,7 @@ class Soaked:
         return [outcome for outcome in self.outcomes if outcome.wrong]
 
 
-def soak(requests: int, concurrency: int, console: Console) -> Soaked:
+def run_soak(requests: int, concurrency: int, console: Console) -> Soaked:
     """Run a service with the settings of the environment and low limits, and send it requests."""
     with tempfile.TemporaryDirectory() as scratch, narrow_service(Path(scratch)) as service:
         return asyncio.run(_soak(service, requests, concurrency, console))

@@ -59,7 +59,12 @@ def running_module(
     for attempt in range(1, _STARTS + 1):
         number = port or free_port()
         url = f"http://127.0.0.1:{number}"
-        process = _start([sys.executable, "-m", *module, "--port", str(number)], environment, log)
+        command = [sys.executable, "-m", *module, "--port", str(number)]
+        with log.open("w") as stream:
+            # In a new session Ctrl-C reaches this process only, which then stops the service.
+            process = subprocess.Popen(
+                command, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+            )
         try:
             if _becomes_ready(process, url):
                 yield ServiceProcess(url, process.pid, log)
@@ -87,17 +92,6 @@ def port_is_free(port: int) -> bool:
         except (OSError, OverflowError):
             return False
         return True
-
-
-def _start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("w") as stream:
-        return subprocess.Popen(
-            command,
-            env=environment,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches this process only, which then stops the service
-        )
 
 
 def _becomes_ready(process: subprocess.Popen[bytes], url: str) -> bool:
