@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
@@ -127,8 +128,10 @@ class _Ceiling:
     def __init__(self, settings: Settings) -> None:
         folder = settings.model_folders[0]
         manifest = load_manifest(folder)
-        self._preprocessing = manifest.preprocessing
         self._settings = settings
+        self._decode = partial(
+            decode, preprocessing=manifest.preprocessing, max_pixels=settings.max_image_pixels
+        )
         self._encoder = Encoder(folder, manifest, settings.provider, settings.threads, settings.lanes)
 
     def run(self, images: Sequence[bytes]) -> None:
@@ -148,9 +151,6 @@ class _Ceiling:
 
     def _decoded(self, batch: Sequence[bytes], map_: Callable[..., Iterable[Pixels]]) -> Pixels:
         return np.stack(list(map_(self._decode, batch)))
-
-    def _decode(self, image: bytes) -> Pixels:
-        return decode(image, self._preprocessing, self._settings.max_image_pixels)
 
 
 def _run_round(service: ServiceProcess, ceiling: _Ceiling, images: Sequence[bytes], load: Load) -> _Round:

@@ -21,13 +21,12 @@ def null_server() -> Iterator[str]:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(sender,), daemon=True)
     process.start()
-    try:
-        yield f"http://127.0.0.1:{receiver.recv()}"
-    finally:
-        process.kill()
-        process.join()
-        receiver.close()
-        sender.close()
+    with receiver, sender:
+        try:
+            yield f"http://127.0.0.1:{receiver.recv()}"
+        finally:
+            process.kill()
+            process.join()
 
 
 def _serve(port: Connection) -> None:

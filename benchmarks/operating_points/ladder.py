@@ -10,26 +10,18 @@ from rich.console import Console
 
 from benchmarks.comparison.compare import Comparison, compare
 from benchmarks.operating_points.inputs import check_inputs, fingerprints_of
-from benchmarks.operating_points.point import (
-    Point,
-    Workspace,
-    invalid_of,
-    measure,
-    print_invalid,
-    python_m,
-    summary_of,
-)
+from benchmarks.operating_points.point import Point, Workspace, invalid_of, measure, print_invalid, summary_of
 from benchmarks.runs.provenance import commit
 from benchmarks.runs.records import to_json
 from benchmarks.runs.run import Run
 from benchmarks.scoring.measures import MEASURES
 from benchmarks.stats.paired_tests import Pair
 from benchmarks.tables import Table
+from benchmarks.targets.process import python_m
 
 _EFS = (256, 64, 32)  # a search with k = 10 fetches 18 candidates, so a smaller ef has the effect of 18
 _THREADS = "OMP_NUM_THREADS"
 _CHANGE = "change"
-_COLUMNS = ("step", "R@1", _CHANGE, "mMP@5", _CHANGE, "p50", "p99", "img/s", "x")
 
 
 @dataclass(frozen=True)
@@ -131,7 +123,18 @@ def _difference(since: Comparison) -> dict[str, Any]:
 
 
 def _steps_table(steps: Sequence[Step]) -> Table:
-    return Table(_COLUMNS, [_cells(step) for step in steps], wrapped=(_CHANGE,), padding=0)
+    """Measures and changes in points, p50 and p99 in ms, images/s and their ratio to the step before."""
+    rows = []
+    for step in steps:
+        summary, since = summary_of(step.run), step.since
+        row = [step.point.name if summary.valid else f"{step.point.name}!"]
+        for name in MEASURES:
+            row += [f"{100 * summary.mean.share(name):.1f}", _change(since.mean[name]) if since else ""]
+        row += [f"{ms:.0f}" for ms in (summary.totals.p50_ms, summary.totals.p99_ms)]
+        ratio = f"{since.images_per_s_ratio:.2f}" if since else ""
+        rows.append([*row, f"{summary.totals.images_per_s:.1f}", ratio])
+    columns = ("step", "R@1", _CHANGE, "mMP@5", _CHANGE, "p50", "p99", "img/s", "x")
+    return Table(columns, rows, wrapped=(_CHANGE,), padding=0)
 
 
 def _domain_table(steps: Sequence[Step], measures: Sequence[str]) -> Table:
@@ -141,23 +144,6 @@ def _domain_table(steps: Sequence[Step], measures: Sequence[str]) -> Table:
         shares = ([f"{100 * row.share(name):.1f}" for name in measures] for row in domains.values())
         rows.append([step.point.name, *map(" / ".join, shares)])
     return Table((" / ".join(measures), *domains), rows, padding=0)
-
-
-def _cells(step: Step) -> list[str]:
-    """Measures and changes in points, p50 and p99 in ms, images/s and their ratio to the step before."""
-    summary = summary_of(step.run)
-    measures = []
-    for name in MEASURES:
-        change = _change(step.since.mean[name]) if step.since else ""
-        measures += [f"{100 * summary.mean.share(name):.1f}", change]
-    return [
-        step.point.name if summary.valid else f"{step.point.name}!",
-        *measures,
-        f"{summary.totals.p50_ms:.0f}",
-        f"{summary.totals.p99_ms:.0f}",
-        f"{summary.totals.images_per_s:.1f}",
-        f"{step.since.images_per_s_ratio:.2f}" if step.since else "",
-    ]
 
 
 def _with_interval(step: Step, percent: int) -> str:

@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -14,7 +12,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from benchmarks.datasets.dataset import Dataset
-from benchmarks.errors import RunError, TargetError
+from benchmarks.errors import RunError
 from benchmarks.load.driver import Client
 from benchmarks.load.scenarios import Scenario
 from benchmarks.operating_points.inputs import check_inputs, fingerprints_of
@@ -25,13 +23,7 @@ from benchmarks.runs.provenance import commit
 from benchmarks.runs.records import RunRecord, read_record, write_summary
 from benchmarks.runs.run import PACKED, Run
 from benchmarks.targets.gallery import index_gallery
-from benchmarks.targets.process import (
-    ServiceProcess,
-    port_is_free,
-    running_module,
-    running_service,
-    variables,
-)
+from benchmarks.targets.process import port_is_free, python_m, running_module, running_service, variables
 from benchmarks.targets.target import Target
 
 _BUILT = "built"  # a file in the index's folder
@@ -74,8 +66,8 @@ def measure(point: Point, workspace: Workspace) -> Run:
     workspace.console.print(f"[bold]{point.name}[/bold]")
     protocol = Protocol(exact=point.exact, ef=point.ef, queries_per_domain=workspace.queries_per_domain)
     scenario = Scenario("ClosedLoop", streams=point.streams)
-    with _serving(point, workspace, port_of([run])) as service:
-        target = Target("post", f"{service.url}/embed") if point.naive else Target("uie", service.url)
+    with _serving(point, workspace, port_of([run])) as url:
+        target = Target("post", f"{url}/embed") if point.naive else Target("uie", url)
         replay(workspace.data, target, protocol, scenario, run.folder, workspace.client, workspace.console)
     finish(run, workspace)
     return run
@@ -146,13 +138,13 @@ def _model(point: Point) -> str:
 
 
 @contextmanager
-def _serving(point: Point, workspace: Workspace, port: int | None) -> Iterator[ServiceProcess]:
-    """The running service. Points of the same model and kind of index share the index."""
+def _serving(point: Point, workspace: Workspace, port: int | None) -> Iterator[str]:
+    """The URL of the running service. Points of the same model and kind of index share the index."""
     log = workspace.folder / f"{point.name}.log"
     if point.naive:
         module = ("model_export", "serve", point.naive)
         with running_module(log, port, module, point.environment) as service:
-            yield service
+            yield service.url
         return
     quantization = point.settings.get("index_quantization", "none")
     content = f"{_model(point).replace('/', '-')}-{workspace.data.fingerprint[:8]}"
@@ -167,7 +159,7 @@ def _serving(point: Point, workspace: Workspace, port: int | None) -> Iterator[S
         (index / _BUILT).touch()
     with running_service(log, port, **settings) as service:
         asyncio.run(index_gallery(workspace.data, service.url, workspace.console))
-        yield service
+        yield service.url
 
 
 def is_complete(run: Run) -> bool:
@@ -181,14 +173,3 @@ def is_complete(run: Run) -> bool:
 def summary_of(run: Run) -> RunSummary:
     """The summary of a complete run. Raises RunError."""
     return read_record(run.folder / "summary.json", RunSummary)
-
-
-def python_m(*command: str, **settings: str) -> None:
-    """Run `python -m COMMAND` with these settings. Raises TargetError with its output."""
-    environment = {**os.environ, **variables(settings)}
-    done = subprocess.run(
-        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        output = (done.stderr or done.stdout).strip()[-500:]
-        raise TargetError(f"`python -m {' '.join(command)}` failed: {output}")

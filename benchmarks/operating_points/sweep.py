@@ -151,8 +151,7 @@ def sweep_to_json(points: Sequence[GridPoint]) -> dict[str, Any]:
         {
             "at": point.axes,
             "R@1": point.r_at_1,
-            "p99_ms": point.p99_ms,
-            "images_per_s": point.images_per_s,
+            **{cost: getattr(point, cost) for cost in _COSTS},
             "invalid_because": point.invalid_because,
         }
         for point in points

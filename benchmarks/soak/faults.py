@@ -136,15 +136,13 @@ def _bad_images() -> list[Row]:
 
 
 def _bad_bodies() -> list[Row]:
-    data = noise_image(2)
+    data, link = noise_image(2), form(("image", None, b"http://127.0.0.1/x.png"))
     return [
         Row("text", data, 415, "unsupported-media-type", "text/plain"),
         Row("JSON instead of an image", b"{}", 415, "unsupported-media-type", _JSON),
         Row("a web form", b"image=x", 415, "unsupported-media-type", "application/x-www-form-urlencoded"),
         Row("another field", form(("other", "x", data)), content_type=_FORM),
-        Row(
-            "a string instead of a file", form(("image", None, b"http://127.0.0.1/x.png")), content_type=_FORM
-        ),
+        Row("a string instead of a file", link, content_type=_FORM),
         Row("two files", form(("image", "x", data), ("image", "y", data)), content_type=_FORM),
         Row("no boundary", form(("image", "x", data)), content_type="multipart/form-data"),
         Row("another boundary", form(("image", "x", data)), content_type=f"{_FORM}s"),

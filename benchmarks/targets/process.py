@@ -76,6 +76,17 @@ def running_module(
             raise TargetError(f"the service did not start; the end of {log}:\n{text[-2000:]}")
 
 
+def python_m(*command: str, **settings: str) -> None:
+    """Run `python -m COMMAND` with these settings. Raises TargetError with its output."""
+    environment = {**os.environ, **variables(settings)}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        output = (done.stderr or done.stdout).strip()[-500:]
+        raise TargetError(f"`python -m {' '.join(command)}` failed: {output}")
+
+
 def free_port() -> int:
     """Return a port that no process listens on at the moment."""
     with socket.socket() as probe:

@@ -65,8 +65,8 @@ class Service:
         try:
             yield
         except Problem as problem:
-            reason = f"({problem.status}): {problem.members.get('detail')}"
-            raise TargetError(f"{call} failed {reason}") from problem
+            detail = problem.members.get("detail")
+            raise TargetError(f"{call} failed ({problem.status}): {detail}") from problem
         except httpx.TransportError as error:
             reason = f"{type(error).__name__}: {error}"
             if isinstance(error, httpx.ConnectError):

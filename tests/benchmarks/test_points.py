@@ -32,7 +32,6 @@ from benchmarks.operating_points.point import (
     is_complete,
     measure,
     port_of,
-    python_m,
     summary_of,
 )
 from benchmarks.operating_points.strategies import ORACLE, Systems, replay_systems
@@ -44,6 +43,7 @@ from benchmarks.reports import write_points
 from benchmarks.runs.records import write_summary
 from benchmarks.runs.run import PACKED, Observation, Run, to_line
 from benchmarks.runs.validity import Limits
+from benchmarks.targets.process import python_m
 from model_export.export.fp32 import export_model
 from service.manifest import load_manifest
 from tests.support.shapes import SHAPES, draw
