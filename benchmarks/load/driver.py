@@ -100,9 +100,8 @@ class _Processes:
                 key=client.key,
             )
             file = folder / f"observations-{segment:03d}-{number:02d}.jsonl"
-            self._processes.append(
-                context.Process(target=_work, args=(share, file, self._shared), daemon=True)
-            )
+            arguments = (share, file, self._shared)
+            self._processes.append(context.Process(target=_work, args=arguments, daemon=True))
 
     def start(self) -> None:
         for process in self._processes:

@@ -31,8 +31,7 @@ def null_server() -> Iterator[str]:
 
 def _serve(port: Connection) -> None:
     async def serve() -> None:
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(_Protocol, "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(_Protocol, "127.0.0.1", 0)
         port.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 

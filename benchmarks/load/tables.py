@@ -41,9 +41,8 @@ def print_load(trial: Trial, observations: Sequence[Observation], slo_ms: float,
         rows.append([kind, f"{len(of_kind):,}", f"{ok:,}", f"{times.p50_ms:.1f}", f"{times.p99_ms:.1f}"])
     Table(("request", "sent", "200", "p50 ms", "p99 ms"), rows).print(console)
     successes = answered(observations)
-    tail = stages_of(tail_of(successes))
-    stages = stages_of(successes).items()
-    rows = [[stage, f"{ms:.2f}", f"{tail.get(stage, 0.0):.2f}"] for stage, ms in stages]
+    stages, tail = stages_of(successes), stages_of(tail_of(successes))
+    rows = [[stage, f"{ms:.2f}", f"{tail.get(stage, 0.0):.2f}"] for stage, ms in stages.items()]
     Table(("stage", "mean ms", "at p99 and above"), rows).print(console)
     if successes:
         latencies_ms = np.array([observation.latency_ms for observation in successes])

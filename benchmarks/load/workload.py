@@ -49,9 +49,8 @@ class Workload:
 def shares_of(text: str) -> dict[Kind, float]:
     """Parse `search=0.7,embed=0.3` to shares that add up to 1. Raises BenchmarkError."""
     try:
-        weights = {
-            name.strip(): float(weight) for name, weight in (part.split("=") for part in text.split(","))
-        }
+        pairs = (part.split("=") for part in text.split(","))
+        weights = {name.strip(): float(weight) for name, weight in pairs}
     except ValueError as error:
         raise BenchmarkError(f"a mix is written search=0.7,embed=0.3, not {text!r}") from error
     unknown = weights.keys() - set(_KINDS)

@@ -36,12 +36,10 @@ class Step:
 def run_ladder(source: str, provider: str, workspace: Workspace) -> list[Step]:
     """Measure every step; complete runs are reused. Raises what `measure` raises."""
     precision = "int8" if provider in ("cpu", "openvino") else "fp16"  # the fastest of the provider
-    options = ("--precision", precision)
+    draft, options = f"{precision}-draft", ("--precision", precision)
     models = {
         precision: _exported(source, precision, options, workspace),
-        f"{precision}-draft": _exported(
-            source, f"{precision}-draft", (*options, "--jpeg", "draft"), workspace
-        ),
+        draft: _exported(source, draft, (*options, "--jpeg", "draft"), workspace),
     }
     steps: list[Step] = []
     for point in ladder_points(source, provider, models):

@@ -69,11 +69,9 @@ def run_sweep(axes: Mapping[str, Sequence[str]], workspace: Workspace) -> list[G
     Raises BenchmarkError if two values have the same name or one is invalid, and what `measure` raises.
     """
     for axis, listed in axes.items():
-        counts = Counter(Path(value).name for value in listed)
-        if duplicates := [name for name, count in counts.items() if count > 1]:
-            raise BenchmarkError(
-                f"two values of {axis} have the same name, {duplicates[0]}, which names the run"
-            )
+        name, count = Counter(Path(value).name for value in listed).most_common(1)[0]
+        if count > 1:
+            raise BenchmarkError(f"two values of {axis} have the same name, {name}, which names the run")
     grid = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     points = [point_at(values) for values in grid]  # all are parsed before the first is measured
     measured = []

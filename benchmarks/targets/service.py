@@ -33,10 +33,8 @@ class Service:
             info = await self._client.info()
             match info:
                 case {"model": {"name": str(), "fingerprint": str()}, "index": {"fingerprint": str()}}:
-                    pass
-                case _:
-                    raise TypeError(str(info))
-        return info
+                    return info
+            raise TypeError(str(info))
 
     async def item(self, item_id: str) -> Item | None:
         """Return the item, or None if it does not exist."""

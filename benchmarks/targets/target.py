@@ -52,10 +52,13 @@ def target_row(kind: TargetKind, url: str, model: str, body: str, vector: str) -
 
 def json_body(target: Target, image: bytes) -> Any:
     """Fill an image into the JSON template. Raises TargetError if the template is not valid JSON."""
-    body = target.body.replace("{base64}", base64.b64encode(image).decode())
-    body = body.replace("{data_uri}", data_uri(image)).replace("{model}", json.dumps(target.model)[1:-1])
+    values = {
+        "{base64}": base64.b64encode(image).decode(),
+        "{data_uri}": data_uri(image),
+        "{model}": target.model,
+    }
     try:
-        return json.loads(body)
+        return _filled(json.loads(target.body), values)
     except ValueError as error:
         raise TargetError(f"the body template is not valid JSON: {error}") from error
 
@@ -68,13 +71,23 @@ def data_uri(image: bytes) -> str:
 
 def vector_of(target: Target, body: Any) -> NDArray[np.float32]:
     """Extract the embedding from a response: float32 (D,). Raises TargetError if there is none."""
-    value = body
     try:
         for step in target.vector.split("."):
-            value = value[int(step)] if isinstance(value, list) else value[step]
-        vector = np.asarray(value, dtype=np.float32)
+            body = body[int(step)] if isinstance(body, list) else body[step]
+        vector = np.asarray(body, dtype=np.float32)
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise TargetError(f"the response has no vector at {target.vector}: {error!r}") from error
     if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
         raise TargetError(f"the value at {target.vector} is not a vector of finite numbers")
     return vector
+
+
+def _filled(template: Any, values: dict[str, str]) -> Any:
+    if isinstance(template, dict):
+        return {key: _filled(value, values) for key, value in template.items()}
+    if isinstance(template, list):
+        return [_filled(value, values) for value in template]
+    if isinstance(template, str):
+        for name, value in values.items():
+            template = template.replace(name, value)
+    return template
