@@ -12,17 +12,19 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Column, Table
 
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import TargetError
 from benchmarks.runs.latency import stage_means
+from benchmarks.tables import Table
 from benchmarks.targets.http import Response, multipart, post_all, raw
 from benchmarks.targets.process import ServiceProcess, running_service
 from service.inference.encoder import Encoder
@@ -113,10 +115,7 @@ def print_efficiency(efficiency: Efficiency, console: Console) -> None:
         ("CPU time per served image", "ms", rows),
         ("time of a request by stage", "mean ms", efficiency.stages_ms),
     ):
-        table = Table(title, Column(unit, justify="right"))
-        for name, ms in values.items():
-            table.add_row(name, f"{ms:.2f}")
-        console.print(table)
+        Table((title, unit), [[name, f"{ms:.2f}"] for name, ms in values.items()]).print(console)
 
 
 class _Ceiling:
@@ -129,8 +128,10 @@ class _Ceiling:
     def __init__(self, settings: Settings) -> None:
         folder = settings.model_folders[0]
         manifest = load_manifest(folder)
-        self._preprocessing = manifest.preprocessing
         self._settings = settings
+        self._decode = partial(
+            decode, preprocessing=manifest.preprocessing, max_pixels=settings.max_image_pixels
+        )
         self._encoder = Encoder(folder, manifest, settings.provider, settings.threads, settings.lanes)
 
     def run(self, images: Sequence[bytes]) -> None:
@@ -150,9 +151,6 @@ class _Ceiling:
 
     def _decoded(self, batch: Sequence[bytes], map_: Callable[..., Iterable[Pixels]]) -> Pixels:
         return np.stack(list(map_(self._decode, batch)))
-
-    def _decode(self, image: bytes) -> Pixels:
-        return decode(image, self._preprocessing, self._settings.max_image_pixels)
 
 
 def _run_round(service: ServiceProcess, ceiling: _Ceiling, images: Sequence[bytes], load: Load) -> _Round:
@@ -219,15 +217,12 @@ def _summary(rounds: Sequence[_Round], images: int) -> Efficiency:
     def median(value: Callable[[_Round], float]) -> float:
         return statistics.median(map(value, rounds))
 
-    def per_image_ms(cpu_s: Callable[[_Round], float]) -> float:
-        return median(cpu_s) / images * 1e3
-
-    responses = [response for result in rounds for response in result.responses]
-    stages_ms = [response.server_ms for response, _ in responses]
+    ceiling_ms, server_ms, client_ms, idle_ms = (
+        median(attrgetter(f"{name}_cpu_s")) / images * 1e3 for name in ("ceiling", "server", "client", "idle")
+    )
+    responses = [response for result in rounds for response, _ in result.responses]
+    latencies_ms = [latency_ms for result in rounds for _, latency_ms in result.responses]
     served = median(lambda result: result.served)
-    server_ms = per_image_ms(lambda result: result.server_cpu_s)
-    client_ms = per_image_ms(lambda result: result.client_cpu_s)
-    idle_ms = per_image_ms(lambda result: result.idle_cpu_s)
     cores = len(psutil.Process().cpu_affinity())
     return Efficiency(
         served_images_per_s=served,
@@ -236,9 +231,9 @@ def _summary(rounds: Sequence[_Round], images: int) -> Efficiency:
         share_without_client=median(lambda result: _share_without_client(result, cores, images)),
         server_cpu_ms=server_ms,
         client_cpu_ms=client_ms,
-        ceiling_cpu_ms=per_image_ms(lambda result: result.ceiling_cpu_s),
+        ceiling_cpu_ms=ceiling_ms,
         idle_cpu_ms=idle_ms,
         others_cpu_ms=max(0.0, cores / served * 1e3 - server_ms - client_ms - idle_ms),
-        stages_ms=stage_means(stages_ms, [latency_ms for _, latency_ms in responses]),
+        stages_ms=stage_means([response.server_ms for response in responses], latencies_ms),
         answered=len(responses),
     )

@@ -7,13 +7,13 @@ import asyncio
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from rich.console import Console
-from rich.table import Column, Table
 
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import TargetError
+from benchmarks.tables import Table
 from benchmarks.targets.http import Response, post_all
 from benchmarks.targets.target import data_uri
 
@@ -70,14 +70,11 @@ def compare(
 
 def print_comparison(comparison: Comparison, ours: Server, peer: Server, console: Console) -> None:
     """Print the medians of both servers, and the ratio."""
-    names = ("images/s", "p50 ms", "p95 ms")
-    table = Table("server", *(Column(name, justify="right") for name in names))
+    rows = []
     for server, results in ((ours, comparison.ours), (peer, comparison.peer)):
-        medians = (
-            statistics.median(getattr(result, name) for result in results) for name in Result.__annotations__
-        )
-        table.add_row(server.name, *(f"{value:.1f}" for value in medians))
-    console.print(table)
+        medians = map(statistics.median, zip(*map(astuple, results), strict=True))
+        rows.append([server.name, *(f"{value:.1f}" for value in medians)])
+    Table(("server", "images/s", "p50 ms", "p95 ms"), rows).print(console)
     console.print(f"{ours.name} over {peer.name}, images/s: {comparison.ratio:.2f}")
 
 

@@ -12,8 +12,7 @@ from benchmarks.baselines.peer import Server, compare, print_comparison
 from benchmarks.cli.options import JSON, print_json
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import TargetError
-from benchmarks.soak.soak import MAX_GROWTH, print_soaked
-from benchmarks.soak.soak import soak as run_soak
+from benchmarks.soak.soak import MAX_GROWTH, print_soaked, run_soak
 from benchmarks.targets.process import running_service
 from benchmarks.targets.service import info_of
 

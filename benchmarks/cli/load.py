@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -16,12 +16,11 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import BenchmarkError, Interrupted, RunError, TargetError
 from benchmarks.load.driver import Client
 from benchmarks.load.null_server import null_server
-from benchmarks.load.records import ConcurrencySummary, LoadRecord
-from benchmarks.load.saturate import SUSTAINED_SHARE, knee
-from benchmarks.load.saturate import saturate as find_rate
-from benchmarks.load.scenarios import Scenario
+from benchmarks.load.records import ConcurrencySummary, LoadRecord, TrafficOptions
+from benchmarks.load.saturate import SUSTAINED_SHARE, find_rate, knee
+from benchmarks.load.scenarios import Scenario, scenario_row
 from benchmarks.load.tables import plot_trials, print_load, print_trials
-from benchmarks.load.trial import Experiment, Journal, Trial, at_rate
+from benchmarks.load.trial import Experiment, Journal, Trial
 from benchmarks.load.workload import CacheName, SizeName, Workload, images_of, shares_of
 from benchmarks.reports import write_hdr_log
 from benchmarks.runs.latency import latency
@@ -46,19 +45,12 @@ SWEEP = (1, 2, 4, 8, 16, 32, 64)
 _FIRST_CONCURRENCY = 16  # for a first estimate of the rate
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
+@dataclass(frozen=True)
+class _Options(TrafficOptions):
     """Options that the commands share."""
 
     data: Path
     url: str
-    mix: str
-    sizes: SizeName
-    cache: CacheName
-    seconds: float
-    slo_ms: float
-    seed: int
-    processes: int
     key: str | None
 
     def experiment(self, out: Path) -> Experiment:
@@ -80,14 +72,8 @@ class _Options:
             data=str(self.data.resolve()),
             data_fingerprint=Dataset(self.data).fingerprint,
             service=asyncio.run(info_of(self.url, self.key)),
-            mix=self.mix,
-            sizes=self.sizes,
-            cache=self.cache,
-            seconds=self.seconds,
-            slo_ms=self.slo_ms,
-            seed=self.seed,
-            processes=self.processes,
             scenario=scenario,
+            **{field.name: getattr(self, field.name) for field in fields(TrafficOptions)},
             **vars(provenance()),
         )
 
@@ -109,9 +95,9 @@ def load(
     as_json: JSON = False,
 ) -> None:
     """Send mixed traffic at a rate or concurrency; report latency by kind of request, and by stage."""
-    options = _Options(data, url, mix, sizes, cache, seconds, slo_ms, seed, processes, key)
+    options = _Options(mix, sizes, cache, seconds, slo_ms, seed, processes, data, url, key)
     experiment, run = options.experiment(out), Run(out)
-    scenario = at_rate(rate, seed) if rate else Scenario("ClosedLoop", streams=concurrency)
+    scenario = scenario_row("Server" if rate else "ClosedLoop", concurrency, rate, seed)
     if run.begin(options.record("load", scenario)):
         raise RunError(f"{out} has a load already, and a load is not resumed: name another --out")
     stopped: BenchmarkError | None = None
@@ -142,12 +128,12 @@ def saturate(
 ) -> None:
     """Find the highest rate at which 99 % of the requests are within the SLO; resumes in `out`."""
     console = Console()
-    options = _Options(data, url, mix, sizes, cache, seconds, slo_ms, seed, processes, key)
+    options = _Options(mix, sizes, cache, seconds, slo_ms, seed, processes, data, url, key)
     attempt = _attempts(options, out, console)
     first_rate = attempt(Scenario("ClosedLoop", streams=_FIRST_CONCURRENCY)).images_per_s
     if not first_rate:
         raise TargetError("the service answered no request")
-    saturated = find_rate(lambda rate: attempt(at_rate(rate, seed)), first_rate, repeats)
+    saturated = find_rate(lambda rate: attempt(scenario_row("Server", 0, rate, seed)), first_rate, repeats)
     summary = {**asdict(saturated), "slo_ms": slo_ms}
     write_summary(out, summary)
     print_trials([*saturated.trials, *saturated.confirmed], None, console)
@@ -175,7 +161,7 @@ def concurrency(
 ) -> None:
     """Measure throughput and latency at concurrencies from 1 to 64, and find the knee; resumes in `out`."""
     console = Console()
-    options = _Options(data, url, mix, sizes, cache, seconds, slo_ms, seed, processes, key)
+    options = _Options(mix, sizes, cache, seconds, slo_ms, seed, processes, data, url, key)
     attempt = _attempts(options, out, console)
     trials = [attempt(Scenario("ClosedLoop", streams=streams)) for streams in SWEEP]
     print_trials(trials, knee(trials), console)
@@ -196,7 +182,7 @@ def selftest(
     """Measure the highest rate of this client on this machine, with a server that does nothing."""
     with null_server() as url, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        options = _Options(data, url, "search=1", "own", "hostile", seconds, 1e9, 0, processes, None)
+        options = _Options("search=1", "own", "hostile", seconds, 1e9, 0, processes, data, url, None)
         scenario = Scenario("ClosedLoop", streams=concurrency)
         usage = options.experiment(folder).send(scenario, folder, Console())
         observations = Run(folder).observations()

@@ -12,19 +12,12 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import BenchmarkError, RunError
 from benchmarks.files import write_atomically
 from benchmarks.load.driver import Client
-from benchmarks.operating_points.ladder import ladder as measure_ladder
-from benchmarks.operating_points.ladder import ladder_to_json, print_ladder
-from benchmarks.operating_points.ladder import to_markdown as ladder_markdown
-from benchmarks.operating_points.point import Workspace, refuse_invalid, write_rows
-from benchmarks.operating_points.strategies import (
-    Systems,
-    print_systems,
-    replay_systems,
-    strategies_to_json,
-)
+from benchmarks.operating_points.ladder import ladder_to_json, ladder_to_markdown, print_ladder, run_ladder
+from benchmarks.operating_points.point import Workspace, invalid_of, summary_of
+from benchmarks.operating_points.strategies import Systems, print_systems, replay_systems, strategies_to_json
 from benchmarks.operating_points.strategies import to_markdown as strategies_markdown
-from benchmarks.operating_points.sweep import axes_of, plot_sweep, print_sweep, sweep_to_json
-from benchmarks.operating_points.sweep import sweep as measure_grid
+from benchmarks.operating_points.sweep import axes_of, plot_sweep, print_sweep, run_sweep, sweep_to_json
+from benchmarks.reports import write_points
 from benchmarks.runs.run import Run
 
 SHIPPED = "model_export/zoo/efficientnet-lite0-octet"
@@ -46,9 +39,9 @@ def ladder(
     """Measure the cost of each step from torch fp32 to int8, scaled decoding, a quantized index and HNSW."""
     console = Console()
     workspace = _workspace(data, out, queries_per_domain, processes, console)
-    steps = measure_ladder(source, provider, workspace)
+    steps = run_ladder(source, provider, workspace)
     print_ladder(steps, console)
-    write_atomically(out / "ladder.md", ladder_markdown(steps))
+    write_atomically(out / "ladder.md", ladder_to_markdown(steps))
     _finish([step.run for step in steps], out, {"steps": ladder_to_json(steps)} if as_json else None)
 
 
@@ -65,7 +58,7 @@ def sweep(
 ) -> None:
     """Measure a grid of settings: R@1, p99 and images/s of every point, and the Pareto front."""
     console = Console()
-    points = measure_grid(axes_of(axis), _workspace(data, out, queries_per_domain, processes, console))
+    points = run_sweep(axes_of(axis), _workspace(data, out, queries_per_domain, processes, console))
     print_sweep(points, console)
     plot_sweep(points, out / "sweep.png")
     _finish([point.run for point in points], out, sweep_to_json(points) if as_json else None)
@@ -100,10 +93,13 @@ def strategies(
 
 
 def _finish(runs: Sequence[Run], out: Path, result: dict[str, Any] | None) -> None:
-    write_rows(runs, out / "points.csv")
+    for run in runs:
+        write_points(run, summary_of(run), out / "points.csv")
     if result is not None:
         print_json(result)
-    refuse_invalid(runs)
+    if invalid := invalid_of(runs):
+        names = ", ".join(invalid)
+        raise RunError(f"invalid: {names}; remove their folders, and the same command measures them again")
 
 
 def _workspace(

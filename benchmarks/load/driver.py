@@ -5,26 +5,21 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import BrokenBarrierError
-from typing import Any
 
 from rich.console import Console
 
 from benchmarks.errors import BenchmarkError, Interrupted, RunError
 from benchmarks.files import open_to_append
-from benchmarks.load.requests import LoadRequest
-from benchmarks.load.scenarios import Scenario
-from benchmarks.load.worker import Hooks, Share, run_share
+from benchmarks.load.requests import Load
+from benchmarks.load.worker import Share, Shared, run_share
 from benchmarks.progress import progress_bar
 from benchmarks.runs.run import ClientUsage, Run
 from benchmarks.runs.validity import Limits
-from benchmarks.targets.target import Target
 
-_LEAD_S = 0.2  # from the end of the last warm-up to the start
 _POLL_S = 0.1
 _NICE = -10  # waiting for a core would count as latency; needs root, and costs others little
 _STOP_TIMEOUT_S = 30  # for requests in flight when the run is stopped
@@ -38,16 +33,6 @@ class Client:
     warm_up: int = 32  # requests before the start, which are not observed
     key: str | None = None  # the service's bearer key
     limits: Limits = field(default_factory=Limits.from_environment)  # of a valid run
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """The requests and their arrival pattern."""
-
-    target: Target
-    scenario: Scenario
-    requests: Sequence[LoadRequest]
-    seconds: float | None = None  # duration of a closed loop; None: until all requests are sent
 
 
 def drive(
@@ -87,28 +72,14 @@ def drive(
     return processes.usage
 
 
-@dataclass(frozen=True, slots=True)
-class _Shared:
-    """Synchronisation objects of `multiprocessing` that all client processes share."""
-
-    barrier: Any
-    started: Any  # double: the common start on the monotonic clock
-    stopped: Any
-    done: Any  # images, by process
-    cpu_s: Any  # by process
-    wall_s: Any  # by process
-    errors: Any
-
-
 class _Processes:
     def __init__(self, load: Load, client: Client, folder: Path, segment: int) -> None:
         # A process without a stream would never send its share.
-        limit = load.scenario.streams or len(load.requests)
-        count = max(1, min(client.processes, limit, len(load.requests)))
-        warm_up = -(-client.warm_up // (count * load.scenario.bulk))
+        streams, times_s = load.scenario.streams, load.scenario.times_s(len(load.requests))
+        count = max(1, min(client.processes, streams or len(load.requests), len(load.requests)))
         # Not forked: threads and event loops of this process must not be copied.
         context = multiprocessing.get_context("spawn")
-        self._shared = shared = _Shared(
+        self._shared = Shared(
             barrier=context.Barrier(count),
             started=context.Value("d", 0.0, lock=False),
             stopped=context.Event(),
@@ -119,8 +90,17 @@ class _Processes:
         )
         self._processes: list[BaseProcess] = []
         for number in range(count):
+            share = Share(
+                number=number,
+                load=replace(load, requests=load.requests[number::count]),
+                times_s=None if times_s is None else times_s[number::count].tolist(),
+                streams=streams // count + (number < streams % count),
+                warm_up=-(-client.warm_up // (count * load.scenario.bulk)),
+                segment=segment,
+                key=client.key,
+            )
             file = folder / f"observations-{segment:03d}-{number:02d}.jsonl"
-            arguments = (_share(load, client, number, count, segment), warm_up, file, number, shared)
+            arguments = (share, file, self._shared)
             self._processes.append(context.Process(target=_work, args=arguments, daemon=True))
 
     def start(self) -> None:
@@ -156,58 +136,20 @@ class _Processes:
         if not self._shared.errors.empty():
             first: BenchmarkError = self._shared.errors.get()
             return first
-        statuses = [process.exitcode for process in self._processes if process.exitcode]
-        if statuses:
-            return RunError(
-                f"a client process died with exit status {statuses[0]}; its observations are kept"
-            )
+        for process in self._processes:
+            if status := process.exitcode:
+                return RunError(f"a client process died with exit status {status}; its observations are kept")
         return None
 
 
-def _share(load: Load, client: Client, number: int, processes: int, segment: int) -> Share:
-    times_s = load.scenario.times_s(len(load.requests))
-    streams = load.scenario.streams
-    return Share(
-        target=load.target,
-        scenario=load.scenario,
-        requests=load.requests[number::processes],
-        times_s=None if times_s is None else times_s[number::processes].tolist(),
-        streams=streams // processes + (number < streams % processes),
-        segment=segment,
-        key=client.key,
-        seconds=load.seconds,
-    )
-
-
-def _work(share: Share, warm_up: int, file: Path, number: int, shared: _Shared) -> None:
+def _work(share: Share, file: Path, shared: Shared) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent handles it
     with contextlib.suppress(PermissionError):
         os.nice(_NICE)
-
-    cpu_s, wall_s, parent = 0.0, 0.0, os.getppid()
-
-    def begin() -> float:
-        nonlocal cpu_s, wall_s
-        if shared.barrier.wait() == 0:
-            shared.started.value = time.monotonic() + _LEAD_S
-        shared.barrier.wait()
-        time.sleep(max(0.0, shared.started.value - time.monotonic()))
-        # Both clocks start here: CPU time divided by another interval is not a share.
-        cpu_s, wall_s = time.process_time(), time.monotonic()
-        return float(shared.started.value)
-
-    def stopped() -> bool:
-        return bool(shared.stopped.is_set()) or os.getppid() != parent  # the parent was killed
-
-    def count(images: int) -> None:
-        shared.done[number] += images
-
     try:
         # Line-buffered: observations are kept if the process is killed.
         with open_to_append(file) as stream:
-            run_share(share, warm_up, stream, Hooks(begin, stopped, count))
-        shared.cpu_s[number] = time.process_time() - cpu_s
-        shared.wall_s[number] = time.monotonic() - wall_s
+            run_share(share, stream, shared)
     except BrokenBarrierError:
         pass  # another process failed before the start, and reports the reason
     except BenchmarkError as error:

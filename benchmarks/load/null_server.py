@@ -21,19 +21,17 @@ def null_server() -> Iterator[str]:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(sender,), daemon=True)
     process.start()
-    try:
-        yield f"http://127.0.0.1:{receiver.recv()}"
-    finally:
-        process.kill()
-        process.join()
-        receiver.close()
-        sender.close()
+    with receiver, sender:
+        try:
+            yield f"http://127.0.0.1:{receiver.recv()}"
+        finally:
+            process.kill()
+            process.join()
 
 
 def _serve(port: Connection) -> None:
     async def serve() -> None:
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(_Protocol, "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(_Protocol, "127.0.0.1", 0)
         port.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 

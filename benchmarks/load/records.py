@@ -9,11 +9,9 @@ from benchmarks.load.workload import CacheName, SizeName
 from benchmarks.runs.records import VERSION, RunRecord
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoadRecord(RunRecord):
-    """`run.json` of `load` (kind `load`), and of `saturate` and `concurrency` (kind `trials`)."""
-
-    kinds: ClassVar[tuple[str, ...]] = ("load", "trials")
+@dataclass(frozen=True)
+class TrafficOptions:
+    """The options of a load that its record holds."""
 
     mix: str
     sizes: SizeName
@@ -22,6 +20,14 @@ class LoadRecord(RunRecord):
     slo_ms: float
     seed: int
     processes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadRecord(TrafficOptions, RunRecord):
+    """`run.json` of `load` (kind `load`), and of `saturate` and `concurrency` (kind `trials`)."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("load", "trials")
+
     scenario: Scenario | None = None  # of trials: one each
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
-from benchmarks.errors import TargetError
+from benchmarks.errors import DataError, TargetError
+from benchmarks.load.scenarios import Scenario
 from benchmarks.targets.http import multipart, raw
 from benchmarks.targets.target import Target, json_body
 
@@ -33,13 +34,26 @@ class LoadRequest:
     salt: int | None = None  # appended to the image's bytes: new to any cache, same pixels
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The requests and their arrival pattern."""
+
+    target: Target
+    scenario: Scenario
+    requests: Sequence[LoadRequest]
+    seconds: float | None = None  # duration of a closed loop; None: until all requests are sent
+
+
 def read(request: LoadRequest, nonce: bytes = b"") -> list[bytes]:
-    """Read the images; `nonce` differs by process and makes the salt unique. Raises OSError."""
+    """Read the images; `nonce` differs by process and makes the salt unique. Raises DataError."""
     if request.kind == "delete":
         return []
     # Decoders ignore bytes after the end of an image.
     salt = b"" if request.salt is None else nonce + request.salt.to_bytes(8, "big", signed=True)
-    return [image.file.read_bytes() + salt for image in request.images]
+    try:
+        return [image.file.read_bytes() + salt for image in request.images]
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def http_request(target: Target, request: LoadRequest, contents: Sequence[bytes]) -> HttpRequest:

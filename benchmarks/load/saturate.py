@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.trial import Trial
@@ -11,48 +11,40 @@ SUSTAINED_SHARE = 0.99  # of the requests within the SLO at a sustained rate
 _STEP = 1.05  # ratio of rates at which the bisection ends
 _DOUBLINGS = 12
 
-Try = Callable[[float], Trial]
 
-
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Saturated:
     """The highest sustained rate, and all trials of the search."""
 
-    rate_per_s: float = 0.0  # 0: not even the lowest rate was sustained
-    trials: list[Trial] = field(default_factory=list)
-    confirmed: list[Trial] = field(default_factory=list)  # at `rate_per_s`
+    rate_per_s: float  # 0: not even the lowest rate was sustained
+    trials: list[Trial]
+    confirmed: list[Trial]  # at `rate_per_s`
 
 
-def saturate(attempt: Try, first_rate: float, repeats: int) -> Saturated:
+def find_rate(attempt: Callable[[float], Trial], first_rate: float, repeats: int) -> Saturated:
     """Find the highest rate that is sustained in each of `repeats` trials.
 
     The rate doubles or halves from `first_rate` until the result is bracketed; then the bracket is bisected
     (geometrically) to 5 %. If the rate is not confirmed, the next lower one is tried. Raises BenchmarkError
     if every rate is sustained.
     """
-    saturated = Saturated()
+    trials: list[Trial] = []
 
-    def sustained(rate: float) -> bool:
-        saturated.trials.append(attempt(rate))
-        return saturated.trials[-1].good_share >= SUSTAINED_SHARE
+    def sustained(rate: float, kept_in: list[Trial] = trials) -> bool:
+        kept_in.append(attempt(rate))
+        return kept_in[-1].good_share >= SUSTAINED_SHARE
 
     low, high = _bracket(sustained, first_rate)
     while low and high / low > _STEP:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if sustained(middle) else (low, middle)
     while low >= first_rate / 2**_DOUBLINGS:
-        saturated.confirmed = []
-        while len(saturated.confirmed) < repeats:
-            saturated.confirmed.append(attempt(low))
-            if saturated.confirmed[-1].good_share < SUSTAINED_SHARE:
-                break
-        else:
-            saturated.rate_per_s = low
-            return saturated
-        saturated.trials += saturated.confirmed
+        confirmed: list[Trial] = []
+        if all(sustained(low, confirmed) for _ in range(repeats)):
+            return Saturated(low, trials, confirmed)
+        trials += confirmed
         low /= _STEP
-    saturated.confirmed = []
-    return saturated
+    return Saturated(0.0, trials, [])
 
 
 def knee(trials: Sequence[Trial]) -> Trial:

@@ -1,52 +1,49 @@
 """Terminal tables and plots of loads."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Column, Table
 
-from benchmarks.errors import RunError
+from benchmarks.files import write_atomically
 from benchmarks.load.trial import Trial
 from benchmarks.runs.latency import latency, stages_of, tail_of
 from benchmarks.runs.run import Observation, answered
 from benchmarks.runs.validity import send_lag_ms
 from benchmarks.stats.intervals import percentile_of
+from benchmarks.tables import Table
 
 
 def print_trials(trials: Sequence[Trial], knee: Trial | None, console: Console) -> None:
     """Print a row for each trial in the order of its load; the knee is marked."""
-    names = ("load", "sent", "in SLO", "429", "failed", "200/s", "p50 ms", "p99 ms", "")
-    columns = (Column(name, justify="right", no_wrap=True) for name in names)
-    table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for trial in sorted(trials, key=lambda trial: trial.rate_per_s or trial.streams):
-        table.add_row(
+    rows = [
+        [
             f"{trial.rate_per_s:.1f}/s" if trial.rate_per_s else f"concurrency {trial.streams}",
             f"{trial.requests:,}",
             f"{trial.good_share:.1%}",
             *(str(trial.shed), str(trial.failed)),
             *(f"{value:.1f}" for value in (trial.images_per_s, trial.p50_ms, trial.p99_ms)),
             "knee" if trial is knee else "",
-        )
-    console.print(table)
+        ]
+        for trial in sorted(trials, key=lambda trial: trial.rate_per_s or trial.streams)
+    ]
+    Table(("load", "sent", "in SLO", "429", "failed", "200/s", "p50 ms", "p99 ms", ""), rows).print(console)
 
 
 def print_load(trial: Trial, observations: Sequence[Observation], slo_ms: float, console: Console) -> None:
     """Print latencies by kind of request, then by stage."""
-    table = Table("request", *(Column(name, justify="right") for name in ("sent", "200", "p50 ms", "p99 ms")))
+    rows = []
     for kind in sorted({observation.kind for observation in observations}):
         of_kind = [observation for observation in observations if observation.kind == kind]
         times, ok = latency(of_kind), len(answered(of_kind))
-        table.add_row(kind, f"{len(of_kind):,}", f"{ok:,}", f"{times.p50_ms:.1f}", f"{times.p99_ms:.1f}")
-    console.print(table)
+        rows.append([kind, f"{len(of_kind):,}", f"{ok:,}", f"{times.p50_ms:.1f}", f"{times.p99_ms:.1f}"])
+    Table(("request", "sent", "200", "p50 ms", "p99 ms"), rows).print(console)
     successes = answered(observations)
-    tail = stages_of(tail_of(successes))
-    table = Table("stage", Column("mean ms", justify="right"), Column("at p99 and above", justify="right"))
-    for stage, ms in stages_of(successes).items():
-        table.add_row(stage, f"{ms:.2f}", f"{tail.get(stage, 0.0):.2f}")
-    console.print(table)
+    stages, tail = stages_of(successes), stages_of(tail_of(successes))
+    rows = [[stage, f"{ms:.2f}", f"{tail.get(stage, 0.0):.2f}"] for stage, ms in stages.items()]
+    Table(("stage", "mean ms", "at p99 and above"), rows).print(console)
     if successes:
         latencies_ms = np.array([observation.latency_ms for observation in successes])
         console.print(str(percentile_of(latencies_ms, 99)), highlight=False)
@@ -77,7 +74,6 @@ def plot_trials(trials: Sequence[Trial], knee: Trial, file: Path) -> None:
     axis.set_yscale("log")
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(file, dpi=120)
-    except OSError as error:
-        raise RunError(f"{file} cannot be written: {error.strerror}") from error
+    content = BytesIO()
+    figure.savefig(content, dpi=120)
+    write_atomically(file, content.getvalue())

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from benchmarks.errors import Interrupted, RunError, TargetError
 from benchmarks.files import complete_lines, open_to_append
-from benchmarks.load.driver import Client, Load, drive
-from benchmarks.load.requests import QueryImage
+from benchmarks.load.driver import Client, drive
+from benchmarks.load.requests import Load, QueryImage
 from benchmarks.load.scenarios import Scenario
 from benchmarks.load.workload import DOMAIN, Workload, requests_of
 from benchmarks.runs.latency import latency
@@ -42,11 +42,6 @@ class Trial:
     p99_ms: float
     invalid_because: list[str]
     not_judged: list[str] = field(default_factory=list)
-
-
-def at_rate(rate: float, seed: int) -> Scenario:
-    """Return a scenario with Poisson arrivals."""
-    return Scenario("Server", streams=0, rate_per_s=rate, seed=seed)
 
 
 @dataclass(frozen=True, slots=True)

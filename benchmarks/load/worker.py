@@ -11,16 +11,15 @@ import itertools
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TextIO
 
 import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
-from benchmarks.errors import DataError, TargetError
-from benchmarks.load.requests import LoadRequest, http_request, read
-from benchmarks.load.scenarios import Scenario
+from benchmarks.errors import TargetError
+from benchmarks.load.requests import Load, LoadRequest, http_request, read
 from benchmarks.runs.run import Observation, to_line
 from benchmarks.targets.http import Response, send, session_for
 from benchmarks.targets.target import Target, vector_of
@@ -28,6 +27,7 @@ from benchmarks.targets.target import Target, vector_of
 # Sends a request with its image bytes, at its scheduled time; returns True if there was a response.
 _Send = Callable[[LoadRequest, list[bytes], float], Awaitable[bool]]
 
+_LEAD_S = 0.2  # from the end of the last warm-up to the start
 # The service is unreachable after this time and this many consecutive requests without a response.
 _UNREACHABLE_S = 10
 _UNREACHABLE_REQUESTS = 5
@@ -38,23 +38,26 @@ _PAUSE_S = 0.5  # of a stream after a request without a response: a crashed work
 class Share:
     """The part of a load that one process sends."""
 
-    target: Target
-    scenario: Scenario
-    requests: Sequence[LoadRequest]
+    number: int  # of the process
+    load: Load
     times_s: Sequence[float] | None  # scheduled times; None: a closed loop
     streams: int
+    warm_up: int  # requests
     segment: int
     key: str | None
-    seconds: float | None = None  # duration of a closed loop
 
 
 @dataclass(frozen=True, slots=True)
-class Hooks:
-    """Callbacks into the state that all processes share."""
+class Shared:
+    """Synchronisation objects of `multiprocessing` that all client processes share."""
 
-    begin: Callable[[], float]  # waits for the common start, and returns it on the monotonic clock
-    stopped: Callable[[], bool]
-    count: Callable[[int], None]  # adds completed images
+    barrier: Any
+    started: Any  # double: the common start on the monotonic clock
+    stopped: Any
+    done: Any  # images, by process
+    cpu_s: Any  # by process
+    wall_s: Any  # by process
+    errors: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,41 +70,56 @@ class _Result:
     error: str | None = None
 
 
-def run_share(share: Share, warm_up: int, stream: TextIO, hooks: Hooks) -> None:
-    """Send all requests. Raises DataError, TargetError, and OSError of `stream`."""
-    uvloop.run(_Worker(share, stream, hooks).run(warm_up))
+def run_share(share: Share, stream: TextIO, shared: Shared) -> None:
+    """Send all requests. Raises DataError, TargetError, BrokenBarrierError, and OSError of `stream`."""
+    uvloop.run(_Worker(share, stream, shared).run())
 
 
 class _Worker:
-    def __init__(self, share: Share, stream: TextIO, hooks: Hooks) -> None:
+    def __init__(self, share: Share, stream: TextIO, shared: Shared) -> None:
         self._share = share
+        self._load = share.load
         self._stream = stream
-        self._hooks = hooks
+        self._shared = shared
+        self._parent = os.getppid()
         self._start = self._last_response = time.monotonic()
         self._unanswered = 0  # requests since the last response
         self._nonce = os.urandom(8)
 
-    async def run(self, warm_up: int) -> None:
-        share = self._share
+    async def run(self) -> None:
+        share, shared = self._share, self._shared
         async with session_for(share.key) as self._session:
-            await self._warm_up(_as_warm_up(share.requests, warm_up))
-            self._start = self._last_response = self._hooks.begin()
+            await self._warm_up()
+            self._start = self._last_response = self._common_start()
+            # Both clocks start here: CPU time divided by another interval is not a share.
+            cpu_s, wall_s = time.process_time(), time.monotonic()
             if share.times_s is None:
                 await self._closed_loop(self._remaining(), share.streams, self._observe)
             else:
                 await self._open_loop(share.times_s)
+        shared.cpu_s[share.number] = time.process_time() - cpu_s
+        shared.wall_s[share.number] = time.monotonic() - wall_s
+
+    def _common_start(self) -> float:
+        """Wait for all processes; returns the common start on the monotonic clock."""
+        if self._shared.barrier.wait() == 0:
+            self._shared.started.value = time.monotonic() + _LEAD_S
+        self._shared.barrier.wait()
+        time.sleep(max(0.0, self._shared.started.value - time.monotonic()))
+        return float(self._shared.started.value)
 
     def _remaining(self) -> Iterator[LoadRequest]:
-        until = self._start + (self._share.seconds or float("inf"))
-        for request in self._share.requests:
-            if self._hooks.stopped() or time.monotonic() >= until:
+        until = self._start + (self._load.seconds or float("inf"))
+        for request in self._load.requests:
+            # The parent is another process if it was killed.
+            if self._shared.stopped.is_set() or os.getppid() != self._parent or time.monotonic() >= until:
                 return
             yield request
 
     async def _closed_loop(self, requests: Iterator[LoadRequest], streams: int, send_one: _Send) -> None:
         async def stream() -> None:
-            while group := list(itertools.islice(requests, self._share.scenario.group)):
-                contents = [_read(request, self._nonce) for request in group]
+            while group := list(itertools.islice(requests, self._load.scenario.group)):
+                contents = [read(request, self._nonce) for request in group]
                 at = time.monotonic()
                 responded = await asyncio.gather(
                     *(send_one(request, data, at) for request, data in zip(group, contents, strict=True))
@@ -109,13 +127,19 @@ class _Worker:
                 if not all(responded):
                     await asyncio.sleep(_PAUSE_S)
 
-        await _run_all([stream() for _ in range(streams)])
+        tasks = [asyncio.create_task(stream()) for _ in range(streams)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:  # the first error cancels the other streams
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _open_loop(self, times_s: Sequence[float]) -> None:
         tasks: set[asyncio.Task[bool]] = set()
         try:
             for request, at_s in zip(self._remaining(), times_s, strict=False):
-                contents = _read(request, self._nonce)  # before its scheduled time
+                contents = read(request, self._nonce)  # before its scheduled time
                 await asyncio.sleep(self._start + at_s - time.monotonic())
                 tasks.add(asyncio.create_task(self._observe(request, contents, self._start + at_s)))
                 for done in [task for task in tasks if task.done()]:
@@ -124,14 +148,18 @@ class _Worker:
         finally:
             await asyncio.gather(*tasks)
 
-    async def _warm_up(self, requests: Sequence[LoadRequest]) -> None:
+    async def _warm_up(self) -> None:
+        """Send the first requests, except those that change something, with bytes that do not recur."""
+        first = self._load.requests[: self._share.warm_up]
+        reads = (request for request in first if request.kind not in ("index", "delete"))
+        salted = (replace(request, salt=-number - 1) for number, request in enumerate(reads))
         results: list[_Result] = []
 
         async def send_one(request: LoadRequest, contents: list[bytes], _: float) -> bool:
             results.extend(self._results(request, await self._send(request, contents)))
             return True
 
-        await self._closed_loop(iter(requests), max(1, self._share.streams), send_one)
+        await self._closed_loop(salted, max(1, self._share.streams), send_one)
         # A resumed run may consist of failing requests only.
         if results and not self._share.segment and not any(result.status == 200 for result in results):
             raise TargetError(f"all requests of the warm-up failed, the last with: {results[-1].error}")
@@ -140,9 +168,21 @@ class _Worker:
         sent = time.monotonic()
         response = await self._send(request, contents)
         done = time.monotonic()
-        for line in self._lines(request, response, at, sent, done):
-            self._stream.write(line)
-        self._hooks.count(len(request.images))
+        for image, result in zip(request.images, self._results(request, response), strict=True):
+            observation = Observation(
+                query_id=image.id,
+                domain=image.domain,
+                kind=request.kind,
+                scheduled_s=at - self._start,
+                sent_s=sent - self._start,
+                done_s=done - self._start,
+                server_ms=response.server_ms,
+                cache=response.cache,
+                segment=self._share.segment,
+                **asdict(result),
+            )
+            self._stream.write(to_line(observation))
+        self._shared.done[self._share.number] += len(request.images)
         if response.status:
             self._last_response, self._unanswered = done, 0
             return True
@@ -154,7 +194,7 @@ class _Worker:
         return False
 
     async def _send(self, request: LoadRequest, contents: list[bytes]) -> Response:
-        method, url, arguments = http_request(self._share.target, request, contents)
+        method, url, arguments = http_request(self._load.target, request, contents)
         return await send(self._session, method, url, **arguments)
 
     def _results(self, request: LoadRequest, response: Response) -> list[_Result]:
@@ -170,7 +210,7 @@ class _Worker:
         return [failed] * len(request.images)
 
     def _parse(self, request: LoadRequest, body: Any) -> list[_Result]:
-        target = self._share.target
+        target = self._load.target
         match request.kind:
             case "search":
                 return [_Result(200, [str(hit["id"]) for hit in body["hits"]])]
@@ -181,52 +221,6 @@ class _Worker:
                 return [_bulk_result(target, result) for _, result in pairs]
             case "index" | "delete":
                 return [_Result(200)]
-
-    def _lines(
-        self, request: LoadRequest, response: Response, at: float, sent: float, done: float
-    ) -> Iterator[str]:
-        for image, result in zip(request.images, self._results(request, response), strict=True):
-            yield to_line(
-                Observation(
-                    query_id=image.id,
-                    domain=image.domain,
-                    kind=request.kind,
-                    status=result.status,
-                    hit_ids=result.hit_ids,
-                    embedding=result.embedding,
-                    scheduled_s=at - self._start,
-                    sent_s=sent - self._start,
-                    done_s=done - self._start,
-                    server_ms=response.server_ms,
-                    cache=response.cache,
-                    segment=self._share.segment,
-                    error=result.error,
-                )
-            )
-
-
-async def _run_all(streams: Sequence[Awaitable[None]]) -> None:
-    """Run all streams; the first error cancels the others and is raised."""
-    tasks = [asyncio.ensure_future(stream) for stream in streams]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _as_warm_up(requests: Sequence[LoadRequest], count: int) -> list[LoadRequest]:
-    """Of the first `count` requests, return those that change nothing, with bytes that do not recur."""
-    reads = (request for request in requests[:count] if request.kind not in ("index", "delete"))
-    return [replace(request, salt=-number - 1) for number, request in enumerate(reads)]
-
-
-def _read(request: LoadRequest, nonce: bytes) -> list[bytes]:
-    try:
-        return read(request, nonce)
-    except OSError as error:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def _bulk_result(target: Target, result: dict[str, Any]) -> _Result:

@@ -1,7 +1,7 @@
 """Mixed traffic: kinds of requests, image sizes, and how often images repeat."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -49,9 +49,8 @@ class Workload:
 def shares_of(text: str) -> dict[Kind, float]:
     """Parse `search=0.7,embed=0.3` to shares that add up to 1. Raises BenchmarkError."""
     try:
-        weights = {
-            name.strip(): float(weight) for name, weight in (part.split("=") for part in text.split(","))
-        }
+        pairs = (part.split("=") for part in text.split(","))
+        weights = {name.strip(): float(weight) for name, weight in pairs}
     except ValueError as error:
         raise BenchmarkError(f"a mix is written search=0.7,embed=0.3, not {text!r}") from error
     unknown = weights.keys() - set(_KINDS)
@@ -64,14 +63,14 @@ def shares_of(text: str) -> dict[Kind, float]:
 def requests_of(workload: Workload, images: Sequence[QueryImage], count: int) -> list[LoadRequest]:
     """Return `count` requests, reproducible by seed. A delete removes an item that was indexed before."""
     rng = np.random.default_rng(workload.seed)
-    numbers = rng.choice(len(workload.shares), size=count, p=list(workload.shares.values()))
-    kinds = list(workload.shares)
-    chosen = _chosen(workload, len(images), count, rng)
+    kinds = rng.choice(list(workload.shares), size=count, p=list(workload.shares.values()))
+    hostile = workload.cache == "hostile"
+    numbers = itertools.cycle(range(len(images))) if hostile else (rng.zipf(_ZIPF, count) - 1) % len(images)
     indexed: list[QueryImage] = []
     requests = []
-    for number, kind in enumerate(kinds[kind_number] for kind_number in numbers):
-        image = images[next(chosen)]
-        salt = number + 1 if workload.cache == "hostile" else None
+    for number, (kind, image_number) in enumerate(zip(kinds.tolist(), numbers, strict=False)):
+        image = images[image_number]
+        salt = number + 1 if hostile else None
         if kind == "delete" and indexed:
             requests.append(LoadRequest("delete", (indexed.pop(0),)))
         elif kind in ("index", "delete"):
@@ -88,19 +87,12 @@ def images_of(data: Dataset, sizes: SizeName, folder: Path) -> list[QueryImage]:
 
     Raises DataError, and RunError if they cannot be written.
     """
-    records = list(itertools.islice(data.alternating_queries(), _IMAGES))
-    sizes_px = itertools.cycle(SIZES[sizes] or (None,))
-    files = [
-        _resized(data, record, size_px, folder) if size_px else data.image(record)
-        for record, size_px in zip(records, sizes_px, strict=False)
-    ]
-    return [QueryImage(record.id, record.domain, file) for record, file in zip(records, files, strict=True)]
-
-
-def _chosen(workload: Workload, images: int, count: int, rng: np.random.Generator) -> Iterator[int]:
-    if workload.cache == "hostile":
-        return itertools.islice(itertools.cycle(range(images)), count)
-    return map(int, (rng.zipf(_ZIPF, count) - 1) % images)
+    records = itertools.islice(data.alternating_queries(), _IMAGES)
+    images = []
+    for record, size_px in zip(records, itertools.cycle(SIZES[sizes] or (None,)), strict=False):
+        file = _resized(data, record, size_px, folder) if size_px else data.image(record)
+        images.append(QueryImage(record.id, record.domain, file))
+    return images
 
 
 def _resized(data: Dataset, record: Record, size: tuple[int, int], folder: Path) -> Path:

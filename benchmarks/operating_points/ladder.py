@@ -1,7 +1,7 @@
 """The ladder: from torch to the fastest settings, step by step, with the cost of each step in R@1."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,28 +10,18 @@ from rich.console import Console
 
 from benchmarks.comparison.compare import Comparison, compare
 from benchmarks.operating_points.inputs import check_inputs, fingerprints_of
-from benchmarks.operating_points.point import (
-    Point,
-    Workspace,
-    invalid_of,
-    measure,
-    print_invalid,
-    python_m,
-    summary_of,
-    variables,
-)
-from benchmarks.replay.records import DomainSummary, PercentileSummary
+from benchmarks.operating_points.point import Point, Workspace, invalid_of, measure, print_invalid, summary_of
 from benchmarks.runs.provenance import commit
 from benchmarks.runs.records import to_json
 from benchmarks.runs.run import Run
 from benchmarks.scoring.measures import MEASURES
 from benchmarks.stats.paired_tests import Pair
 from benchmarks.tables import Table
+from benchmarks.targets.process import python_m
 
 _EFS = (256, 64, 32)  # a search with k = 10 fetches 18 candidates, so a smaller ef has the effect of 18
 _THREADS = "OMP_NUM_THREADS"
 _CHANGE = "change"
-_COLUMNS = ("step", "R@1", _CHANGE, "mMP@5", _CHANGE, "p50", "p99", "img/s", "x")
 
 
 @dataclass(frozen=True)
@@ -42,15 +32,15 @@ class Step:
     run: Run
     since: Comparison | None  # None: the first step
 
-    @property
-    def domains(self) -> dict[str, DomainSummary]:
-        """The results by domain."""
-        return summary_of(self.run).domains
 
-
-def ladder(source: str, provider: str, workspace: Workspace) -> list[Step]:
+def run_ladder(source: str, provider: str, workspace: Workspace) -> list[Step]:
     """Measure every step; complete runs are reused. Raises what `measure` raises."""
-    models = {name: _exported(source, name, options, workspace) for name, options in _models(provider)}
+    precision = "int8" if provider in ("cpu", "openvino") else "fp16"  # the fastest of the provider
+    draft, options = f"{precision}-draft", ("--precision", precision)
+    models = {
+        precision: _exported(source, precision, options, workspace),
+        draft: _exported(source, draft, (*options, "--jpeg", "draft"), workspace),
+    }
     steps: list[Step] = []
     for point in ladder_points(source, provider, models):
         run = measure(point, workspace)
@@ -61,12 +51,10 @@ def ladder(source: str, provider: str, workspace: Workspace) -> list[Step]:
 def ladder_points(source: str, provider: str, models: dict[str, Path]) -> list[Point]:
     """The points of the ladder; from the third on, each keeps the settings of the one before it."""
     precision, draft = list(models)
-    settings = {"provider": provider}
-    served = Point("2-onnx-fp32", {**settings, "model": source})
-    smaller = replace(served, name=f"3-{precision}", settings={**settings, "model": str(models[precision])})
-    scaled = replace(smaller, name="4-scaled-decode", settings={**settings, "model": str(models[draft])})
-    quantized = {**scaled.settings, "index_quantization": "scalar-int8"}
-    rough = replace(scaled, name="5-quantized-index", settings=quantized, exact=False)
+    served = Point("2-onnx-fp32", {"provider": provider, "model": source})
+    smaller = Point(f"3-{precision}", {"provider": provider, "model": str(models[precision])})
+    scaled = Point("4-scaled-decode", {"provider": provider, "model": str(models[draft])})
+    rough = Point("5-quantized-index", {**scaled.settings, "index_quantization": "scalar-int8"}, exact=False)
     graphs = [
         replace(rough, name=f"{number}-hnsw-ef-{ef}", graph=True, ef=ef)
         for number, ef in enumerate(_EFS, start=6)
@@ -79,32 +67,29 @@ def ladder_points(source: str, provider: str, models: dict[str, Path]) -> list[P
 
 def print_ladder(steps: Sequence[Step], console: Console) -> None:
     """Print one line per step, then each measure by domain; step names fit into 80 columns."""
-    invalid = invalid_of(step.run for step in steps)
-    _steps_table(steps, invalid).print(console)
+    _steps_table(steps).print(console)
     console.print(_note(steps), highlight=False)
-    print_invalid(invalid, console)
+    print_invalid(invalid_of(step.run for step in steps), console)
     for measure_name in MEASURES:
         _domain_table(steps, [measure_name]).print(console)
 
 
-def to_markdown(steps: Sequence[Step]) -> str:
+def ladder_to_markdown(steps: Sequence[Step]) -> str:
     """The ladder in Markdown: steps, latencies with intervals, then measures and changes by domain."""
     invalid = invalid_of(step.run for step in steps)
-    times = [
-        [step.point.name, *(_with_interval(row) for row in _percentiles(step, (50, 99)))] for step in steps
-    ]
+    times = [[step.point.name, *(_with_interval(step, percent) for percent in (50, 99))] for step in steps]
     changes = [
         [step.point.name, *(_change(pairs["R@1"]) for pairs in step.since.domains.values())]
         for step in steps
         if step.since
     ]
     parts = [
-        _steps_table(steps, invalid).to_markdown(),
+        _steps_table(steps).to_markdown(),
         _note(steps),
         *(f"invalid: {name}: {reason}" for name, reason in invalid.items()),
         Table(("ms", "p50", "p99"), times).to_markdown(),
         _domain_table(steps, MEASURES).to_markdown(),
-        Table(("change of R@1", *steps[0].domains), changes).to_markdown(),
+        Table(("change of R@1", *summary_of(steps[0].run).domains), changes).to_markdown(),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -119,7 +104,8 @@ def ladder_to_json(steps: Sequence[Step]) -> list[dict[str, Any]]:
             "mean": to_json(summary_of(step.run).mean),
             "all": to_json(summary_of(step.run).totals),
             "domains": {
-                domain: {name: row.share(name) for name in MEASURES} for domain, row in step.domains.items()
+                domain: {name: row.share(name) for name in MEASURES}
+                for domain, row in summary_of(step.run).domains.items()
             },
             "difference": _difference(step.since) if step.since else None,
             "invalid_because": invalid.get(step.point.name),
@@ -134,48 +120,32 @@ def _difference(since: Comparison) -> dict[str, Any]:
     return {**difference["mean"], "domains": difference["domains"], "ratio": difference["ratio"]}
 
 
-def _steps_table(steps: Sequence[Step], invalid: Mapping[str, str]) -> Table:
-    rows = [_cells(step, invalid) for step in steps]
-    return Table(_COLUMNS, rows, wrapped=(_CHANGE,), padding=0)
+def _steps_table(steps: Sequence[Step]) -> Table:
+    """Measures and changes in points, p50 and p99 in ms, images/s and their ratio to the step before."""
+    rows = []
+    for step in steps:
+        summary, since = summary_of(step.run), step.since
+        row = [step.point.name if summary.valid else f"{step.point.name}!"]
+        for name in MEASURES:
+            row += [f"{100 * summary.mean.share(name):.1f}", _change(since.mean[name]) if since else ""]
+        row += [f"{ms:.0f}" for ms in (summary.totals.p50_ms, summary.totals.p99_ms)]
+        ratio = f"{since.images_per_s_ratio:.2f}" if since else ""
+        rows.append([*row, f"{summary.totals.images_per_s:.1f}", ratio])
+    columns = ("step", "R@1", _CHANGE, "mMP@5", _CHANGE, "p50", "p99", "img/s", "x")
+    return Table(columns, rows, wrapped=(_CHANGE,), padding=0)
 
 
 def _domain_table(steps: Sequence[Step], measures: Sequence[str]) -> Table:
-    rows = [
-        [
-            step.point.name,
-            *(
-                " / ".join(f"{100 * row.share(name):.1f}" for name in measures)
-                for row in step.domains.values()
-            ),
-        ]
-        for step in steps
-    ]
-    return Table((" / ".join(measures), *steps[0].domains), rows, padding=0)
+    rows = []
+    for step in steps:
+        domains = summary_of(step.run).domains
+        shares = ([f"{100 * row.share(name):.1f}" for name in measures] for row in domains.values())
+        rows.append([step.point.name, *map(" / ".join, shares)])
+    return Table((" / ".join(measures), *domains), rows, padding=0)
 
 
-def _cells(step: Step, invalid: Mapping[str, str]) -> list[str]:
-    """Measures and changes in points, p50 and p99 in ms, images/s and their ratio to the step before."""
-    summary = summary_of(step.run)
-    measures = []
-    for name in MEASURES:
-        change = _change(step.since.mean[name]) if step.since else ""
-        measures += [f"{100 * summary.mean.share(name):.1f}", change]
-    return [
-        step.point.name + ("!" if step.point.name in invalid else ""),
-        *measures,
-        f"{summary.totals.p50_ms:.0f}",
-        f"{summary.totals.p99_ms:.0f}",
-        f"{summary.totals.images_per_s:.1f}",
-        f"{step.since.images_per_s_ratio:.2f}" if step.since else "",
-    ]
-
-
-def _percentiles(step: Step, percents: Sequence[int]) -> Iterator[PercentileSummary]:
-    rows = {row.percentile: row for row in summary_of(step.run).percentiles}
-    return (rows[percent] for percent in percents)
-
-
-def _with_interval(row: PercentileSummary) -> str:
+def _with_interval(step: Step, percent: int) -> str:
+    row = next(row for row in summary_of(step.run).percentiles if row.percentile == percent)
     low, high = ("?" if end_ms is None else f"{end_ms:.0f}" for end_ms in row.interval_ms)
     return f"{row.ms:.0f} [{low}, {high}]"
 
@@ -191,13 +161,6 @@ def _note(steps: Sequence[Step]) -> str:
     return f"{torch.name} ran with {environment}; change: from the step before, in points, with 95% interval"
 
 
-def _models(provider: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Export options: the provider's fastest precision, then also with JPEGs decoded at a reduced size."""
-    precision = "int8" if provider in ("cpu", "openvino") else "fp16"
-    smaller = ("--precision", precision)
-    return [(precision, smaller), (f"{precision}-draft", (*smaller, "--jpeg", "draft"))]
-
-
 def _exported(source: str, name: str, options: Sequence[str], workspace: Workspace) -> Path:
     out = workspace.folder / "models" / name
     inputs = {
@@ -210,6 +173,5 @@ def _exported(source: str, name: str, options: Sequence[str], workspace: Workspa
     if not (out / "manifest.json").exists():
         workspace.console.print(f"exporting {name} ...")
         data = ("--data", str(workspace.data.root))
-        command = ("model_export", "export", source, "--out", str(out), *options, *data, "--no-store")
-        python_m(*command, environment=variables({}))
+        python_m("model_export", "export", source, "--out", str(out), *options, *data, "--no-store")
     return out

@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -14,25 +12,18 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from benchmarks.datasets.dataset import Dataset
-from benchmarks.errors import RunError, TargetError
+from benchmarks.errors import RunError
 from benchmarks.load.driver import Client
 from benchmarks.load.scenarios import Scenario
 from benchmarks.operating_points.inputs import check_inputs, fingerprints_of
 from benchmarks.replay.records import Protocol, RunSummary
 from benchmarks.replay.replay import latest_of, replay
 from benchmarks.replay.summary import summarise
-from benchmarks.reports import write_points
 from benchmarks.runs.provenance import commit
 from benchmarks.runs.records import RunRecord, read_record, write_summary
 from benchmarks.runs.run import PACKED, Run
 from benchmarks.targets.gallery import index_gallery
-from benchmarks.targets.process import (
-    SERVICE,
-    ServiceProcess,
-    port_is_free,
-    running_module,
-    running_service,
-)
+from benchmarks.targets.process import port_is_free, python_m, running_module, running_service, variables
 from benchmarks.targets.target import Target
 
 _BUILT = "built"  # a file in the index's folder
@@ -63,16 +54,6 @@ class Workspace:
     client: Client
     console: Console
 
-    @property
-    def inputs(self) -> dict[str, Any]:
-        """The inputs that all points share."""
-        return {
-            "data_fingerprint": self.data.fingerprint,
-            "queries_per_domain": self.queries_per_domain,
-            "processes": self.client.processes,
-            "commit": commit(),
-        }
-
 
 def measure(point: Point, workspace: Workspace) -> Run:
     """Measure a point, unless its run is complete.
@@ -80,22 +61,31 @@ def measure(point: Point, workspace: Workspace) -> Run:
     Raises TargetError if the service does not start, RunError, and what `replay` raises.
     """
     run = Run(workspace.folder / point.name)
-    begin(run, {**_inputs(point), **workspace.inputs})
-    if is_complete(run):
+    if begin(run, _inputs(point), workspace):
         return run
     workspace.console.print(f"[bold]{point.name}[/bold]")
     protocol = Protocol(exact=point.exact, ef=point.ef, queries_per_domain=workspace.queries_per_domain)
     scenario = Scenario("ClosedLoop", streams=point.streams)
-    with _serving(point, workspace, port_of([run])) as service:
-        target = Target("post", f"{service.url}/embed") if point.naive else Target("uie", service.url)
+    with _serving(point, workspace, port_of([run])) as url:
+        target = Target("post", f"{url}/embed") if point.naive else Target("uie", url)
         replay(workspace.data, target, protocol, scenario, run.folder, workspace.client, workspace.console)
     finish(run, workspace)
     return run
 
 
-def begin(run: Run, inputs: Mapping[str, Any]) -> None:
-    """Write the run's inputs to its `point.json`. Raises RunError if the run has other inputs."""
-    check_inputs(run.folder / "point.json", inputs, run.folder / "run.json")
+def begin(run: Run, inputs: Mapping[str, Any], workspace: Workspace) -> bool:
+    """Write the inputs to the run's `point.json`, unless it exists; returns True if the run is complete.
+
+    Raises RunError if the run has other inputs.
+    """
+    shared = {
+        "data_fingerprint": workspace.data.fingerprint,
+        "queries_per_domain": workspace.queries_per_domain,
+        "processes": workspace.client.processes,
+        "commit": commit(),
+    }
+    check_inputs(run.folder / "point.json", {**inputs, **shared}, run.folder / "run.json")
+    return is_complete(run)
 
 
 def port_of(runs: Iterable[Run]) -> int | None:
@@ -123,12 +113,6 @@ def finish(run: Run, workspace: Workspace) -> None:
     write_summary(run.folder, summary)
 
 
-def write_rows(runs: Iterable[Run], file: Path) -> None:
-    """Write one CSV row per run. Raises RunError."""
-    for run in runs:
-        write_points(run, summary_of(run), file)
-
-
 def invalid_of(runs: Iterable[Run]) -> dict[str, str]:
     """The reasons for invalid runs, by name; valid runs are left out."""
     summaries = {run.folder.name: summary_of(run) for run in runs}
@@ -143,18 +127,10 @@ def print_invalid(invalid: Mapping[str, str], console: Console) -> None:
         console.print(f"invalid: {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
 
 
-def refuse_invalid(runs: Iterable[Run]) -> None:
-    """Raise RunError if a run is invalid."""
-    if invalid := invalid_of(runs):
-        names = ", ".join(invalid)
-        raise RunError(f"invalid: {names}; remove their folders, and the same command measures them again")
-
-
 def _inputs(point: Point) -> dict[str, Any]:
-    settings = {f"UIE_{name.upper()}": value for name, value in point.settings.items()}
     models = {"UIE_MODEL": _model(point), "naive": point.naive and fingerprints_of(point.naive)}
     others = {name: value for name, value in asdict(point).items() if name != "settings"}
-    return {**others, **settings, **models}
+    return {**others, **variables(point.settings), **models}
 
 
 def _model(point: Point) -> str:
@@ -162,33 +138,28 @@ def _model(point: Point) -> str:
 
 
 @contextmanager
-def _serving(point: Point, workspace: Workspace, port: int | None) -> Iterator[ServiceProcess]:
-    """The running service. Points of the same model and kind of index share the index."""
+def _serving(point: Point, workspace: Workspace, port: int | None) -> Iterator[str]:
+    """The URL of the running service. Points of the same model and kind of index share the index."""
     log = workspace.folder / f"{point.name}.log"
     if point.naive:
         module = ("model_export", "serve", point.naive)
         with running_module(log, port, module, point.environment) as service:
-            yield service
+            yield service.url
         return
     quantization = point.settings.get("index_quantization", "none")
     content = f"{_model(point).replace('/', '-')}-{workspace.data.fingerprint[:8]}"
     index = workspace.folder / "index" / f"{content}-{quantization}{'-hnsw' if point.graph else ''}"
     settings = {**point.settings, "data_dir": str(index)}
     if (point.graph or quantization != "none") and not (index / _BUILT).exists():
-        with running_service(log, None, SERVICE, **settings) as service:
+        with running_service(log, None, **settings) as service:
             asyncio.run(index_gallery(workspace.data, service.url, workspace.console))
         # In a process that serves nothing: it holds Python's lock (docs/decisions/03).
         from_items = "1" if point.graph else str(_NEVER)
-        python_m("service", "optimise", "--from-items", from_items, environment=variables(settings))
+        python_m("service", "optimise", "--from-items", from_items, **settings)
         (index / _BUILT).touch()
-    with running_service(log, port, SERVICE, **settings) as service:
+    with running_service(log, port, **settings) as service:
         asyncio.run(index_gallery(workspace.data, service.url, workspace.console))
-        yield service
-
-
-def variables(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with `settings` as UIE_* variables."""
-    return {**os.environ, **{f"UIE_{name.upper()}": value for name, value in settings.items()}}
+        yield service.url
 
 
 def is_complete(run: Run) -> bool:
@@ -202,13 +173,3 @@ def is_complete(run: Run) -> bool:
 def summary_of(run: Run) -> RunSummary:
     """The summary of a complete run. Raises RunError."""
     return read_record(run.folder / "summary.json", RunSummary)
-
-
-def python_m(*command: str, environment: Mapping[str, str]) -> None:
-    """Run `python -m COMMAND`. Raises TargetError with its output."""
-    done = subprocess.run(
-        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        output = (done.stderr or done.stdout).strip()[-500:]
-        raise TargetError(f"`python -m {' '.join(command)}` failed: {output}")

@@ -21,7 +21,6 @@ from benchmarks.operating_points.point import (
     begin,
     finish,
     invalid_of,
-    is_complete,
     port_of,
     print_invalid,
     summary_of,
@@ -31,7 +30,7 @@ from benchmarks.replay.replay import replay
 from benchmarks.runs.records import to_json
 from benchmarks.runs.run import Run, to_line
 from benchmarks.tables import Table
-from benchmarks.targets.process import SERVICE, running_service
+from benchmarks.targets.process import running_service
 from benchmarks.targets.target import Target
 
 ORACLE = "specialist+oracle"
@@ -66,18 +65,25 @@ def replay_systems(systems: Systems, workspace: Workspace) -> dict[str, Run]:
     if len(runs) < len(manifests):
         names = ", ".join(manifest.name for manifest in manifests)
         raise RunError(f"two models have the same name: {names}")
-    for manifest in manifests:
-        begin(runs[manifest.name], {"model": manifest.fingerprint, **workspace.inputs})
-    missing = {name: run for name, run in runs.items() if not is_complete(run)}
+    missing = {
+        manifest.name: runs[manifest.name]
+        for manifest in manifests
+        if not begin(runs[manifest.name], {"model": manifest.fingerprint}, workspace)
+    }
     if missing:
         settings = {
             "model": ",".join(str(folder) for folder in systems.folders),
             "data_dir": str(workspace.folder / "index" / manifests[0].fingerprint),
         }
         log, port = workspace.folder / "service.log", port_of(missing.values())
-        with running_service(log, port, SERVICE, **settings) as service:
+        protocol = Protocol(queries_per_domain=workspace.queries_per_domain)
+        bulk = scenario_row("Offline", 1, None, 0)
+        with running_service(log, port, **settings) as service:
             for name, run in missing.items():
-                _replay(Target("uie", service.url, name), run, workspace)
+                target = Target("uie", service.url, name)
+                out, client, console = run.folder, workspace.client, workspace.console
+                replay(workspace.data, target, protocol, bulk, out, client, console)
+                finish(run, workspace)
     if systems.specialists:
         runs[ORACLE] = _oracle(systems.specialists, runs, workspace)
     return runs
@@ -85,17 +91,17 @@ def replay_systems(systems: Systems, workspace: Workspace) -> dict[str, Run]:
 
 def print_systems(runs: Mapping[str, Run], console: Console) -> None:
     """Print the means, then R@1 by domain, in the merged gallery; system names fit into 80 columns."""
-    means, domains = _means(runs), _domains(runs)
-    Table(means.columns, means.rows, padding=0).print(console)
-    Table(("R@1", *domains.columns[1:]), domains.rows, wrapped=domains.columns[1:], padding=0).print(console)
+    means, domains = _tables(runs)
+    means.print(console)
+    domains.print(console)
     print_invalid(invalid_of(runs.values()), console)
 
 
 def to_markdown(runs: Mapping[str, Run]) -> str:
     """The systems in Markdown, one row each."""
-    means, domains = _means(runs), _domains(runs)
+    means, domains = _tables(runs)
     rows = [[*row, *mean[1:]] for row, mean in zip(domains.rows, means.rows, strict=True)]
-    table = Table((*domains.columns, *means.columns[1:]), rows).to_markdown()
+    table = Table(("system", *domains.columns[1:], *means.columns[1:]), rows).to_markdown()
     invalid = [f"\ninvalid: {name}: {reason}" for name, reason in invalid_of(runs.values()).items()]
     return "\n".join([table, *invalid]) + "\n"
 
@@ -109,52 +115,29 @@ def strategies_to_json(runs: Mapping[str, Run]) -> dict[str, Any]:
     }
 
 
-def _means(runs: Mapping[str, Run]) -> Table:
-    rows = []
-    for name, run in _marked(runs).items():
-        mean, rate = summary_of(run).mean, summary_of(run).totals.images_per_s
+def _tables(runs: Mapping[str, Run]) -> tuple[Table, Table]:
+    """The means, and R@1 by domain; an invalid system is marked with `!`."""
+    means, domains = [], []
+    for name, run in runs.items():
+        summary = summary_of(run)
+        mean, marked = summary.mean, name if summary.valid else f"{name}!"
         low, high = mean.r_at_1_interval
-        rows.append(
-            [
-                name,
-                f"{100 * mean.r_at_1:.1f}",
-                f"[{100 * low:.1f}, {100 * high:.1f}]",
-                f"{100 * mean.mmp_at_5:.1f}",
-                "" if run.folder.name == ORACLE else f"{rate:.0f}",
-            ]
-        )
-    return Table(("system", "mean R@1", "95 %", "mMP@5", "images/s"), rows)
-
-
-def _domains(runs: Mapping[str, Run]) -> Table:
-    summaries = {name: summary_of(run) for name, run in _marked(runs).items()}
-    domains = list(next(iter(summaries.values())).domains)
-    rows = [
-        [name, *(f"{100 * summary.domains[domain].r_at_1:.1f}" for domain in domains)]
-        for name, summary in summaries.items()
-    ]
-    return Table(("system", *domains), rows)
-
-
-def _marked(runs: Mapping[str, Run]) -> dict[str, Run]:
-    """Runs by name, with `!` after the name of an invalid one."""
-    invalid = invalid_of(runs.values())
-    return {name + ("!" if run.folder.name in invalid else ""): run for name, run in runs.items()}
-
-
-def _replay(target: Target, run: Run, workspace: Workspace) -> None:
-    protocol = Protocol(queries_per_domain=workspace.queries_per_domain)
-    offline = scenario_row("Offline", 1, None, 0)
-    replay(workspace.data, target, protocol, offline, run.folder, workspace.client, workspace.console)
-    finish(run, workspace)
+        accuracy = (f"{100 * mean.r_at_1:.1f}", f"[{100 * low:.1f}, {100 * high:.1f}]")
+        rate = "" if run.folder.name == ORACLE else f"{summary.totals.images_per_s:.0f}"
+        means.append([marked, *accuracy, f"{100 * mean.mmp_at_5:.1f}", rate])
+        domains.append([marked, *(f"{100 * row.r_at_1:.1f}" for row in summary.domains.values())])
+    names = tuple(summary.domains)
+    return (
+        Table(("system", "mean R@1", "95 %", "mMP@5", "images/s"), means, padding=0),
+        Table(("R@1", *names), domains, wrapped=names, padding=0),
+    )
 
 
 def _oracle(specialists: Mapping[str, Path], runs: Mapping[str, Run], workspace: Workspace) -> Run:
     manifests = {domain: manifest_of(folder) for domain, folder in specialists.items()}
     run = Run(workspace.folder / ORACLE)
     fingerprints = {domain: manifest.fingerprint for domain, manifest in manifests.items()}
-    begin(run, {"specialists": fingerprints, **workspace.inputs})
-    if is_complete(run):
+    if begin(run, {"specialists": fingerprints}, workspace):
         return run
     run_of = {domain: runs[manifest.name] for domain, manifest in manifests.items()}
     record = run_of[min(run_of)].record(ReplayRecord)

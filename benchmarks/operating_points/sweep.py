@@ -4,23 +4,19 @@ import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks.errors import BenchmarkError, RunError
-from benchmarks.operating_points.point import (
-    Point,
-    Workspace,
-    invalid_of,
-    measure,
-    print_invalid,
-    summary_of,
-)
+from benchmarks.errors import BenchmarkError
+from benchmarks.files import write_atomically
+from benchmarks.operating_points.point import Point, Workspace, invalid_of, measure, print_invalid, summary_of
 from benchmarks.runs.run import Run
 from benchmarks.tables import Table
 
+_COSTS = {"p99_ms": "p99, ms", "images_per_s": "images/s"}  # with their labels
 _REQUEST_AXES = ("concurrency", "ef", "exact")  # every other axis is a setting of the service
 
 
@@ -67,17 +63,15 @@ def point_at(axes: Mapping[str, str]) -> Point:
     return Point(name, settings, exact, ef, graph=not exact, streams=streams)
 
 
-def sweep(axes: Mapping[str, Sequence[str]], workspace: Workspace) -> list[GridPoint]:
+def run_sweep(axes: Mapping[str, Sequence[str]], workspace: Workspace) -> list[GridPoint]:
     """Measure every point of the grid; complete runs are reused.
 
     Raises BenchmarkError if two values have the same name or one is invalid, and what `measure` raises.
     """
     for axis, listed in axes.items():
-        counts = Counter(Path(value).name for value in listed)
-        if duplicates := [name for name, count in counts.items() if count > 1]:
-            raise BenchmarkError(
-                f"two values of {axis} have the same name, {duplicates[0]}, which names the run"
-            )
+        name, count = Counter(Path(value).name for value in listed).most_common(1)[0]
+        if count > 1:
+            raise BenchmarkError(f"two values of {axis} have the same name, {name}, which names the run")
     grid = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     points = [point_at(values) for values in grid]  # all are parsed before the first is measured
     measured = []
@@ -105,7 +99,7 @@ def front(points: Sequence[GridPoint], cost: str) -> list[GridPoint]:
 
 def print_sweep(points: Sequence[GridPoint], console: Console) -> None:
     """Print one line per point, with a star if it is on a front, and the reasons of invalid points."""
-    best_latency, best_rate = (front(points, cost) for cost in ("p99_ms", "images_per_s"))
+    best_latency, best_rate = (front(points, cost) for cost in _COSTS)
     rows = [
         [
             *point.axes.values(),
@@ -130,9 +124,7 @@ def plot_sweep(points: Sequence[GridPoint], file: Path) -> None:
     from matplotlib.figure import Figure  # imported late: it takes a second
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
-    for axis, cost, name in zip(
-        figure.subplots(1, 2), ("p99_ms", "images_per_s"), ("p99, ms", "images/s"), strict=True
-    ):
+    for axis, (cost, label) in zip(figure.subplots(1, 2), _COSTS.items(), strict=True):
         best = front(points, cost)
         for drawn, draw, colour in ((points, axis.scatter, "0.8"), (best, axis.plot, "0.6")):
             xs = [getattr(point, cost) for point in drawn]
@@ -140,28 +132,24 @@ def plot_sweep(points: Sequence[GridPoint], file: Path) -> None:
         for point in best:
             position = (getattr(point, cost), 100 * point.r_at_1)
             axis.scatter(*position, color="tab:blue", zorder=3)
-            label = ", ".join(Path(value).name for value in point.axes.values())
-            axis.annotate(label, position, textcoords="offset points", xytext=(5, 5), fontsize=8)
-        axis.set_xlabel(name)
+            name = ", ".join(Path(value).name for value in point.axes.values())
+            axis.annotate(name, position, textcoords="offset points", xytext=(5, 5), fontsize=8)
+        axis.set_xlabel(label)
         axis.set_ylabel("mean R@1, %")
         axis.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(file, dpi=120)
-    except OSError as error:
-        raise RunError(f"{file} cannot be written: {error.strerror}; the runs are kept") from error
+    content = BytesIO()
+    figure.savefig(content, dpi=120)
+    write_atomically(file, content.getvalue())
 
 
 def sweep_to_json(points: Sequence[GridPoint]) -> dict[str, Any]:
     """The points, and the names of those on each front."""
-    names = {
-        cost: [point.run.folder.name for point in front(points, cost)] for cost in ("p99_ms", "images_per_s")
-    }
+    names = {cost: [point.run.folder.name for point in front(points, cost)] for cost in _COSTS}
     rows = [
         {
             "at": point.axes,
             "R@1": point.r_at_1,
-            "p99_ms": point.p99_ms,
-            "images_per_s": point.images_per_s,
+            **{cost: getattr(point, cost) for cost in _COSTS},
             "invalid_because": point.invalid_because,
         }
         for point in points

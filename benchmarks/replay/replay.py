@@ -15,8 +15,8 @@ from rich.console import Console
 from benchmarks.datasets.dataset import Dataset, Record, Split
 from benchmarks.datasets.subset import subset
 from benchmarks.errors import DataError, TargetError
-from benchmarks.load.driver import Client, Load, drive
-from benchmarks.load.requests import LoadRequest, QueryImage, in_bulk
+from benchmarks.load.driver import Client, drive
+from benchmarks.load.requests import Load, LoadRequest, QueryImage, in_bulk
 from benchmarks.load.scenarios import Scenario
 from benchmarks.replay.records import ClientRecord, Protocol, ReplayRecord
 from benchmarks.runs.provenance import provenance

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import httpx
 import numpy as np
 from PIL import Image
 
@@ -27,8 +28,7 @@ BODY_TIMEOUT_S = 5
 # At once; in chunks without a length; a byte per second; disconnected within the body, or after it.
 Manner = Literal["at once", "chunked", "slowly", "cut off", "abandoned"]
 
-_BOUNDARY = "frontier"
-_FORM = f"multipart/form-data; boundary={_BOUNDARY}"
+_FORM = "multipart/form-data; boundary=frontier"
 _JSON = "application/json"
 
 
@@ -60,14 +60,8 @@ def narrow_service(folder: Path) -> AbstractContextManager[ServiceProcess]:
 
 def form(*parts: tuple[str, str | None, bytes]) -> bytes:
     """Return a multipart body of (field, file name or None, content)."""
-    lines = []
-    for name, file_name, content in parts:
-        named = f'; filename="{file_name}"' if file_name is not None else ""
-        lines.append(
-            f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{named}\r\n\r\n'.encode()
-        )
-        lines.append(content + b"\r\n")
-    return b"".join(lines) + f"--{_BOUNDARY}--\r\n".encode()
+    files = [(name, (file_name, content)) for name, file_name, content in parts]
+    return httpx.Request("POST", "http://x", files=files, headers={"Content-Type": _FORM}).read()
 
 
 def noise_image(seed: int, kind: str = "PNG", width_px: int = 120, height_px: int = 90) -> bytes:
@@ -107,14 +101,12 @@ def valid(count: int) -> list[Row]:
     for seed in range(count):
         kind = ("PNG", "JPEG", "WEBP", "GIF")[seed % 4]
         data = noise_image(seed, kind, 80 + 10 * (seed % 7), 60 + 20 * (seed % 5))
-        match seed % 3:
-            case 0:
-                row = Row("valid: raw", data, 200, "")
-            case 1:
-                row = Row("valid: chunked", data, 200, "", manner="chunked")
-            case _:
-                row = Row("valid: multipart", form(("image", "x", data)), 200, "", _FORM)
-        rows.append(row)
+        by_manner = (
+            Row("valid: raw", data, 200, ""),
+            Row("valid: chunked", data, 200, "", manner="chunked"),
+            Row("valid: multipart", form(("image", "x", data)), 200, "", _FORM),
+        )
+        rows.append(by_manner[seed % 3])
     return rows
 
 
@@ -144,15 +136,13 @@ def _bad_images() -> list[Row]:
 
 
 def _bad_bodies() -> list[Row]:
-    data = noise_image(2)
+    data, link = noise_image(2), form(("image", None, b"http://127.0.0.1/x.png"))
     return [
         Row("text", data, 415, "unsupported-media-type", "text/plain"),
         Row("JSON instead of an image", b"{}", 415, "unsupported-media-type", _JSON),
         Row("a web form", b"image=x", 415, "unsupported-media-type", "application/x-www-form-urlencoded"),
         Row("another field", form(("other", "x", data)), content_type=_FORM),
-        Row(
-            "a string instead of a file", form(("image", None, b"http://127.0.0.1/x.png")), content_type=_FORM
-        ),
+        Row("a string instead of a file", link, content_type=_FORM),
         Row("two files", form(("image", "x", data), ("image", "y", data)), content_type=_FORM),
         Row("no boundary", form(("image", "x", data)), content_type="multipart/form-data"),
         Row("another boundary", form(("image", "x", data)), content_type=f"{_FORM}s"),
@@ -164,7 +154,6 @@ def _bad_bodies() -> list[Row]:
 
 def _bad_searches() -> list[Row]:
     path = "/v1/search"
-    short = json.dumps({"embedding": [1.0]}).encode()
     return [
         *(
             Row(f"search?{query}", noise_image(3), path=f"{path}?{query}")
@@ -174,7 +163,7 @@ def _bad_searches() -> list[Row]:
         Row("NaN", b'{"embedding": [NaN]}', content_type=_JSON, path=path),
         Row("deep JSON", b"[" * 100_000 + b"]" * 100_000, content_type=_JSON, path=path),
         Row("an unknown query", b'{"image": 1}', content_type=_JSON, path=path),
-        Row("a short embedding", short, 422, "embedding-shape", _JSON, path),
+        Row("a short embedding", b'{"embedding": [1.0]}', 422, "embedding-shape", _JSON, path),
         Row("an unknown id", b'{"id": "unknown"}', 404, "unknown-item", _JSON, path),
     ]
 

@@ -6,16 +6,17 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import psutil
 from rich.console import Console
-from rich.table import Column, Table
 
 from benchmarks.progress import progress_bar
-from benchmarks.soak.faults import Row, narrow_service
+from benchmarks.soak.faults import narrow_service
 from benchmarks.soak.traffic import Outcome, send_all
+from benchmarks.tables import Table
 from benchmarks.targets.process import ServiceProcess
 
 MAX_GROWTH = 0.05
@@ -44,7 +45,7 @@ class Soaked:
         return [outcome for outcome in self.outcomes if outcome.wrong]
 
 
-def soak(requests: int, concurrency: int, console: Console) -> Soaked:
+def run_soak(requests: int, concurrency: int, console: Console) -> Soaked:
     """Run a service with the settings of the environment and low limits, and send it requests."""
     with tempfile.TemporaryDirectory() as scratch, narrow_service(Path(scratch)) as service:
         return asyncio.run(_soak(service, requests, concurrency, console))
@@ -52,16 +53,19 @@ def soak(requests: int, concurrency: int, console: Console) -> Soaked:
 
 def print_soaked(result: Soaked, console: Console) -> None:
     """Print the outcomes by row, then the memory."""
-    rows: dict[str, Row] = {outcome.row.name: outcome.row for outcome in result.outcomes}
+    documented = {outcome.row.name: outcome.row for outcome in result.outcomes}
     sent = Counter(outcome.row.name for outcome in result.outcomes)
     wrong = Counter(outcome.row.name for outcome in result.wrong)
-    table = Table("request", "documented", Column("sent", justify="right"), Column("wrong", justify="right"))
-    for name, row in sorted(rows.items(), key=lambda item: (item[1].status, item[1].slug, item[0])):
-        documented = f"{row.status} {row.slug}" if row.status else "client disconnected"
-        table.add_row(name, documented, f"{sent[name]:,}", f"{wrong[name]:,}")
-    table.add_section()
-    table.add_row("all", "", f"{len(result.outcomes):,}", f"{len(result.wrong):,}")
-    console.print(table)
+    rows = [
+        [
+            row.name,
+            f"{row.status} {row.slug}" if row.status else "client disconnected",
+            *(f"{counts[row.name]:,}" for counts in (sent, wrong)),
+        ]
+        for row in sorted(documented.values(), key=attrgetter("status", "slug", "name"))
+    ]
+    total = ("all", "", f"{sent.total():,}", f"{wrong.total():,}")
+    Table(("request", "documented", "sent", "wrong"), rows, total).print(console)
     for outcome in result.wrong[:10]:
         console.print(f"{outcome.row.name}: {outcome.wrong}", markup=False)
     console.print(

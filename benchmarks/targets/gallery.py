@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from benchmarks.datasets.dataset import Dataset, Record, Split
 from benchmarks.errors import DataError
@@ -36,8 +36,7 @@ async def index_gallery(
                 missing += records
             if replaced:
                 console.print(f"{replaced:,} images replace those of another data set under the same ids")
-            bar = progress.add_task("indexing the gallery", total=len(missing))
-            await _upload_all(data, service, missing, progress, bar)
+            await _upload_all(data, service, missing, progress)
     return len(missing)
 
 
@@ -70,9 +69,8 @@ async def _not_indexed(
     return missing, indexed.count(False)
 
 
-async def _upload_all(
-    data: Dataset, service: Service, records: Sequence[Record], progress: Progress, bar: TaskID
-) -> None:
+async def _upload_all(data: Dataset, service: Service, records: Sequence[Record], progress: Progress) -> None:
+    bar = progress.add_task("indexing the gallery", total=len(records))
     slots = asyncio.Semaphore(_UPLOADS)
 
     async def upload(chunk: Sequence[Record]) -> None:

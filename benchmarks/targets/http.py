@@ -13,7 +13,7 @@ from yarl import URL
 
 _TIMEOUT_S = 300
 _MEDIA_TYPE = "application/octet-stream"
-# A metric of Server-Timing with a duration; a description may precede or follow the duration.
+# A metric of Server-Timing, `decode;dur=1.5`; a description may precede or follow the duration.
 _STAGE = re.compile(r"([\w-]+)(?:;[^,;]*)*?;\s*dur=(\d+(?:\.\d+)?)")
 
 
@@ -63,8 +63,9 @@ async def send(session: aiohttp.ClientSession, method: str, url: str, **body: An
     try:
         async with session.request(method, URL(url, encoded=True), **body) as response:
             content = _json(await response.read())
-            stages = _stages(response.headers.get("Server-Timing", ""))
-            return Response(response.status, content, stages, response.headers.get("X-Cache", ""))
+            stages = _STAGE.findall(response.headers.get("Server-Timing", ""))
+            server_ms = {stage: float(ms) for stage, ms in stages}
+            return Response(response.status, content, server_ms, response.headers.get("X-Cache", ""))
     except TimeoutError:
         reason = f"timed out after {_TIMEOUT_S} s"
     except aiohttp.ClientConnectorError as error:
@@ -99,8 +100,3 @@ def _json(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):  # an HTML page of a proxy, plain text, or JSON nested too deep
         return {"detail": body[:200].decode(errors="replace")}
-
-
-def _stages(server_timing: str) -> dict[str, float]:
-    """Parse `decode;dur=1.5, infer;dur=9` to milliseconds by stage."""
-    return {stage: float(ms) for stage, ms in _STAGE.findall(server_timing)}

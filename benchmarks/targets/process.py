@@ -7,12 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import httpx
 
 from benchmarks.errors import TargetError
 
@@ -22,7 +22,6 @@ _STOP_TIMEOUT_S = 120
 # another process may take one meanwhile.
 _STARTS = 5
 _IN_USE = os.strerror(errno.EADDRINUSE)
-SERVICE = ("service", "serve")
 
 
 @dataclass(frozen=True)
@@ -34,31 +33,38 @@ class ServiceProcess:
     log: Path
 
 
-def running_service(
-    log: Path, port: int | None = None, module: Sequence[str] = SERVICE, **settings: str
-) -> AbstractContextManager[ServiceProcess]:
-    """Run `python -m MODULE...` with `settings` as UIE_* variables; it is ready on entry, stopped on exit.
+def variables(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings as UIE_* variables."""
+    return {f"UIE_{name.upper()}": value for name, value in settings.items()}
 
-    Raises TargetError with the end of the log if it does not become ready.
-    """
-    variables = {f"UIE_{name.upper()}": value for name, value in settings.items()}
-    return running_module(log, port, module, variables)
+
+def running_service(
+    log: Path, port: int | None = None, **settings: str
+) -> AbstractContextManager[ServiceProcess]:
+    """Run the service with these settings, as `running_module` does."""
+    return running_module(log, port, ("service", "serve"), variables(settings))
 
 
 @contextmanager
 def running_module(
     log: Path, port: int | None, module: Sequence[str], variables: Mapping[str, str]
 ) -> Iterator[ServiceProcess]:
-    """`running_service` with arbitrary environment variables.
+    """Run `python -m MODULE...` with environment variables; it is ready on entry, stopped on exit.
 
-    A start that fails because an address is in use is repeated, on another port if `port` is None.
+    A start that fails because an address is in use is repeated, on another port if `port` is None. Raises
+    TargetError with the end of the log if it does not become ready.
     """
     environment = {**os.environ, "BENTOML_DO_NOT_TRACK": "true", **variables}
     log.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, _STARTS + 1):
         number = port or free_port()
         url = f"http://127.0.0.1:{number}"
-        process = _start([sys.executable, "-m", *module, "--port", str(number)], environment, log)
+        command = [sys.executable, "-m", *module, "--port", str(number)]
+        with log.open("w") as stream:
+            # In a new session Ctrl-C reaches this process only, which then stops the service.
+            process = subprocess.Popen(
+                command, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+            )
         try:
             if _becomes_ready(process, url):
                 yield ServiceProcess(url, process.pid, log)
@@ -68,6 +74,17 @@ def running_module(
         text = log.read_text()
         if _IN_USE not in text or attempt == _STARTS or (port and not port_is_free(port)):
             raise TargetError(f"the service did not start; the end of {log}:\n{text[-2000:]}")
+
+
+def python_m(*command: str, **settings: str) -> None:
+    """Run `python -m COMMAND` with these settings. Raises TargetError with its output."""
+    environment = {**os.environ, **variables(settings)}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        output = (done.stderr or done.stdout).strip()[-500:]
+        raise TargetError(f"`python -m {' '.join(command)}` failed: {output}")
 
 
 def free_port() -> int:
@@ -88,26 +105,13 @@ def port_is_free(port: int) -> bool:
         return True
 
 
-def _start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("w") as stream:
-        return subprocess.Popen(
-            command,
-            env=environment,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches this process only, which then stops the service
-        )
-
-
 def _becomes_ready(process: subprocess.Popen[bytes], url: str) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy for loopback
     deadline = time.monotonic() + _READY_TIMEOUT_S
     while process.poll() is None and time.monotonic() < deadline:
-        try:
-            with opener.open(f"{url}/readyz", timeout=5):
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{url}/readyz", trust_env=False, timeout=5).is_success:  # no proxy for loopback
                 return True
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
+        time.sleep(0.1)
     return False
 
 

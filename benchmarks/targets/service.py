@@ -33,10 +33,8 @@ class Service:
             info = await self._client.info()
             match info:
                 case {"model": {"name": str(), "fingerprint": str()}, "index": {"fingerprint": str()}}:
-                    pass
-                case _:
-                    raise TypeError(str(info))
-        return info
+                    return info
+            raise TypeError(str(info))
 
     async def item(self, item_id: str) -> Item | None:
         """Return the item, or None if it does not exist."""
@@ -65,8 +63,8 @@ class Service:
         try:
             yield
         except Problem as problem:
-            reason = f"({problem.status}): {problem.members.get('detail')}"
-            raise TargetError(f"{call} failed {reason}") from problem
+            detail = problem.members.get("detail")
+            raise TargetError(f"{call} failed ({problem.status}): {detail}") from problem
         except httpx.TransportError as error:
             reason = f"{type(error).__name__}: {error}"
             if isinstance(error, httpx.ConnectError):

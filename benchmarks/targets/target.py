@@ -71,11 +71,10 @@ def data_uri(image: bytes) -> str:
 
 def vector_of(target: Target, body: Any) -> NDArray[np.float32]:
     """Extract the embedding from a response: float32 (D,). Raises TargetError if there is none."""
-    value = body
     try:
         for step in target.vector.split("."):
-            value = value[int(step)] if isinstance(value, list) else value[step]
-        vector = np.asarray(value, dtype=np.float32)
+            body = body[int(step)] if isinstance(body, list) else body[step]
+        vector = np.asarray(body, dtype=np.float32)
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise TargetError(f"the response has no vector at {target.vector}: {error!r}") from error
     if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():

@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 
 from benchmarks.errors import DataError, RunError, TargetError
-from benchmarks.load.driver import Client, Load, drive
+from benchmarks.load.driver import Client, drive
 from benchmarks.load.null_server import null_server
-from benchmarks.load.requests import LoadRequest, QueryImage, in_bulk
+from benchmarks.load.requests import Load, LoadRequest, QueryImage, in_bulk
 from benchmarks.load.scenarios import Scenario, scenario_row
 from benchmarks.runs.run import Run
 from benchmarks.targets.target import Target, target_row, vector_of

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from benchmarks.load.driver import Client, Load
+from benchmarks.load.driver import Client
 from benchmarks.load.null_server import null_server
-from benchmarks.load.requests import LoadRequest, in_bulk
+from benchmarks.load.requests import Load, LoadRequest, in_bulk
 from benchmarks.load.scenarios import Scenario, scenario_row
 from benchmarks.runs.run import Run
 from benchmarks.targets.target import Target

@@ -19,11 +19,11 @@ from benchmarks.cli import points as commands
 from benchmarks.errors import BenchmarkError, RunError
 from benchmarks.load.driver import Client
 from benchmarks.operating_points.ladder import (
-    ladder,
     ladder_points,
     ladder_to_json,
+    ladder_to_markdown,
     print_ladder,
-    to_markdown,
+    run_ladder,
 )
 from benchmarks.operating_points.point import (
     Point,
@@ -32,19 +32,18 @@ from benchmarks.operating_points.point import (
     is_complete,
     measure,
     port_of,
-    python_m,
     summary_of,
-    variables,
-    write_rows,
 )
 from benchmarks.operating_points.strategies import ORACLE, Systems, replay_systems
 from benchmarks.operating_points.strategies import to_markdown as systems_markdown
-from benchmarks.operating_points.sweep import axes_of, plot_sweep, sweep
+from benchmarks.operating_points.sweep import axes_of, plot_sweep, run_sweep
 from benchmarks.replay.records import ReplayRecord
 from benchmarks.replay.results import embedding_of
+from benchmarks.reports import write_points
 from benchmarks.runs.records import write_summary
 from benchmarks.runs.run import PACKED, Observation, Run, to_line
 from benchmarks.runs.validity import Limits
+from benchmarks.targets.process import python_m
 from model_export.export.fp32 import export_model
 from service.manifest import load_manifest
 from tests.support.shapes import SHAPES, draw
@@ -96,7 +95,7 @@ def test_each_step_keeps_the_settings_of_the_step_before() -> None:
 
 
 def test_the_ladder_is_measured_once_on_live_services(workspace: Workspace, zoo_model: Path) -> None:
-    steps = ladder(str(zoo_model), "cpu", workspace)
+    steps = run_ladder(str(zoo_model), "cpu", workspace)
     assert len(steps) == 8
     assert steps[0].since is None
     summaries = [summary_of(step.run) for step in steps]
@@ -111,7 +110,7 @@ def test_the_ladder_is_measured_once_on_live_services(workspace: Workspace, zoo_
     for before, step in zip(summaries, steps[1:], strict=False):
         assert step.since is not None
         assert step.since.mean["R@1"].a == before.mean.r_at_1
-    page = to_markdown(steps)
+    page = ladder_to_markdown(steps)
     for step in steps:
         # Among the steps, the latencies, by domain, and the changes, which the first has none of.
         assert page.count(f"| {step.point.name}") == 3 + (step.since is not None)
@@ -126,14 +125,14 @@ def test_the_ladder_is_measured_once_on_live_services(workspace: Workspace, zoo_
     for step in steps:
         assert terminal.getvalue().count(step.point.name) >= 3  # not clipped, among the steps and by domain
     times = {step.run.folder: (step.run.folder / "summary.json").stat().st_mtime_ns for step in steps}
-    again = ladder(str(zoo_model), "cpu", workspace)
+    again = run_ladder(str(zoo_model), "cpu", workspace)
     assert {one.run.folder: (one.run.folder / "summary.json").stat().st_mtime_ns for one in again} == times
     other = workspace.folder / "other"
     shutil.copytree(zoo_model, other)
     manifest = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps({**manifest, "fingerprint": "other"}))
     with pytest.raises(RunError, match=r"int8 has other inputs: source was \w+ and is now other"):
-        ladder(str(other), "cpu", workspace)
+        run_ladder(str(other), "cpu", workspace)
 
 
 def test_an_interrupted_point_is_resumed_on_the_same_port(workspace: Workspace, tmp_path: Path) -> None:
@@ -168,24 +167,23 @@ def test_an_interrupted_point_is_resumed_on_the_same_port(workspace: Workspace, 
 def test_values_with_the_same_name_are_refused(workspace: Workspace) -> None:
     for values in ("/x/a/final,/x/b/final", "final,final"):
         with pytest.raises(BenchmarkError, match="two values of model have the same name, final"):
-            sweep(axes_of([f"model={values}"]), workspace)
+            run_sweep(axes_of([f"model={values}"]), workspace)
 
 
 def test_a_sweep_measures_its_grid(
     workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    points = sweep(axes_of(["max_batch=1,4"]), replace(workspace, folder=tmp_path))
+    points = run_sweep(axes_of(["max_batch=1,4"]), replace(workspace, folder=tmp_path))
     assert [point.axes for point in points] == [{"max_batch": "1"}, {"max_batch": "4"}]
     limits = [point.run.record(ReplayRecord).service["limits"]["max_batch"] for point in points]
     assert limits == [1, 4]
     assert points[0].r_at_1 == points[1].r_at_1
     plot_sweep(points, tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
-    nowhere = tmp_path / "nowhere"
     with pytest.raises(RunError, match=r"sweep.png cannot be written"):
-        plot_sweep(points, nowhere / "sweep.png")
+        plot_sweep(points, tmp_path / "sweep.png" / "sweep.png")
     with pytest.raises(RunError, match=r"points.csv cannot be written"):
-        write_rows([points[0].run], tmp_path / "sweep.png" / "points.csv")
+        write_points(points[0].run, summary_of(points[0].run), tmp_path / "sweep.png" / "points.csv")
     # The command reuses the runs and reports the invalid one.
     change_summary(points[0].run, valid=True, invalid_because=[])
     change_summary(points[1].run, valid=False, invalid_because=["the client lagged"])
@@ -204,7 +202,7 @@ def test_a_service_that_does_not_start_is_one_sentence(workspace: Workspace) -> 
     with pytest.raises(BenchmarkError, match=r"UIE_MAX_BATCH"):
         measure(Point("none", {"max_batch": "0"}), workspace)
     with pytest.raises(BenchmarkError, match="`python -m service nothing` failed"):
-        python_m("service", "nothing", environment=variables({}))
+        python_m("service", "nothing")
 
 
 def test_the_papers_systems_and_the_oracle(workspace: Workspace, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def tiny(data: Dataset, model: Path, tmp_path_factory: pytest.TempPathFactory) -
     """A service with keys, the test gallery in its index."""
     folder = tmp_path_factory.mktemp("service")
     settings = {"model": str(model), "data_dir": str(folder / "index"), "api_keys": KEY}
-    with running_service(folder / "log", None, ("service", "serve"), **settings) as service:
+    with running_service(folder / "log", None, **settings) as service:
         run_json("index", data.root, "--url", service.url)
         yield service
 
@@ -124,7 +124,7 @@ def test_this_service_as_an_openai_or_post_target(
 
 def test_val_has_a_separate_gallery(data: Dataset, model: Path, offline: Path, tmp_path: Path) -> None:
     settings = {"model": str(model), "data_dir": str(tmp_path / "index")}
-    with running_service(tmp_path / "log", None, ("service", "serve"), **settings) as service:
+    with running_service(tmp_path / "log", None, **settings) as service:
         assert run_json("index", data.root, "--url", service.url, "--split", "val") == {"uploaded": 12}
         summary = run_json(
             "replay", data.root, "--url", service.url, "--out", tmp_path / "run", "--split", "val"

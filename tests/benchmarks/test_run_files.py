@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from benchmarks.errors import RunError
-from benchmarks.load.driver import Client, Load, drive
+from benchmarks.load.driver import Client, drive
 from benchmarks.load.null_server import null_server
 from benchmarks.load.records import LoadRecord
-from benchmarks.load.requests import LoadRequest
+from benchmarks.load.requests import Load, LoadRequest
 from benchmarks.load.scenarios import Scenario
 from benchmarks.replay.records import ReplayRecord
 from benchmarks.runs.records import RunRecord, to_json

@@ -14,9 +14,9 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import BenchmarkError, RunError, TargetError
 from benchmarks.load.driver import Client
 from benchmarks.load.requests import QueryImage, read
-from benchmarks.load.saturate import knee, saturate
-from benchmarks.load.scenarios import Scenario
-from benchmarks.load.trial import Experiment, Journal, Trial, at_rate
+from benchmarks.load.saturate import find_rate, knee
+from benchmarks.load.scenarios import Scenario, scenario_row
+from benchmarks.load.trial import Experiment, Journal, Trial
 from benchmarks.load.workload import DOMAIN, Workload, images_of, requests_of, shares_of
 from benchmarks.runs.run import ClientUsage
 from benchmarks.runs.validity import Verdict, judge
@@ -33,13 +33,13 @@ def trial_at(rate: float, good_share: float = 1.0, streams: int = 0) -> Trial:
 
 @pytest.mark.parametrize("first", [3.0, 90.0, 5000.0])
 def test_the_highest_sustained_rate_is_found_from_below_and_from_above(first: float) -> None:
-    result = saturate(lambda rate: trial_at(rate, 1.0 if rate <= 100 else 0.5), first, repeats=3)
+    result = find_rate(lambda rate: trial_at(rate, 1.0 if rate <= 100 else 0.5), first, repeats=3)
     assert 100 / 1.05 <= result.rate_per_s <= 100
     assert [trial.rate_per_s for trial in result.confirmed] == [result.rate_per_s] * 3
 
 
 def test_99_percent_within_the_slo_are_enough() -> None:
-    assert saturate(lambda rate: trial_at(rate, 0.99 if rate <= 50 else 0.9899), 20, 1).rate_per_s > 47
+    assert find_rate(lambda rate: trial_at(rate, 0.99 if rate <= 50 else 0.9899), 20, 1).rate_per_s > 47
 
 
 def test_a_rate_that_is_not_confirmed_is_lowered() -> None:
@@ -50,19 +50,19 @@ def test_a_rate_that_is_not_confirmed_is_lowered() -> None:
         lucky = attempts[rate] == 1 and rate <= 100  # sustained up to 100 at first, later up to 80
         return trial_at(rate, 1.0 if rate <= 80 or lucky else 0.0)
 
-    result = saturate(attempt, 64, repeats=2)
+    result = find_rate(attempt, 64, repeats=2)
     assert 80 / 1.05 <= result.rate_per_s <= 80
     assert len(result.confirmed) == 2
 
 
 def test_the_rate_is_0_if_none_is_sustained() -> None:
-    result = saturate(lambda rate: trial_at(rate, 0.0), 100, repeats=1)
+    result = find_rate(lambda rate: trial_at(rate, 0.0), 100, repeats=1)
     assert (result.rate_per_s, result.confirmed) == (0.0, [])
 
 
 def test_an_unbounded_rate_is_an_error() -> None:
     with pytest.raises(BenchmarkError, match=r"12288\.0 requests/s, 4,096 times"):
-        saturate(trial_at, 3.0, repeats=1)
+        find_rate(trial_at, 3.0, repeats=1)
 
 
 def test_the_knee_is_where_throughput_over_latency_is_highest() -> None:
@@ -149,12 +149,12 @@ def test_a_journal_repeats_no_trial_and_refuses_another_search(tmp_path: Path) -
     for rates in ([1.0, 2.0], [1.0, 2.0, 3.0]):
         journal = Journal(file)
         for rate in rates:
-            assert journal.trial(at_rate(rate, 0), attempt).rate_per_s == rate
+            assert journal.trial(scenario_row("Server", 0, rate, 0), attempt).rate_per_s == rate
         with file.open("a") as stream:
             stream.write('{"rate_per_s": 4')  # a kill within a write
     assert attempts == [1.0, 2.0, 3.0]
     with pytest.raises(RunError, match="another search"):
-        Journal(file).trial(at_rate(9.0, 0), attempt)
+        Journal(file).trial(scenario_row("Server", 0, 9.0, 0), attempt)
     file.write_text("{}\n")
     with pytest.raises(RunError, match="cannot be read"):
         Journal(file)
@@ -220,7 +220,9 @@ def test_within_the_slo_is_status_200_in_time(tmp_path: Path) -> None:
         seen("a/3", [], 0, 0.1, status=500),
     ]
     usage = [ClientUsage(1, 10)]
-    trial = experiment("", tmp_path, slo_ms=200.0).results(at_rate(4, 0), observations, usage)
+    trial = experiment("", tmp_path, slo_ms=200.0).results(
+        scenario_row("Server", 0, 4, 0), observations, usage
+    )
     assert (trial.good_share, trial.shed, trial.failed) == (1 / 4, 1, 1)
 
 

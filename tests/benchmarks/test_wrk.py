@@ -17,8 +17,8 @@ from aiohttp import web
 from rich.console import Console
 
 from benchmarks.datasets.octet.apt import Apt
-from benchmarks.load.driver import Client, Load, drive
-from benchmarks.load.requests import LoadRequest, QueryImage
+from benchmarks.load.driver import Client, drive
+from benchmarks.load.requests import Load, LoadRequest, QueryImage
 from benchmarks.load.scenarios import scenario_row
 from benchmarks.runs.latency import latency
 from benchmarks.runs.run import Run

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.targets.process import running_service
+from benchmarks.targets.process import running_module
 from service.client import Client
 from service.manifest import MIN_COSINE, load_canonical, load_manifest
 from service.settings import Settings
@@ -22,10 +22,9 @@ def test_the_built_bento_serves_embeddings(tmp_path: Path, monkeypatch: pytest.M
     output = subprocess.run(build, capture_output=True, text=True, check=True).stdout
     tag = output.split("__tag__:")[1].strip()
     monkeypatch.chdir(tmp_path)
+    serve, variables = ("bentoml", "serve", tag), {"UIE_DATA_DIR": str(tmp_path / "index")}
     with (
-        running_service(
-            tmp_path / "log", module=("bentoml", "serve", tag), data_dir=str(tmp_path / "index")
-        ) as service,
+        running_module(tmp_path / "log", None, serve, variables) as service,
         Client(service.url, timeout_s=LIMIT_S) as client,
     ):
         folder = Settings().model_folders[0]

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from benchmarks.targets.process import running_service
+from benchmarks.targets.process import running_module
 from model_export.baseline.from_onnx import graph_from_onnx
 from model_export.errors import ParityError, SourceError
 from model_export.export.fp32 import export_model
@@ -28,7 +28,7 @@ def naive(tmp_path_factory: pytest.TempPathFactory, zoo_model: Path) -> Iterator
     log = tmp_path_factory.mktemp("naive") / "log"
     module = ("model_export", "serve", str(zoo_model))
     with (
-        running_service(log, module=module) as service,
+        running_module(log, None, module, {}) as service,
         httpx.Client(base_url=service.url, timeout=60) as client,
     ):
         yield client

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.load.driver import Client, Load, drive
-from benchmarks.load.requests import LoadRequest, QueryImage
+from benchmarks.load.driver import Client, drive
+from benchmarks.load.requests import Load, LoadRequest, QueryImage
 from benchmarks.runs.run import Observation, Run
 
 QUIET = Console(quiet=True)
