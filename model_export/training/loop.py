@@ -147,13 +147,12 @@ class _Run:
         seed = self._seed(stage.number, start)
         torch.manual_seed(seed + self.accelerator.process_index)  # for dropout
         values: defaultdict[str, list[float]] = defaultdict(list)
-        factor = rate_factor(stage.config, stage.steps)
         rates = [stage.config.lr, stage.config.backbone_lr]
         batches = [self._share(batch) for batch in planner.segment(start, stop)]
         inputs = stage.inputs.read(batches, seed)
         for step, (batch, rows) in enumerate(zip(batches, inputs, strict=True), start):
             for group, rate in zip(stage.optimizer.param_groups, rates, strict=False):
-                group["lr"] = rate * factor(step)
+                group["lr"] = rate * rate_factor(stage.config, step, stage.steps)
             losses = self._step(stage, batch, rows)
             for name, value in {**losses, f"class {batch.domain}": losses["class"]}.items():
                 values[name].append(value)
