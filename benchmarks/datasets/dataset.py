@@ -155,14 +155,11 @@ class Dataset:
 
 
 def _record(domain: str, split: str, row: int, entry: dict[str, Any]) -> Record:
-    path = entry["path"]
+    path, class_ids = entry["path"], entry["class_id"]
     if not isinstance(path, str):
         raise TypeError(f"{path!r} is not a path")
-    return Record(f"{domain}/{split}/{row:07d}", domain, path, _class_ids(entry["class_id"]))
-
-
-def _class_ids(value: int | list[int]) -> tuple[int, ...]:
-    return tuple(int(class_id) for class_id in value) if isinstance(value, list) else (int(value),)
+    class_ids = class_ids if isinstance(class_ids, list) else [class_ids]
+    return Record(f"{domain}/{split}/{row:07d}", domain, path, tuple(map(int, class_ids)))
 
 
 def _spellings(path: str) -> Iterator[str]:

@@ -84,7 +84,8 @@ def import_checkpoint(file: Path) -> Trained:
     head = LinearHead(state.pop("head.weight"), state.pop("head.bias"))
     network = tree.build(sizes, blocks)
     network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in state.items()})
-    classes = _classes(params, method)
+    matches = {path: re.fullmatch(method.classifier, path) for path in params}
+    classes = {int(match[1]): params[path].shape[-1] for path, match in matches.items() if match}
     px = image_px(sizes)
     return Trained(
         descriptor=nn.Sequential(Normalise(tree.mean, tree.std), network).eval(),
@@ -147,12 +148,6 @@ def _agrees(shape: tuple[int, ...], letters: list[str], sizes: Sizes) -> bool:
     if len(shape) != len(letters):
         return False
     return all(sizes.setdefault(letter, size) == size for letter, size in zip(letters, shape, strict=True))
-
-
-def _classes(params: Mapping[str, Array], method: _Method) -> dict[int, int]:
-    """Return the number of classes by position of the classifier."""
-    matches = {path: re.fullmatch(method.classifier, path) for path in params}
-    return {int(match[1]): params[path].shape[-1] for path, match in matches.items() if match}
 
 
 def _domains(classes: Mapping[int, int]) -> dict[str, int]:

@@ -8,7 +8,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -197,7 +197,12 @@ class _Run:
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.trainee.parameters()):
             raise self._diverged("a parameter is not finite")
         tuned = any(config.train == "all" for config in self.strategy.stages[: stage.number + 1])
-        state = memory.checkpoint(self.trainee, stage.optimizer, tuned)
+        state = {
+            "objective": self.trainee.objective.state_dict(),
+            "descriptor": self.trainee.descriptor.state_dict() if tuned else None,
+            "optimizer": stage.optimizer.state_dict(),
+            "memory": asdict(memory),
+        }
         if better:
             embed = self.trainee.objective.embed.state_dict()
             epoch = memory.step / stage.steps * stage.config.epochs
@@ -225,9 +230,8 @@ class _Run:
     def _share(self, batch: Batch) -> Batch:
         """Return the part of a batch that this process trains on, at least one row."""
         index, processes = self.accelerator.process_index, self.accelerator.num_processes
-        return Batch(
-            batch.domain, batch.rows[index::processes] if len(batch.rows) >= processes else batch.rows
-        )
+        rows = batch.rows[index::processes] if len(batch.rows) >= processes else batch.rows
+        return Batch(batch.domain, rows)
 
     def _seed(self, *words: int) -> int:
         return int(np.random.SeedSequence([self.strategy.seed, *words]).generate_state(1)[0])

@@ -1,7 +1,7 @@
 """State of the training loop: the trained module, its optimizer, and the progress stored in a checkpoint."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -89,15 +89,6 @@ class Memory:
             wall_s=self.wall_s,
             cpu_s=self.cpu_s,
         )
-
-    def checkpoint(self, trainee: Trainee, optimizer: torch.optim.Optimizer, trained: bool) -> dict[str, Any]:
-        """Return the state needed to resume. The backbone is included only if it was `trained`."""
-        return {
-            "objective": trainee.objective.state_dict(),
-            "descriptor": trainee.descriptor.state_dict() if trained else None,
-            "optimizer": optimizer.state_dict(),
-            "memory": asdict(self),
-        }
 
 
 def make_optimizer(trainee: Trainee, stage: Stage) -> torch.optim.Optimizer:

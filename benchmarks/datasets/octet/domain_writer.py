@@ -6,7 +6,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.datasets.octet.domains import Domain, Item
@@ -101,11 +101,7 @@ def info_files(domain: Domain, images: Sequence[SourceImage], split: Split) -> d
     info: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
     if domain.query_set:
         info["index"] = []
-    split_of = {
-        name: split_name
-        for split_name, names in (("train", split.train), ("val", split.val), ("test", split.test))
-        for name in names
-    }
+    split_of = {class_name: name for name, classes in asdict(split).items() for class_name in classes}
     for image in images:
         name = split_of[image.class_name]
         # If the domain has a query set, its images are the queries and the others are the gallery.
