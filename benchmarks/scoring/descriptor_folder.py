@@ -96,15 +96,15 @@ def to_json(scores: Scores) -> dict[str, dict[str, Any]]:
 
 def intervals(scores: Scores) -> dict[str, dict[str, Any]]:
     """95 % intervals of each measure in the shape of `to_json`, never rounded."""
-    return vars(scores.map(_intervals))
 
+    def of_setting(rows: Mapping[str, DomainScore]) -> dict[str, dict[str, list[float | None]]]:
+        resampled = resample({domain: row.values for domain, row in rows.items()})
+        return {
+            name: dict(zip(MEASURES, (interval_of(column).to_json() for column in means.T), strict=True))
+            for name, means in (*resampled.domains.items(), ("mean", resampled.mean))
+        }
 
-def _intervals(rows: Mapping[str, DomainScore]) -> dict[str, dict[str, list[float | None]]]:
-    resampled = resample({domain: row.values for domain, row in rows.items()})
-    return {
-        name: {measure: interval_of(means[:, column]).to_json() for column, measure in enumerate(MEASURES)}
-        for name, means in (*resampled.domains.items(), ("mean", resampled.mean))
-    }
+    return vars(scores.map(of_setting))
 
 
 def print_scores(scores: Scores, console: Console) -> None:
