@@ -59,7 +59,7 @@ def check(data: Dataset, decode: bool, console: Console) -> dict[str, DomainChec
     Without `decode`, images only need to exist.
     """
     # A data set with a card is not UnED: a command of this package built it, with any names of domains.
-    is_uned = not data.has_card and not DOMAINS.keys().isdisjoint(data.domains)
+    is_uned = not data.card and not DOMAINS.keys().isdisjoint(data.domains)
     expected = {domain: source.rows for domain, source in DOMAINS.items()} if is_uned else {}
     with progress_bar(console) as progress:
         return {

@@ -22,8 +22,7 @@ MAX_PIXELS = 10**9
 def require_images(data: Dataset, splits: Iterable[tuple[str, str]]) -> None:
     """Raise SourceError with the number and the first names of the missing images, if there are any."""
     files = (data.image(record) for domain, split in splits for record in data.records(domain, split))
-    missing = [file for file in dict.fromkeys(files) if not file.is_file()]
-    if missing:
+    if missing := [file for file in dict.fromkeys(files) if not file.is_file()]:
         names = ", ".join(str(file) for file in missing[:_NAMED])
         part = f", the first {_NAMED}" if len(missing) > _NAMED else ""
         raise SourceError(f"{len(missing)} images of {data.root} are missing{part}: {names}")

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,9 @@ def embed_splits(
     pairs = splits_for(data, split)
     if not allow_missing:
         require_images(data, pairs)
-    done = _read_done(out)
+    done: dict[str, dict[str, Any]] = {}
+    with suppress(OSError, ValueError):  # an unreadable file counts as empty
+        done.update(json.loads((out / "embed.json").read_text()))
     # The key "pictures" stays: it is part of the format of embed.json.
     origin = {"model": encoder.manifest.fingerprint, "data": data.fingerprint}
     entries = {pair: {**origin, "pictures": images_stamp(data, *pair)} for pair in pairs}
@@ -133,11 +136,3 @@ def _read(file: Path, preprocessing: Preprocessing, allow_missing: bool) -> NDAr
         if not allow_missing:
             raise
         return None
-
-
-def _read_done(out: Path) -> dict[str, dict[str, Any]]:
-    """Read `embed.json`; an unreadable one counts as empty."""
-    try:
-        return dict(json.loads((out / "embed.json").read_text()))
-    except (OSError, ValueError):
-        return {}

@@ -45,8 +45,7 @@ def train(strategy: Strategy, data: Dataset, out: Path, cache: Path, workers: in
     """
     folder = RunFolder(out)
     folder.check(strategy, data.fingerprint)
-    finished = folder.summary()
-    if finished is not None:
+    if (finished := folder.summary()) is not None:
         return finished
     run = _Run(strategy, data, folder, cache, workers)
     if run.accelerator.is_main_process:  # only after the strategy is known to fit the data
