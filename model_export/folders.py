@@ -20,12 +20,16 @@ def atomic_model_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists() and not (out / "manifest.json").exists():
         raise SourceError(f"{out} exists and is not a model folder; it is left unchanged")
-    unfinished = out.with_name(out.name + ".unfinished")
+    unfinished, old = (out.with_name(out.name + suffix) for suffix in (".unfinished", ".old"))
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         yield unfinished
-        _replace(out, unfinished)
+        shutil.rmtree(old, ignore_errors=True)
+        if out.exists():
+            out.rename(old)  # deleted only after the new model has its name
+        unfinished.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise WriteError(f"{out} could not be written: {error}") from error
     finally:
@@ -46,13 +50,3 @@ def save_array(file: Path, rows: NDArray[np.float32]) -> None:
     """Write a .npy file atomically. Raises WriteError."""
     with atomic_file(file) as unfinished, unfinished.open("wb") as stream:
         np.save(stream, rows)
-
-
-def _replace(out: Path, finished: Path) -> None:
-    """Move the old model aside, and delete it only after the new one has its name."""
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    finished.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

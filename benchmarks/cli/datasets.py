@@ -34,8 +34,8 @@ def folder(
     """Write a data set from a folder of images."""
     table = Table("domain", "classes", "single image", "train", "val", "test")
     for name, domain in write_dataset(images, out).items():
-        split = domain.split
-        counts = [domain.count(names) for names in (split.train, split.val, split.test)]
+        splits = (domain.split.train, domain.split.val, domain.split.test)
+        counts = [sum(len(domain.classes[label]) for label in labels) for labels in splits]
         table.add_row(name, *(str(count) for count in (len(domain.classes), domain.singles, *counts)))
     Console().print(table)
 

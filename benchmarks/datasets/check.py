@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
-from rich.text import Text
 
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.uned import DOMAINS, INFO_FILES
 from benchmarks.progress import progress_bar
+from benchmarks.tables import Table
 
 _BATCH = 1024  # images per step of the progress bar
 _LISTED = 20  # paths of each kind in JSON
@@ -61,7 +59,7 @@ def check(data: Dataset, decode: bool, console: Console) -> dict[str, DomainChec
     Without `decode`, images only need to exist.
     """
     # A data set with a card is not UnED: a command of this package built it, with any names of domains.
-    is_uned = not data.has_card and not DOMAINS.keys().isdisjoint(data.domains)
+    is_uned = not data.card and not DOMAINS.keys().isdisjoint(data.domains)
     expected = {domain: source.rows for domain, source in DOMAINS.items()} if is_uned else {}
     with progress_bar(console) as progress:
         return {
@@ -82,15 +80,11 @@ def decodes(file: Path) -> bool:
 
 def print_checks(checks: dict[str, DomainCheck], console: Console) -> None:
     """Print a table of the domains, then their problems."""
-    table = Table("domain", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("rows", "images", "missing", "undecodable"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("complete")
+    rows = []
     for domain, result in checks.items():
         counts = (sum(result.rows.values()), result.images, len(result.missing), len(result.undecodable))
-        cells = (f"{count:,}" for count in counts)
-        table.add_row(Text(domain), *cells, "yes" if result.complete else "no")
-    console.print(table)
+        rows.append([domain, *(f"{count:,}" for count in counts), "yes" if result.complete else "no"])
+    Table(("domain", "rows", "images", "missing", "undecodable", "complete"), rows).print(console)
     for domain, result in checks.items():
         for line in _problems(domain, result):
             console.print(f"{domain}: {line}", markup=False, highlight=False, soft_wrap=True)

@@ -57,22 +57,17 @@ class Dataset:
                 for record in self.records(file.parent.name, file.stem):
                     digest.update(f"{record.id}\0".encode())
             return digest.hexdigest()
-        if "fingerprint" in self._card:
-            return str(self._card["fingerprint"])
+        if "fingerprint" in self.card:
+            return str(self.card["fingerprint"])
         digest = hashlib.sha256()
         for file in sorted(self._info.rglob("*.json")):
             digest.update(f"{file.relative_to(self._info)}\0".encode() + file.read_bytes())
         return digest.hexdigest()
 
     @property
-    def has_card(self) -> bool:
-        """True if the data set has a `dataset.json`, as those have that this package builds."""
-        return bool(self._card)
-
-    @property
     def left_out(self) -> dict[str, str]:
         """Domains that could not be built, with the reason."""
-        return dict(self._card.get("left_out", {}))
+        return dict(self.card.get("left_out", {}))
 
     def splits(self, domain: str) -> list[str]:
         """Names of the domain's info files in alphabetical order."""
@@ -130,7 +125,7 @@ class Dataset:
 
     def label(self, record: Record) -> str:
         """Name of the record's class, or its class ids if the data set has no names."""
-        names = self._card.get("domains", {}).get(record.domain, {}).get("labels")
+        names = self.card.get("domains", {}).get(record.domain, {}).get("labels")
         return ",".join(names[class_id] if names else str(class_id) for class_id in record.class_ids)
 
     @property
@@ -138,7 +133,8 @@ class Dataset:
         return self.root / "data" / "info_files"
 
     @cached_property
-    def _card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, Any]:
+        """Content of `dataset.json`, which this package writes for the data sets it builds; else empty."""
         file = self.root / "dataset.json"
         if not file.exists():
             return {}
@@ -155,14 +151,11 @@ class Dataset:
 
 
 def _record(domain: str, split: str, row: int, entry: dict[str, Any]) -> Record:
-    path = entry["path"]
+    path, class_ids = entry["path"], entry["class_id"]
     if not isinstance(path, str):
         raise TypeError(f"{path!r} is not a path")
-    return Record(f"{domain}/{split}/{row:07d}", domain, path, _class_ids(entry["class_id"]))
-
-
-def _class_ids(value: int | list[int]) -> tuple[int, ...]:
-    return tuple(int(class_id) for class_id in value) if isinstance(value, list) else (int(value),)
+    class_ids = class_ids if isinstance(class_ids, list) else [class_ids]
+    return Record(f"{domain}/{split}/{row:07d}", domain, path, tuple(map(int, class_ids)))
 
 
 def _spellings(path: str) -> Iterator[str]:

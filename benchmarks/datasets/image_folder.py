@@ -32,10 +32,6 @@ class FolderDomain:
         """Number of classes with a single image, which cannot be queries."""
         return sum(len(paths) == 1 for paths in self.classes.values())
 
-    def count(self, names: tuple[str, ...]) -> int:
-        """Number of images in these classes."""
-        return sum(len(self.classes[name]) for name in names)
-
 
 def write_dataset(images: Path, out: Path) -> dict[str, FolderDomain]:
     """Write `out/data/info_files/<domain>/<split>.json` and `out/dataset.json`; return the domains.

@@ -29,7 +29,11 @@ class Split:
 
 def split_classes(domain: str, classes: Iterable[str], *, seed: int = SEED) -> Split:
     """Split classes: at least half for test, and no split is empty. Raises DataError for fewer than three."""
-    shuffled = sorted(set(classes), key=lambda name: _rank(seed, domain, name))
+
+    def rank(name: str) -> bytes:
+        return hashlib.sha256(f"{seed}\0{domain}\0{name}".encode()).digest()
+
+    shuffled = sorted(set(classes), key=rank)
     n_classes = len(shuffled)
     if n_classes < 3:
         raise DataError(f"{domain}: {n_classes} classes cannot fill train, val and test")
@@ -38,7 +42,3 @@ def split_classes(domain: str, classes: Iterable[str], *, seed: int = SEED) -> S
     n_val = max(round(n_classes / 10), 2 if n_rest >= 4 else 1)
     parts = shuffled[n_test + n_val :], shuffled[n_test : n_test + n_val], shuffled[:n_test]
     return Split(*(tuple(sorted(names)) for names in parts))
-
-
-def _rank(seed: int, domain: str, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0{domain}\0{name}".encode()).digest()

@@ -27,7 +27,6 @@ from benchmarks.runs.run import Run, answered
 from benchmarks.runs.validity import Verdict, judge, missing_embeddings, send_lag_ms
 from benchmarks.scoring.measures import DEPTH, Judge, QueryScore
 from benchmarks.stats.intervals import (
-    has_required_queries,
     interval_of,
     percentile_of,
     required_queries,
@@ -182,7 +181,7 @@ def _percentiles(latencies_ms: Sequence[float]) -> list[PercentileSummary]:
             interval_ms=(row.interval.to_json()[0], row.interval.to_json()[1]),
             answered=row.queries,
             needed=required_queries(row.percent / 100),
-            enough=has_required_queries(row.queries, row.percent / 100),
+            enough=row.queries >= required_queries(row.percent / 100),
             text=str(row),
         )
         for row in rows

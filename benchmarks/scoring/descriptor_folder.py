@@ -10,24 +10,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import DataError
 from benchmarks.progress import progress_bar
 from benchmarks.scoring.evaluation import Scores, SelfExclusion, UnitVectors, score, unit
-from benchmarks.scoring.measures import MEASURES, DomainScore, mean_over_domains
+from benchmarks.scoring.measures import COUNTS, MEASURES, DomainScore, mean_over_domains
 from benchmarks.stats.intervals import interval_of, resample
+from benchmarks.tables import Table
 
 _BLOCK = 65_536  # rows checked together
 _SIDE = 1536  # rows and columns of the matrices whose product gives the machine's peak
 _TRIES = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Speed:
     """Rate of float32 products."""
 
@@ -69,7 +68,7 @@ def score_folder(
         scores = score(queries, gallery, own_rows, self_exclusion, lambda count: progress.advance(bar, count))
         speed = _speed(2.0 * dim * query_count * gallery_count, start_s, start_cpu_s)
         progress.update(bar, completed=query_count)
-    return FolderScores(scores, left_out, speed, max(peak, _peak(), key=lambda peak: peak.gflop_per_s))
+    return FolderScores(scores, left_out, speed, max(peak, _peak()))
 
 
 def rounded(scores: Scores) -> Scores:
@@ -97,46 +96,37 @@ def to_json(scores: Scores) -> dict[str, dict[str, Any]]:
 
 def intervals(scores: Scores) -> dict[str, dict[str, Any]]:
     """95 % intervals of each measure in the shape of `to_json`, never rounded."""
-    return vars(scores.map(_intervals))
 
+    def of_setting(rows: Mapping[str, DomainScore]) -> dict[str, dict[str, list[float | None]]]:
+        resampled = resample({domain: row.values for domain, row in rows.items()})
+        return {
+            name: dict(zip(MEASURES, (interval_of(column).to_json() for column in means.T), strict=True))
+            for name, means in (*resampled.domains.items(), ("mean", resampled.mean))
+        }
 
-def _intervals(rows: Mapping[str, DomainScore]) -> dict[str, dict[str, list[float | None]]]:
-    resampled = resample({domain: row.values for domain, row in rows.items()})
-    return {
-        name: {measure: interval_of(means[:, column]).to_json() for column, measure in enumerate(MEASURES)}
-        for name, means in (*resampled.domains.items(), ("mean", resampled.mean))
-    }
+    return vars(scores.map(of_setting))
 
 
 def print_scores(scores: Scores, console: Console) -> None:
     """Print a table of percentages, one row per domain, and the intervals of the means."""
-    table = Table("domain", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("queries", "gallery", "R@1", "mMP@5", "separate R@1", "mMP@5", "no match", "failed"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for domain, row in scores.merged.items():
-        measures = _percent(row.to_json(), scores.separate[domain].to_json())
-        counts = (f"{row.queries:,}", f"{row.gallery:,}")
-        table.add_row(domain, *counts, *measures, f"{row.without_match:,}", f"{row.failed:,}")
-    table.add_section()
-    rows = scores.merged.values()
-    totals = [
-        f"{sum(getattr(row, name) for row in rows):,}"
-        for name in ("queries", "gallery", "without_match", "failed")
-    ]
-    means = _percent(mean_over_domains(scores.merged), mean_over_domains(scores.separate))
-    table.add_row("mean", *totals[:2], *means, *totals[2:])
-    console.print(table)
-    means_drawn = resample({domain: row.values for domain, row in scores.merged.items()}).mean
-    ends = [interval_of(means_drawn[:, column]) for column in range(len(MEASURES))]
+    columns = ("domain", "queries", "gallery", "R@1", "mMP@5", "separate R@1", "mMP@5", "no match", "failed")
+
+    def cells(name: str, merged: Mapping[str, float], separate: Mapping[str, float]) -> list[str]:
+        queries, gallery, without_match, failed = (f"{merged[count]:,}" for count in COUNTS)
+        shares = [f"{100 * side[measure]:.1f}" for side in (merged, separate) for measure in MEASURES]
+        return [name, queries, gallery, *shares, without_match, failed]
+
+    merged = {domain: row.to_json() for domain, row in scores.merged.items()}
+    rows = [cells(domain, row, scores.separate[domain].to_json()) for domain, row in merged.items()]
+    totals = {count: sum(row[count] for row in merged.values()) for count in COUNTS}
+    means = mean_over_domains(scores.merged), mean_over_domains(scores.separate)
+    Table(columns, rows, footer=cells("mean", {**totals, **means[0]}, means[1])).print(console)
+    drawn = resample({domain: row.values for domain, row in scores.merged.items()}).mean
     spans = [
         f"{name} [{100 * end.low:.1f}, {100 * end.high:.1f}]"
-        for name, end in zip(MEASURES, ends, strict=True)
+        for name, end in zip(MEASURES, map(interval_of, drawn.T), strict=True)
     ]
     console.print(f"mean, merged gallery, 95 %: {', '.join(spans)}", highlight=False)
-
-
-def _percent(*scores: Mapping[str, float]) -> list[str]:
-    return [f"{score[name] * 100:.1f}" for score in scores for name in MEASURES]
 
 
 def _domains_to_score(data: Dataset, folder: Path, split: str) -> tuple[list[str], dict[str, str]]:
@@ -171,8 +161,8 @@ def _common_dim(queries: Mapping[str, UnitVectors], gallery: Mapping[str, UnitVe
         for side, by_domain in (("queries", queries), ("gallery", gallery))
         for domain, vectors in by_domain.items()
     }
-    first, dim = next(iter(dims.items()))
-    for name, other in dims.items():
+    (first, dim), *others = dims.items()
+    for name, other in others:
         if other != dim:
             raise DataError(f"{first} have {dim} dimensions, {name} {other}: all must agree")
     return dim
@@ -188,7 +178,7 @@ def _peak() -> Speed:
             start_s, start_cpu_s = time.perf_counter(), time.process_time()
             list(pool.map(lambda _: matrix @ matrix, range(cores)))
             speeds.append(_speed(2.0 * cores * _SIDE**3, start_s, start_cpu_s))
-    return max(speeds, key=lambda speed: speed.gflop_per_s)
+    return max(speeds)
 
 
 def _speed(flop: float, start_s: float, start_cpu_s: float) -> Speed:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.datasets.dataset import Record
 from benchmarks.errors import DataError
-from benchmarks.scoring.exact_search import BySetting, Neighbours, Queries, nearest
+from benchmarks.scoring.exact_search import BySetting, Neighbours, nearest
 from benchmarks.scoring.measures import DEPTH, DomainScore, domain_score
 from benchmarks.scoring.relevance import Relevance
 
@@ -115,12 +115,11 @@ def _search(
 ) -> dict[str, Neighbours]:
     """Find DEPTH hits of every query, itself excluded."""
     by_position = self_exclusion == "position"
-    parts = {
-        domain: Queries(vectors.rows, np.full_like(own_rows[domain], -1) if by_position else own_rows[domain])
-        for domain, vectors in queries.items()
-    }
-    gallery_rows = {domain: vectors.rows for domain, vectors in gallery.items()}
-    hits = nearest(parts, gallery_rows, DEPTH + by_position, advance)
+    excluded = {domain: np.full_like(rows, -1) if by_position else rows for domain, rows in own_rows.items()}
+    query_rows, gallery_rows = (
+        {domain: vectors.rows for domain, vectors in side.items()} for side in (queries, gallery)
+    )
+    hits = nearest(query_rows, gallery_rows, excluded, DEPTH + by_position, advance)
     if by_position:
         hits = {domain: _without_first(rows, own_rows[domain] >= 0) for domain, rows in hits.items()}
     return hits

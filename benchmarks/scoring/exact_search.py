@@ -43,21 +43,17 @@ class BySetting(Generic[Value]):
 Neighbours = BySetting[NDArray[np.int64]]
 
 
-@dataclass(frozen=True)
-class Queries:
-    """Queries of one domain."""
-
-    rows: NDArray[np.float32]  # (Q, D), unit norm; zeros if the image is missing
-    own_rows: NDArray[np.int64]  # (Q,) the row of its domain's gallery to exclude, or -1
-
-
 def nearest(
-    queries: Mapping[str, Queries],
+    queries: Mapping[str, NDArray[np.float32]],
     gallery: Mapping[str, NDArray[np.float32]],
+    own_rows: Mapping[str, NDArray[np.int64]],
     k: int,
     advance: Callable[[int], object] = lambda _: None,
 ) -> dict[str, Neighbours]:
     """Find the k best of a float32 (N, D) gallery of unit norm for every query, by domain.
+
+    Queries are float32 (Q, D) of unit norm, or zeros if the image is missing. `own_rows` holds (Q,) the row
+    of its domain's gallery that a query excludes, or -1.
 
     The merged gallery is the domains' galleries in the given order. Rows of zeros are never found. `advance`
     is called with the number of queries that were searched since the last call. Memory: 10 MB per core
@@ -68,13 +64,13 @@ def nearest(
         blocks[domain], firsts[domain] = _block(rows, first, k + 1), first
         first += len(rows)
     neighbours: dict[str, Neighbours] = {
-        domain: BySetting(*(np.full((len(part.rows), k), -1) for _ in range(2)))
-        for domain, part in queries.items()
+        domain: BySetting(*(np.full((len(rows), k), -1) for _ in range(2)))
+        for domain, rows in queries.items()
     }
 
     def search(domain: str, part: NDArray[np.intp]) -> int:
-        own = queries[domain].own_rows[part]
-        best = _Best(queries[domain].rows[part], np.where(own < 0, -1, own + firsts.get(domain, 0)), k)
+        own = own_rows[domain][part]
+        best = _Best(queries[domain][part], np.where(own < 0, -1, own + firsts.get(domain, 0)), k)
         for other in sorted(blocks, key=lambda other: other != domain):
             best.search(blocks[other])
             if other == domain:
@@ -86,9 +82,7 @@ def nearest(
     # core at every tile.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(_CORES) as pool:
         futures = [
-            pool.submit(search, domain, part)
-            for domain, of_domain in queries.items()
-            for part in _parts(of_domain.rows)
+            pool.submit(search, domain, part) for domain, rows in queries.items() for part in _parts(rows)
         ]
         try:
             for done in as_completed(futures):

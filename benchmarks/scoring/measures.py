@@ -19,6 +19,7 @@ from benchmarks.scoring.relevance import Relevance
 
 DEPTH = 5  # hits that mMP@5 counts
 MEASURES = ("R@1", "mMP@5")  # the order of columns in every array of measures
+COUNTS = ("queries", "gallery", "without_match", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class DomainScore:
 
     def to_json(self) -> dict[str, float]:
         """Measures by name, and the counts."""
-        counts = {name: getattr(self, name) for name in ("queries", "gallery", "without_match", "failed")}
+        counts = {name: getattr(self, name) for name in COUNTS}
         return {"R@1": self.r_at_1, "mMP@5": self.mmp_at_5, **counts}
 
 

@@ -75,10 +75,10 @@ class Percentile:
             f"{end:.1f}" if math.isfinite(end) else "?" for end in (self.interval.low, self.interval.high)
         ]
         text = f"p{self.percent} {self.value_ms:.1f} ms [{', '.join(ends)}]"
-        p = self.percent / 100
-        if has_required_queries(self.queries, p):
+        required = required_queries(self.percent / 100)
+        if self.queries >= required:
             return text
-        return f"{text}; {self.queries:,} of the {required_queries(p):,} queries that MLPerf asks for"
+        return f"{text}; {self.queries:,} of the {required:,} queries that MLPerf asks for"
 
 
 def percentile_of(latencies_ms: NDArray[np.float64], percent: int) -> Percentile:
@@ -121,8 +121,3 @@ def required_queries(p: float) -> int:
     margin = (1 - p) / 20
     queries = float(norm.ppf(1 - (1 - 0.99) / 2)) ** 2 * p * (1 - p) / margin**2
     return math.ceil(queries / 2**13) * 2**13
-
-
-def has_required_queries(n: int, p: float) -> bool:
-    """True if a run of `n` queries has as many as MLPerf requires for percentile p."""
-    return n >= required_queries(p)

@@ -40,15 +40,15 @@ def graph_from_onnx(folder: Path) -> EmbeddingGraph:
         for tensor in onnx.load(folder / "model.onnx").graph.initializer
     }
     row = _backbone_of(manifest, folder)
-    graph = EmbeddingGraph(
-        descriptor_graph(row, "random"),
-        LinearHead(
-            np.zeros((manifest.dim, row.descriptor_dim), dtype=np.float32),
-            np.zeros(manifest.dim, dtype=np.float32),
-        ),
-    )
+    dim, width = manifest.dim, row.descriptor_dim
+    head = LinearHead(np.zeros((dim, width), dtype=np.float32), np.zeros(dim, dtype=np.float32))
+    graph = EmbeddingGraph(descriptor_graph(row, "random"), head)
     graph.load_state_dict(_state(graph, initialisers, folder))
-    _check_canonical(graph, manifest, folder)
+    _, canonical = load_canonical(folder)
+    (embedding,) = describe(graph, read_pixels(folder / "canonical.png", manifest.preprocessing)[None])
+    cosine = float(embedding @ np.asarray(canonical.embedding, dtype=np.float32))
+    if not cosine >= MIN_COSINE:
+        raise ParityError(f"{folder}: in torch the canonical image has cosine {cosine:.6f} < {MIN_COSINE}")
     return graph
 
 
@@ -82,11 +82,3 @@ def _state(graph: nn.Module, initialisers: Mapping[str, Tensor], folder: Path) -
             "use the run or the backbone that it was exported from"
         )
     return {name: state[name] for name in expected}
-
-
-def _check_canonical(graph: nn.Module, manifest: Manifest, folder: Path) -> None:
-    _, canonical = load_canonical(folder)
-    (embedding,) = describe(graph, read_pixels(folder / "canonical.png", manifest.preprocessing)[None])
-    cosine = float(embedding @ np.asarray(canonical.embedding, dtype=np.float32))
-    if not cosine >= MIN_COSINE:
-        raise ParityError(f"{folder}: in torch the canonical image has cosine {cosine:.6f} < {MIN_COSINE}")

@@ -4,7 +4,6 @@ Trees, shapes and activations are those of the reference code (`nikosips/Univers
 `nikosips/UDON`). The method and all sizes are read from the checkpoint's tree, never from its name.
 """
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -19,11 +18,10 @@ from torch import nn
 from model_export.checkpoints.flax_msgpack import read_params
 from model_export.checkpoints.flax_rules import TREES, Array, Rule, Sizes, Tree, dense, image_px
 from model_export.errors import SourceError
-from model_export.networks.graph import Normalise
+from model_export.networks.graph import Normalise, Trained
 from model_export.networks.head import LinearHead
 from model_export.networks.loaders import format_faults
-from model_export.networks.trained import Trained
-from service.manifest import Preprocessing
+from service.manifest import Preprocessing, sha256_of
 
 # Number of classes of UnED's training splits, different for every domain.
 UNED_CLASSES = {
@@ -86,20 +84,27 @@ def import_checkpoint(file: Path) -> Trained:
     head = LinearHead(state.pop("head.weight"), state.pop("head.bias"))
     network = tree.build(sizes, blocks)
     network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in state.items()})
-    classes = _classes(params, method)
-    with file.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    matches = {path: re.fullmatch(method.classifier, path) for path in params}
+    classes = {int(match[1]): params[path].shape[-1] for path, match in matches.items() if match}
+    px = image_px(sizes)
     return Trained(
         descriptor=nn.Sequential(Normalise(tree.mean, tree.std), network).eval(),
         head=head,
-        preprocessing=_preprocessing(sizes),
+        preprocessing=Preprocessing(
+            input_px=px,
+            resize="short-side",
+            resize_px=px,
+            interpolation="bilinear-no-antialias",
+            crop="centre",
+            exif="ignore",
+        ),
         mean=tree.mean,
         std=tree.std,
         strategy=_strategy(method, tree, len(classes), sizes["E"]),
         domains=_domains(classes),
         data_fingerprint="not stated in the checkpoint",
         source=f"Flax checkpoint {file.name}: a {method.name} model ({method.paper})",
-        source_sha256=sha256,
+        source_sha256=sha256_of(file),
         licence="not stated by its publishers",
     )
 
@@ -143,24 +148,6 @@ def _agrees(shape: tuple[int, ...], letters: list[str], sizes: Sizes) -> bool:
     if len(shape) != len(letters):
         return False
     return all(sizes.setdefault(letter, size) == size for letter, size in zip(letters, shape, strict=True))
-
-
-def _preprocessing(sizes: Sizes) -> Preprocessing:
-    px = image_px(sizes)
-    return Preprocessing(
-        input_px=px,
-        resize="short-side",
-        resize_px=px,
-        interpolation="bilinear-no-antialias",
-        crop="centre",
-        exif="ignore",
-    )
-
-
-def _classes(params: Mapping[str, Array], method: _Method) -> dict[int, int]:
-    """Return the number of classes by position of the classifier."""
-    matches = {path: re.fullmatch(method.classifier, path) for path in params}
-    return {int(match[1]): params[path].shape[-1] for path, match in matches.items() if match}
 
 
 def _domains(classes: Mapping[int, int]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
@@ -26,7 +27,7 @@ class Rule:
     flax: tuple[str, ...]  # paths; {i} is the number of the block
     shape: str
     torch: str
-    turn: Callable[[Array], Array]
+    turn: Callable[[Array], Array] = np.asarray  # no change
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,6 @@ class Tree:
         ]
 
 
-def _same(array: Array) -> Array:
-    return array
-
-
-def _transposed(kernel: Array) -> Array:
-    return kernel.T  # (in, out) -> (out, in)
-
-
 def _convolution(kernel: Array) -> Array:
     return kernel.transpose(3, 2, 0, 1)  # (P, P, 3, D) -> (D, 3, P, P)
 
@@ -72,22 +65,18 @@ def _out_of_heads(kernel: Array) -> Array:
     return kernel.reshape(-1, kernel.shape[-1]).T  # (H, K, D) -> (D, H * K)
 
 
-def _flat(bias: Array) -> Array:
-    return bias.reshape(-1)  # (H, K) -> (H * K,)
-
-
 def dense(flax: str, shape: str, torch: str) -> tuple[Rule, Rule]:
     """Return the rules of a linear layer with bias, whose kernel has the shape (in, out)."""
     return (
-        Rule((f"{flax}/kernel",), shape, f"{torch}.weight", _transposed),
-        Rule((f"{flax}/bias",), shape.split()[-1], f"{torch}.bias", _same),
+        Rule((f"{flax}/kernel",), shape, f"{torch}.weight", np.transpose),
+        Rule((f"{flax}/bias",), shape.split()[-1], f"{torch}.bias"),
     )
 
 
 def _norm(flax: str, torch: str) -> tuple[Rule, Rule]:
     return (
-        Rule((f"{flax}/scale",), "D", f"{torch}.weight", _same),
-        Rule((f"{flax}/bias",), "D", f"{torch}.bias", _same),
+        Rule((f"{flax}/scale",), "D", f"{torch}.weight"),
+        Rule((f"{flax}/bias",), "D", f"{torch}.bias"),
     )
 
 
@@ -96,17 +85,17 @@ def _attention(flax: str, inward: str, outward: str) -> tuple[Rule, ...]:
     query_key_value = [f"{flax}/{part}" for part in ("query", "key", "value")]
     return (
         Rule(tuple(f"{part}/kernel" for part in query_key_value), "D H K", f"{inward}weight", _into_heads),
-        Rule(tuple(f"{part}/bias" for part in query_key_value), "H K", f"{inward}bias", _flat),
+        Rule(tuple(f"{part}/bias" for part in query_key_value), "H K", f"{inward}bias", np.ravel),
         Rule((f"{flax}/out/kernel",), "H K D", f"{outward}.weight", _out_of_heads),
-        Rule((f"{flax}/out/bias",), "D", f"{outward}.bias", _same),
+        Rule((f"{flax}/out/bias",), "D", f"{outward}.bias"),
     )
 
 
 def _clip_rules(flax: str, torch: str) -> tuple[Rule, ...]:
     return (
         Rule(("conv1/kernel",), "P P 3 D", "conv1.weight", _convolution),
-        Rule(("class_embedding",), "D", "class_embedding", _same),
-        Rule(("positional_embedding",), "T D", "positional_embedding", _same),
+        Rule(("class_embedding",), "D", "class_embedding"),
+        Rule(("positional_embedding",), "T D", "positional_embedding"),
         *_norm("ln_pre", "ln_pre"),
         *_norm("ln_post", "ln_post"),
         *_norm(f"{flax}/ln_1", f"{torch}.ln_1"),
@@ -121,9 +110,9 @@ def _imagenet_rules(flax: str, torch: str) -> tuple[Rule, ...]:
     attention = f"{flax}/MultiHeadDotProductAttention_0"
     return (
         Rule(("embedding/kernel",), "P P 3 D", "patch_embed.proj.weight", _convolution),
-        Rule(("embedding/bias",), "D", "patch_embed.proj.bias", _same),
-        Rule(("cls",), "1 1 D", "cls_token", _same),
-        Rule(("Transformer/posembed_input/pos_embedding",), "1 T D", "pos_embed", _same),
+        Rule(("embedding/bias",), "D", "patch_embed.proj.bias"),
+        Rule(("cls",), "1 1 D", "cls_token"),
+        Rule(("Transformer/posembed_input/pos_embedding",), "1 T D", "pos_embed"),
         *_norm("Transformer/encoder_norm", "norm"),
         *_norm(f"{flax}/LayerNorm_0", f"{torch}.norm1"),
         *_attention(attention, f"{torch}.attn.qkv.", f"{torch}.attn.proj"),

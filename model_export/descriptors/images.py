@@ -19,16 +19,10 @@ _NAMED = 20
 MAX_PIXELS = 10**9
 
 
-def missing_images(data: Dataset, splits: Iterable[tuple[str, str]]) -> list[Path]:
-    """Return files of these (domain, split) pairs that do not exist, each once, in order."""
-    files = (data.image(record) for domain, split in splits for record in data.records(domain, split))
-    return [file for file in dict.fromkeys(files) if not file.is_file()]
-
-
 def require_images(data: Dataset, splits: Iterable[tuple[str, str]]) -> None:
     """Raise SourceError with the number and the first names of the missing images, if there are any."""
-    missing = missing_images(data, splits)
-    if missing:
+    files = (data.image(record) for domain, split in splits for record in data.records(domain, split))
+    if missing := [file for file in dict.fromkeys(files) if not file.is_file()]:
         names = ", ".join(str(file) for file in missing[:_NAMED])
         part = f", the first {_NAMED}" if len(missing) > _NAMED else ""
         raise SourceError(f"{len(missing)} images of {data.root} are missing{part}: {names}")

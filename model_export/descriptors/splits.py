@@ -6,8 +6,9 @@ the data of each file, so that an interrupted run resumes and never mixes two mo
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.progress import Progress
 
 from benchmarks.datasets.dataset import Dataset, Record
 from benchmarks.progress import progress_bar
@@ -60,7 +62,9 @@ def embed_splits(
     pairs = splits_for(data, split)
     if not allow_missing:
         require_images(data, pairs)
-    done = _read_done(out)
+    done: dict[str, dict[str, Any]] = {}
+    with suppress(OSError, ValueError):  # an unreadable file counts as empty
+        done.update(json.loads((out / "embed.json").read_text()))
     # The key "pictures" stays: it is part of the format of embed.json.
     origin = {"model": encoder.manifest.fingerprint, "data": data.fingerprint}
     entries = {pair: {**origin, "pictures": images_stamp(data, *pair)} for pair in pairs}
@@ -70,45 +74,46 @@ def embed_splits(
         for pair in pairs
         if done.get("/".join(pair)) == {**entries[pair], "missing": 0} and files[pair].exists()
     ]
-    counts = {pair: len(data.records(*pair)) for pair in pairs}
-    missing = 0
+    embedded = missing = 0
     with progress_bar(console) as progress:
         for pair in (pair for pair in pairs if pair not in kept):
-            task = progress.add_task(" ".join(pair), total=counts[pair])
-            rows = np.empty((counts[pair], encoder.manifest.dim), dtype=np.float32)
-            for start, block in embed_blocks(encoder, data, data.records(*pair), allow_missing):
-                rows[start : start + len(block)] = block
-                progress.advance(task, len(block))
+            rows = _embed(encoder, data, data.records(*pair), progress, " ".join(pair), allow_missing)
             zeros = int((~rows.any(axis=1)).sum())
             save_array(files[pair], rows)
             done["/".join(pair)] = {**entries[pair], "missing": zeros}
             with atomic_file(out / "embed.json") as file:
                 file.write_text(json.dumps(done, indent=1) + "\n")
+            embedded += len(rows)
             missing += zeros
-    kept_count = sum(counts[pair] for pair in kept)
-    return EmbedCounts(sum(counts.values()) - kept_count, kept_count, missing)
+    return EmbedCounts(embedded, sum(len(data.records(*pair)) for pair in kept), missing)
 
 
-def embed_blocks(
-    encoder: Encoder, data: Dataset, records: Sequence[Record], allow_missing: bool = False
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield (first row, block of embeddings), decoding the next block while one is encoded."""
-    preprocessing = encoder.manifest.preprocessing
+def _embed(
+    encoder: Encoder,
+    data: Dataset,
+    records: Sequence[Record],
+    progress: Progress,
+    title: str,
+    allow_missing: bool = False,
+) -> NDArray[np.float32]:
+    """Return embeddings (N, dim) of records, decoding the next batch while one is encoded."""
+    rows = np.zeros((len(records), encoder.manifest.dim), dtype=np.float32)
+    task = progress.add_task(title, total=len(records))
     with ThreadPoolExecutor() as pool:
 
         def submit(start: int) -> list[Future[NDArray[np.uint8] | None]]:
-            batch = records[start : start + _BATCH]
-            return [pool.submit(_read, data.image(record), preprocessing, allow_missing) for record in batch]
+            files = [data.image(record) for record in records[start : start + _BATCH]]
+            return [pool.submit(_read, file, encoder.manifest.preprocessing, allow_missing) for file in files]
 
         futures = submit(0)
         for start in range(0, len(records), _BATCH):
             images = [future.result() for future in futures]
             futures = submit(start + _BATCH)
-            present = [row for row, image in enumerate(images) if image is not None]
-            rows = np.zeros((len(images), encoder.manifest.dim), dtype=np.float32)
+            present = {row: image for row, image in enumerate(images, start) if image is not None}
             if present:
-                rows[present] = encoder.encode(np.stack([image for image in images if image is not None]))
-            yield start, rows
+                rows[list(present)] = encoder.encode(np.stack(list(present.values())))
+            progress.advance(task, len(images))
+    return rows
 
 
 def score_split(
@@ -119,13 +124,7 @@ def score_split(
     with progress_bar(console) as progress:
 
         def embed(domain: str, part: str) -> NDArray[np.float32]:
-            records = data.records(domain, part)
-            task = progress.add_task(f"{name}: {domain} {part}", total=len(records))
-            blocks = [np.empty((0, encoder.manifest.dim), dtype=np.float32)]
-            for _, block in embed_blocks(encoder, data, records):
-                blocks.append(block)
-                progress.advance(task, len(block))
-            return np.concatenate(blocks)
+            return _embed(encoder, data, data.records(domain, part), progress, f"{name}: {domain} {part}")
 
         return evaluate(data, domains, split, embed)
 
@@ -137,11 +136,3 @@ def _read(file: Path, preprocessing: Preprocessing, allow_missing: bool) -> NDAr
         if not allow_missing:
             raise
         return None
-
-
-def _read_done(out: Path) -> dict[str, dict[str, Any]]:
-    """Read `embed.json`; an unreadable one counts as empty."""
-    try:
-        return dict(json.loads((out / "embed.json").read_text()))
-    except (OSError, ValueError):
-        return {}

@@ -5,7 +5,6 @@ start: the embedding by torch for an fp32 model, its own for a variant. `parity.
 of photos of a data set, by path and hash, so that `verify` needs no torch weights.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 
 from benchmarks.datasets.dataset import Dataset, Record
 from model_export.descriptors.images import read_pixels
@@ -26,20 +25,16 @@ Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # (N, H, W, 3) -> (N
 _PHOTOS = 16
 
 
-class Photo(BaseModel):
+class Photo(BaseModel, frozen=True, extra="forbid"):
     """A photo of a data set and its embedding by torch."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str  # relative to data/images
     sha256: str  # of the file
     embedding: tuple[float, ...]
 
 
-class Parity(BaseModel):
+class Parity(BaseModel, frozen=True, extra="forbid"):
     """`parity.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data_fingerprint: str
     photos: tuple[Photo, ...]
@@ -118,7 +113,7 @@ def available_photos(
     images, embeddings = [], []
     for photo in parity.photos:
         file = data.root / "data" / "images" / photo.path
-        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == photo.sha256:
+        if file.is_file() and sha256_of(file) == photo.sha256:
             images.append(read_pixels(file, preprocessing))
             embeddings.append(photo.embedding)
     px, dim = preprocessing.input_px, len(parity.photos[0].embedding)

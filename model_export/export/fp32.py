@@ -28,8 +28,7 @@ from model_export.export.canonical import (
 )
 from model_export.export.onnx_file import save_checked
 from model_export.folders import atomic_model_folder
-from model_export.networks.graph import EmbeddingGraph
-from model_export.networks.trained import Trained
+from model_export.networks.graph import EmbeddingGraph, Trained
 from service.manifest import Manifest, Precision, Preprocessing, fingerprint, onnx_sha256
 
 MIN_COSINE = 0.99999  # of fp32 ONNX Runtime against torch, for every image compared

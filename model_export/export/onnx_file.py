@@ -14,10 +14,3 @@ def save_checked(model: onnx.ModelProto, file: Path) -> None:
     weights_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     onnx.save(model, file, save_as_external_data=weights_bytes > _LARGEST_BYTES, location=WEIGHTS_FILE)
     onnx.checker.check_model(file, full_check=True)
-
-
-def load_with_shapes(file: Path) -> onnx.ModelProto:
-    """Load a graph of any size with its weights and the shapes of all values."""
-    model = onnx.shape_inference.infer_shapes(onnx.load(file, load_external_data=False))
-    onnx.load_external_data_for_model(model, str(file.parent))
-    return model

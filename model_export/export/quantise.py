@@ -14,18 +14,13 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from onnxruntime.quantization import (
-    CalibrationMethod,
-    QuantType,
-    quantize_dynamic,
-    quantize_static,
-)
+from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
 from model_export.errors import SourceError
-from model_export.export.onnx_file import load_with_shapes, save_checked
+from model_export.export.onnx_file import save_checked
 
 _WEIGHTED = ("Conv", "MatMul", "Gemm")
 _BATCH = 8
@@ -36,7 +31,8 @@ _FLOAT_CONVOLUTIONS = 3
 
 def to_fp16(source: Path, out: Path) -> None:
     """Convert weights and arithmetic of the network to float16. Raises SourceError."""
-    model = load_with_shapes(source)
+    model = onnx.shape_inference.infer_shapes(onnx.load(source, load_external_data=False))
+    onnx.load_external_data_for_model(model, str(source.parent))
     # ONNX Runtime 1.32 crashes when its CPU layout optimiser meets a Mul of float16, as in CLIP's QuickGELU.
     products = [node.name for node in model.graph.node if node.op_type == "Mul"]
     float_nodes = [*_before_network(model), *products, *_head(model)]

@@ -13,9 +13,8 @@ from model_export.errors import SourceError
 from model_export.export.fp32 import export_model
 from model_export.export.variants import export_decoded, export_variant, require_variant_images
 from model_export.networks.backbones import Backbone, backbone_named, weights_sha256, weights_source
-from model_export.networks.graph import descriptor_graph
+from model_export.networks.graph import Trained, descriptor_graph
 from model_export.networks.head import DIM, HeadKind, LinearHead, fit_pca, identity
-from model_export.networks.trained import Trained
 from model_export.training.cache import describe_split
 from model_export.training.run_folder import RunFolder
 from service.manifest import Jpeg, Manifest, Precision

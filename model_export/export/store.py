@@ -1,6 +1,7 @@
 """BentoML's model store: exported models as `NAME:FINGERPRINT`."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import bentoml
@@ -26,10 +27,8 @@ def put_in_store(folder: Path, manifest: Manifest) -> str:
     """
     try:
         tag = bentoml.Tag(manifest.name.lower(), manifest.fingerprint)
-        try:
+        with suppress(NotFound):
             return str(bentoml.models.get(tag).tag)
-        except NotFound:
-            pass
         labels = {"fingerprint": manifest.fingerprint, "precision": manifest.precision}
         with bentoml.models.create(tag, labels=labels) as model:  # added only when complete
             shutil.copytree(folder, model.path, dirs_exist_ok=True)

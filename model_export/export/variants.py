@@ -3,7 +3,7 @@
 import shutil
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -49,7 +49,7 @@ def export_variant(
         scores = {"fp32": _scores(before), precision: _scores(after)}
         accuracy = Accuracy.model_validate({"data_fingerprint": data.fingerprint, **scores})
         changes = {"name": out.name, "precision": precision, "variant_of": manifest.fingerprint}
-        return _finish(base, folder, manifest, changes, {"accuracy": accuracy})
+        return _finish(base, folder, manifest, changes, accuracy=accuracy)
 
 
 def export_decoded(base: Path, jpeg: Jpeg, out: Path) -> Manifest:
@@ -74,17 +74,13 @@ def _fp32_manifest(base: Path, out: Path) -> Manifest:
 
 
 def _finish(
-    base: Path,
-    folder: Path,
-    manifest: Manifest,
-    changes: dict[str, str],
-    measured: dict[str, Any] | None = None,
+    base: Path, folder: Path, manifest: Manifest, changes: dict[str, str], **measured: Accuracy
 ) -> Manifest:
     """Write the metadata and the manifest of a variant; `measured` is for the manifest only."""
     onnx_file = folder / "model.onnx"
     properties = onnx.load(base / "model.onnx", load_external_data=False).metadata_props
     write_metadata(onnx_file, {**{entry.key: entry.value for entry in properties}, **changes})
-    variant = manifest.model_copy(update={**changes, **(measured or {})})
+    variant = manifest.model_copy(update={**changes, **measured})
     fields = file_fields(folder, variant.preprocessing, variant.precision)
     variant = variant.model_copy(update=fields)
     write_manifest(variant, folder)

@@ -58,8 +58,7 @@ def print_checks(checks: list[Check], console: Console) -> None:
     for check in checks:
         table.add_row(check.name, check.status, check.detail)
     console.print(table)
-    undone = sum(check.status == "not done" for check in checks)
-    if undone:
+    if undone := sum(check.status == "not done" for check in checks):
         console.print(f"INCOMPLETE: {undone} of {len(checks)} checks could not be done")
 
 

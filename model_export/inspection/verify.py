@@ -18,20 +18,11 @@ from service.manifest import MIN_COSINE, Manifest, Precision, load_canonical, lo
 BATCHES = (1, 2, 3, 7, 16, 64)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Lowest cosines that pass."""
-
-    batched: float  # of an image in a batch to the same image alone
-    torch: float | None  # to torch's embedding of a photo; None: judged by accuracy instead
-
-
-# Dynamic int8 uses one range per batch, so an image's embedding depends on the rest of the batch.
-LIMITS: dict[Precision, Limits] = {
-    "fp32": Limits(batched=0.99999, torch=0.99999),
-    "fp16": Limits(batched=0.9999, torch=0.99),
-    "int8": Limits(batched=0.995, torch=None),
-}
+# Lowest cosines that pass: of an image in a batch to the same image alone. Dynamic int8 uses one range per
+# batch, so an image's embedding depends on the rest of the batch.
+_BATCHED: dict[Precision, float] = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.995}
+# To torch's embedding of a photo; None: judged by accuracy instead.
+_TORCH: dict[Precision, float | None] = {"fp32": 0.99999, "fp16": 0.99, "int8": None}
 _OTHER_PROVIDERS = 0.999  # against torch on a CPU: TF32 and fused kernels differ
 
 
@@ -89,7 +80,7 @@ def check_batching(encoder: Encoder, provider: str) -> Check:
         for start in range(0, len(pixels), batch)
     ]
     name = f"{provider}: batches of {', '.join(map(str, BATCHES))} against singles"
-    limit = LIMITS[encoder.manifest.precision].batched
+    limit = _BATCHED[encoder.manifest.precision]
     return _compared(name, np.concatenate(batched), np.tile(singles, (len(BATCHES), 1)), limit)
 
 
@@ -103,7 +94,7 @@ def _torch(encoder: Encoder, provider: str, folder: Path, data: Dataset | None) 
     pixels, expected = available_photos(parity, data, encoder.manifest.preprocessing)
     if not len(pixels):
         return Check(name, "not done", f"none of the {len(parity.photos)} photos is in {data.root}")
-    limit = LIMITS[encoder.manifest.precision].torch
+    limit = _TORCH[encoder.manifest.precision]
     if limit is not None and provider != "cpu":
         limit = min(limit, _OTHER_PROVIDERS)
     return _compared(name, encoder.encode(pixels), expected, limit)

@@ -73,55 +73,39 @@ def _lite(number: int, input_px: int, file: str) -> Backbone:
     )
 
 
-def _open_clip(
+def _vit(
     name: str,
+    library: Literal["open_clip", "timm"],
     architecture: str,
     weights: str,
     data: str,
     descriptor_dim: int,
-    levels: _Levels = _CLIP,
+    levels: _Levels,
+    licence: str,
+    resize_px: int = 224,
     resize: Literal["short-side", "squash"] = "short-side",
-    licence: str = "MIT",
 ) -> Backbone:
+    separator = "." if library == "timm" else " "
     return Backbone(
         name=name,
-        family="open_clip",
+        family=library,
         architecture=architecture,
         weights=weights,
         descriptor_dim=descriptor_dim,
         mean=levels[0],
         std=levels[1],
-        preprocessing=_bicubic(224, 224, resize),
-        source=f"open_clip {architecture} {weights} ({data})",
+        preprocessing=_bicubic(224, resize_px, resize),
+        source=f"{library} {architecture}{separator}{weights} ({data})",
         licence=licence,
     )
 
 
-def _timm(
-    name: str,
-    architecture: str,
-    weights: str,
-    data: str,
-    descriptor_dim: int,
-    levels: _Levels = _HALF,
-    resize_px: int = 248,
-) -> Backbone:
-    return Backbone(
-        name=name,
-        family="timm",
-        architecture=architecture,
-        weights=weights,
-        descriptor_dim=descriptor_dim,
-        mean=levels[0],
-        std=levels[1],
-        preprocessing=_bicubic(224, resize_px),
-        source=f"timm {architecture}.{weights} ({data})",
-        licence="Apache-2.0",
-    )
-
-
-_OPENAI, _LAION = "OpenAI's image-text pairs", "LAION-2B"
-_IN21K = ("augreg_in21k_ft_in1k", "ImageNet-21k, then ImageNet-1k")
+_OPENAI = "openai", "OpenAI's image-text pairs"
+_LAION_B = "laion2b_s34b_b88k", "LAION-2B"
+_LAION_H = "laion2b_s32b_b79k", "LAION-2B"
+_IN21K = "augreg_in21k_ft_in1k", "ImageNet-21k, then ImageNet-1k"
+_SIGLIP = "ViT-SO400M-14-SigLIP", "webli", "WebLI"
+_LVD = "lvd142m", "LVD-142M"
 
 BACKBONES = {
     row.name: row
@@ -130,18 +114,16 @@ BACKBONES = {
         _lite(1, 240, "efficientnet-lite1-77cc7160.pth"),
         _lite(2, 260, "efficientnet-lite2-9656183e.pth"),
         # OpenAI trained with QuickGELU, LAION with GELU: the architecture's name tells which.
-        _open_clip("clip-vit-b16", "ViT-B-16-quickgelu", "openai", _OPENAI, 768),
-        _open_clip("clip-vit-b16-laion2b", "ViT-B-16", "laion2b_s34b_b88k", _LAION, 768),
-        _open_clip("clip-vit-b32", "ViT-B-32-quickgelu", "openai", _OPENAI, 768),
-        _open_clip("clip-vit-l14", "ViT-L-14-quickgelu", "openai", _OPENAI, 1024),
-        _open_clip("clip-vit-h14-laion2b", "ViT-H-14", "laion2b_s32b_b79k", _LAION, 1280),
-        _open_clip(
-            "siglip-so400m", "ViT-SO400M-14-SigLIP", "webli", "WebLI", 1152, _HALF, "squash", "Apache-2.0"
-        ),
-        _timm("imagenet-vit-b16", "vit_base_patch16_224", *_IN21K, 768),
-        _timm("imagenet-vit-s16", "vit_small_patch16_224", *_IN21K, 384),
+        _vit("clip-vit-b16", "open_clip", "ViT-B-16-quickgelu", *_OPENAI, 768, _CLIP, "MIT"),
+        _vit("clip-vit-b16-laion2b", "open_clip", "ViT-B-16", *_LAION_B, 768, _CLIP, "MIT"),
+        _vit("clip-vit-b32", "open_clip", "ViT-B-32-quickgelu", *_OPENAI, 768, _CLIP, "MIT"),
+        _vit("clip-vit-l14", "open_clip", "ViT-L-14-quickgelu", *_OPENAI, 1024, _CLIP, "MIT"),
+        _vit("clip-vit-h14-laion2b", "open_clip", "ViT-H-14", *_LAION_H, 1280, _CLIP, "MIT"),
+        _vit("siglip-so400m", "open_clip", *_SIGLIP, 1152, _HALF, "Apache-2.0", resize="squash"),
+        _vit("imagenet-vit-b16", "timm", "vit_base_patch16_224", *_IN21K, 768, _HALF, "Apache-2.0", 248),
+        _vit("imagenet-vit-s16", "timm", "vit_small_patch16_224", *_IN21K, 384, _HALF, "Apache-2.0", 248),
         # Trained at 518 px; its position embeddings are resampled to 224.
-        _timm("dinov2-vit-b14", "vit_base_patch14_dinov2", "lvd142m", "LVD-142M", 768, _IMAGENET, 224),
+        _vit("dinov2-vit-b14", "timm", "vit_base_patch14_dinov2", *_LVD, 768, _IMAGENET, "Apache-2.0"),
     )
 }
 

@@ -77,8 +77,7 @@ def _require_complete(data: Dataset) -> None:
     train_splits = [(domain, "train") for domain in data.domains]
     require_images(data, dict.fromkeys([*train_splits, *splits_for(data, "val"), *splits_for(data, "test")]))
     require_queries(data, "test")
-    missing = sorted(set(data.domains) - set(domains_with_queries(data, data.domains, "val")))
-    if missing:
+    if missing := sorted(set(data.domains) - set(domains_with_queries(data, data.domains, "val"))):
         raise SourceError(
             f"{data.root}: no validation queries in {', '.join(missing)}, needed to choose a specialist"
         )

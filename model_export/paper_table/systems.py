@@ -16,12 +16,12 @@ from model_export.descriptors.images import images_stamp, read_pixels
 from model_export.folders import save_array
 from model_export.networks.graph import descriptor_graph
 from model_export.networks.head import DIM, fit_pca
-from model_export.paper_table.colour import CELLS, colour_histogram
 from model_export.training.cache import DescriptorCache, describe_split
 from model_export.training.config import Strategy, load_strategy
 from model_export.training.run_folder import RunFolder
 
 STRATEGIES = Path(__file__).parents[1] / "strategies" / "octet"
+_CELLS = 4  # of each colour channel, in the histogram
 FROZEN = ("ujcrr", "ujcds", "uscrr", "uscds", "balanced", "udon")  # universal, on a frozen backbone
 
 
@@ -60,7 +60,7 @@ def off_the_shelf(data: Dataset, cache: DescriptorCache) -> dict[str, Embed]:
     def colours(domain: str, split: str) -> NDArray[np.float32]:
         files = [data.image(record) for record in data.records(domain, split)]
         rows = [colour_histogram(read_pixels(file, cache.row.preprocessing)) for file in files]
-        return np.reshape(rows, (len(rows), CELLS**3))  # also if there are no images
+        return np.reshape(rows, (len(rows), _CELLS**3))  # also if there are no images
 
     return {
         "colour histogram": colours,
@@ -68,6 +68,17 @@ def off_the_shelf(data: Dataset, cache: DescriptorCache) -> dict[str, Embed]:
         f"PCA-{DIM}": lambda domain, split: pca(cache.read(domain, split)),
         f"PCA-{DIM}, whitened": lambda domain, split: whitened(cache.read(domain, split)),
     }
+
+
+def colour_histogram(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the RGB histogram of an image: uint8 (H, W, 3) -> float32 (64,), the lower bound of the table.
+
+    A value is the square root of a cell's share, so the norm is 1.
+    """
+    cells = pixels.reshape(-1, 3).astype(np.int64) * _CELLS // 256  # (H * W, 3) in 0..3
+    numbers = (cells[:, 0] * _CELLS + cells[:, 1]) * _CELLS + cells[:, 2]
+    shares = np.bincount(numbers, minlength=_CELLS**3) / len(numbers)
+    return np.sqrt(shares).astype(np.float32)
 
 
 def trained(folder: Path, cache: DescriptorCache) -> Embed:

@@ -6,8 +6,9 @@ file's name hashes the sizes and times of the images, so that replaced images ar
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -44,14 +45,9 @@ class DescriptorCache:
             save_array(file, describe_split(self._descriptor, self.row, self.data, domain, split, view))
         return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
 
-    def _stamp(self, domain: str, split: str) -> str:
-        if (domain, split) not in self._stamps:
-            self._stamps[domain, split] = images_stamp(self.data, domain, split)
-        return self._stamps[domain, split]
-
     @cached_property
-    def _stamps(self) -> dict[tuple[str, str], str]:  # computed once per run: every evaluation reads splits
-        return {}
+    def _stamp(self) -> Callable[[str, str], str]:  # computed once per run: every evaluation reads splits
+        return cache(partial(images_stamp, self.data))
 
     @cached_property
     def _descriptor(self) -> nn.Module:  # separate from the network that is trained

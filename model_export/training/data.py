@@ -54,8 +54,7 @@ class TrainingSet:
 
 def training_set(data: Dataset, domains: Sequence[str]) -> TrainingSet:
     """Load these domains, or all if there are none. Raises SourceError for an empty or unknown domain."""
-    missing = sorted(set(domains) - set(data.domains))
-    if missing:
+    if missing := sorted(set(domains) - set(data.domains)):
         raise SourceError(f"{data.root} has no domain {', '.join(missing)}; it has {', '.join(data.domains)}")
     domains = domains or data.domains
     require_training_images(data, domains)

@@ -8,7 +8,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +45,7 @@ def train(strategy: Strategy, data: Dataset, out: Path, cache: Path, workers: in
     """
     folder = RunFolder(out)
     folder.check(strategy, data.fingerprint)
-    finished = folder.summary()
-    if finished is not None:
+    if (finished := folder.summary()) is not None:
         return finished
     run = _Run(strategy, data, folder, cache, workers)
     if run.accelerator.is_main_process:  # only after the strategy is known to fit the data
@@ -147,13 +146,12 @@ class _Run:
         seed = self._seed(stage.number, start)
         torch.manual_seed(seed + self.accelerator.process_index)  # for dropout
         values: defaultdict[str, list[float]] = defaultdict(list)
-        factor = rate_factor(stage.config, stage.steps)
         rates = [stage.config.lr, stage.config.backbone_lr]
         batches = [self._share(batch) for batch in planner.segment(start, stop)]
         inputs = stage.inputs.read(batches, seed)
         for step, (batch, rows) in enumerate(zip(batches, inputs, strict=True), start):
             for group, rate in zip(stage.optimizer.param_groups, rates, strict=False):
-                group["lr"] = rate * factor(step)
+                group["lr"] = rate * rate_factor(stage.config, step, stage.steps)
             losses = self._step(stage, batch, rows)
             for name, value in {**losses, f"class {batch.domain}": losses["class"]}.items():
                 values[name].append(value)
@@ -198,7 +196,12 @@ class _Run:
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.trainee.parameters()):
             raise self._diverged("a parameter is not finite")
         tuned = any(config.train == "all" for config in self.strategy.stages[: stage.number + 1])
-        state = memory.checkpoint(self.trainee, stage.optimizer, tuned)
+        state = {
+            "objective": self.trainee.objective.state_dict(),
+            "descriptor": self.trainee.descriptor.state_dict() if tuned else None,
+            "optimizer": stage.optimizer.state_dict(),
+            "memory": asdict(memory),
+        }
         if better:
             embed = self.trainee.objective.embed.state_dict()
             epoch = memory.step / stage.steps * stage.config.epochs
@@ -226,9 +229,8 @@ class _Run:
     def _share(self, batch: Batch) -> Batch:
         """Return the part of a batch that this process trains on, at least one row."""
         index, processes = self.accelerator.process_index, self.accelerator.num_processes
-        return Batch(
-            batch.domain, batch.rows[index::processes] if len(batch.rows) >= processes else batch.rows
-        )
+        rows = batch.rows[index::processes] if len(batch.rows) >= processes else batch.rows
+        return Batch(batch.domain, rows)
 
     def _seed(self, *words: int) -> int:
         return int(np.random.SeedSequence([self.strategy.seed, *words]).generate_state(1)[0])

@@ -1,8 +1,7 @@
 """State of the training loop: the trained module, its optimizer, and the progress stored in a checkpoint."""
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -91,15 +90,6 @@ class Memory:
             cpu_s=self.cpu_s,
         )
 
-    def checkpoint(self, trainee: Trainee, optimizer: torch.optim.Optimizer, trained: bool) -> dict[str, Any]:
-        """Return the state needed to resume. The backbone is included only if it was `trained`."""
-        return {
-            "objective": trainee.objective.state_dict(),
-            "descriptor": trainee.descriptor.state_dict() if trained else None,
-            "optimizer": optimizer.state_dict(),
-            "memory": asdict(self),
-        }
-
 
 def make_optimizer(trainee: Trainee, stage: Stage) -> torch.optim.Optimizer:
     """Create AdamW for the parameters that the stage trains, and freeze the others."""
@@ -115,11 +105,9 @@ def make_optimizer(trainee: Trainee, stage: Stage) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, weight_decay=stage.weight_decay)
 
 
-def rate_factor(stage: Stage, steps: int) -> Callable[[int], float]:
-    """Return the factor of the learning rates as a function of the step."""
-
-    def cosine(step: int) -> float:
-        warm_up = min(1.0, (step + 1) / (0.05 * steps + 1))
-        return warm_up * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-    return cosine if stage.schedule == "cosine" else lambda _: 1.0
+def rate_factor(stage: Stage, step: int, steps: int) -> float:
+    """Return the factor of the learning rates at a step of a stage."""
+    if stage.schedule == "constant":
+        return 1.0
+    warm_up = min(1.0, (step + 1) / (0.05 * steps + 1))
+    return warm_up * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from benchmarks.datasets.dataset import Record
 from benchmarks.errors import DataError
 from benchmarks.scoring.evaluation import Vectors, rank, score_vectors, unit
-from benchmarks.scoring.exact_search import Queries, nearest
+from benchmarks.scoring.exact_search import nearest
 
 
 def records(domain: str, split: str, labels: list[int]) -> list[Record]:
@@ -99,7 +99,7 @@ def test_nearly_equal_rows_in_several_tiles(seed: int, dim: int, spread: float) 
     rows = unit(centres[rng.integers(0, 20, 1100)] + spread * rng.standard_normal((1100, dim)))
     other = unit(centres[rng.integers(0, 20, 300)] + spread * rng.standard_normal((300, dim)))
     queries, own = np.concatenate([rows[:500], other[:30]]), np.r_[np.arange(500), np.full(30, -1)]
-    hits = nearest({"b": Queries(queries, own)}, {"a": other, "b": rows}, 5)["b"]
+    hits = nearest({"b": queries}, {"a": other, "b": rows}, {"b": own}, 5)["b"]
     separate = brute_force(queries, rows, own, 5)
     assert hits.separate.tolist() == [[row + 300 for row in ranking] for ranking in separate]
     merged = brute_force(queries, np.concatenate([other, rows]), np.where(own < 0, -1, own + 300), 5)
@@ -109,7 +109,7 @@ def test_nearly_equal_rows_in_several_tiles(seed: int, dim: int, spread: float) 
 def test_thousands_of_the_same_picture_come_brute_force() -> None:
     same = np.tile(unit(np.arange(1, 65, dtype=np.float32)[None]), (20_000, 1))
     own = np.array([0, 3, 19_999, -1])
-    hits = nearest({"a": Queries(same[:4], own)}, {"b": same[:2], "a": same}, 5)["a"]
+    hits = nearest({"a": same[:4]}, {"b": same[:2], "a": same}, {"a": own}, 5)["a"]
     assert (hits.separate - 2).tolist() == [
         [1, 2, 3, 4, 5],
         [0, 1, 2, 4, 5],

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.scoring.evaluation import Vectors, score_vectors
-from model_export.descriptors.images import missing_images, read_pixels
+from model_export.descriptors.images import read_pixels, require_images
 from model_export.descriptors.splits import EmbedCounts, embed_splits
 from model_export.errors import SourceError
 from service.inference.encoder import Encoder
@@ -107,7 +107,8 @@ def test_missing_and_broken_images_are_errors_or_zeros(
     out, encoder = tmp_path / "out", encoder_of(tiny_models / "conv")
     missing, broken = (data.image(data.records("plants", "test")[row]) for row in (3, 5))
     missing.unlink()
-    assert missing_images(data, [("plants", "test"), ("animals", "index")]) == [missing]
+    with pytest.raises(SourceError, match=f"1 images .* missing: {missing}$"):
+        require_images(data, [("plants", "test"), ("animals", "index"), ("plants", "test")])
     with pytest.raises(SourceError, match=f"1 images .* missing: {missing}"):
         embed_splits(encoder, data, "test", out, False, QUIET)
     assert not out.exists()

@@ -15,7 +15,7 @@ from torch import nn
 
 from model_export.checkpoints.flax import UNED_CLASSES, import_checkpoint
 from model_export.networks.backbones import BACKBONES
-from model_export.networks.trained import Trained
+from model_export.networks.graph import Trained
 from tests.support.flax_models import (
     HEADS,
     SMALL,

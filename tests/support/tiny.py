@@ -10,9 +10,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from benchmarks.datasets.dataset import Dataset
-from model_export.networks.graph import Normalise
+from model_export.networks.graph import Normalise, Trained
 from model_export.networks.head import LinearHead
-from model_export.networks.trained import Trained
 from service.manifest import Preprocessing
 from tests.support.images import noise
 

@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from benchmarks.datasets.octet.sources import Registry, Source
+from benchmarks.datasets.octet.sources import Source
 from benchmarks.errors import DataError, SourceUnavailable
 
 
@@ -16,7 +16,7 @@ def read_archive(path: Path, source: Source) -> dict[str, bytes]:
 
     Raises SourceUnavailable if a tool is missing, DataError if the package cannot be read.
     """
-    if source.registry is Registry.NPM:
+    if source.registry == "npm":
         with path.open("rb") as package:
             return _read_tar(package, source)
     if shutil.which("dpkg-deb") is None:

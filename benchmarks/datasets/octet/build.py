@@ -17,11 +17,7 @@ from benchmarks.progress import progress_bar
 
 
 def build_octet(
-    out: Path,
-    domains: Sequence[Domain] = DOMAINS,
-    sources: Sequence[Source] = SOURCES,
-    *,
-    console: Console,
+    out: Path, domains: Sequence[Domain] = DOMAINS, sources: Sequence[Source] = SOURCES, *, console: Console
 ) -> OctetSummary:
     """Build the domains that `out` lacks. Domains with unavailable sources are left out and reported."""
     by_name = {source.name: source for source in sources}

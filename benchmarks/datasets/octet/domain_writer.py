@@ -5,8 +5,8 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.datasets.octet.domains import Domain, Item
@@ -14,17 +14,6 @@ from benchmarks.datasets.splits import Split, split_classes
 from benchmarks.errors import DataError
 
 Row = dict[str, str | int]  # {"path", "class_id"}
-
-
-@dataclass(frozen=True)
-class SourceImage:
-    """An image selected from the sources."""
-
-    path: str  # relative to data/images
-    class_name: str
-    source_set: str
-    sha256: str
-    content: bytes
 
 
 @dataclass(frozen=True)
@@ -51,12 +40,12 @@ def build_domain(
 ) -> BuiltDomain:
     """Write a domain to a staging folder, then move it: an interrupted build leaves nothing in `data`."""
     images = select_images(domain, items)
-    split = split_classes(domain.name, (image.class_name for image in images))
+    split = split_classes(domain.name, (image.class_name for image in images.values()))
     info = info_files(domain, images, split)
     staging = out / ".building"
     shutil.rmtree(staging, ignore_errors=True)
-    for done, image in enumerate(images, 1):
-        target = staging / image.path
+    for done, (path, image) in enumerate(images.items(), 1):
+        target = staging / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(image.content)
         update(completed=done, total=len(images))
@@ -74,44 +63,41 @@ def build_domain(
     return BuiltDomain(_counts(info, split), split.labels, _fingerprint(info, images))
 
 
-def select_images(domain: Domain, items: Iterable[Item]) -> list[SourceImage]:
-    """Drop exact duplicates (the first class by name keeps the image) and small classes; sort by path."""
-    images: dict[str, SourceImage] = {}
+def select_images(domain: Domain, items: Iterable[Item]) -> dict[str, Item]:
+    """Drop exact duplicates (the first class by name keeps the image) and small classes.
+
+    The keys are paths relative to data/images, in alphabetical order. Raises DataError.
+    """
+    # Comparing decoded pixels instead of bytes finds no further duplicates in any source.
+    distinct: dict[bytes, Item] = {}
     for item in sorted(items, key=lambda item: (item.class_name, item.source_set, item.file_name)):
-        # Comparing decoded pixels instead of bytes finds no further duplicates in any source.
-        sha256 = hashlib.sha256(item.content).hexdigest()
-        if sha256 not in images:
-            path = f"{domain.name}/{_safe(item.class_name)}/{_safe(item.file_name)}"
-            images[sha256] = SourceImage(path, item.class_name, item.source_set, sha256, item.content)
-    n_images = Counter(image.class_name for image in images.values())
-    kept = [image for image in images.values() if n_images[image.class_name] >= domain.min_images]
+        distinct.setdefault(item.content, item)
+    n_images = Counter(item.class_name for item in distinct.values())
+    kept = [item for item in distinct.values() if n_images[item.class_name] >= domain.min_images]
+    images = {f"{domain.name}/{_safe(item.class_name)}/{_safe(item.file_name)}": item for item in kept}
     # Some file systems ignore case.
-    if len({image.path.lower() for image in kept}) < len(kept):
+    if len({path.lower() for path in images}) < len(kept):
         raise DataError(f"{domain.name}: two images have the same path")
-    return sorted(kept, key=lambda image: image.path)
+    return dict(sorted(images.items()))
 
 
 def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", name).lstrip(".") or "_"
 
 
-def info_files(domain: Domain, images: Sequence[SourceImage], split: Split) -> dict[str, list[Row]]:
+def info_files(domain: Domain, images: Mapping[str, Item], split: Split) -> dict[str, list[Row]]:
     """Rows of the info files by split."""
     class_ids = {name: class_id for class_id, name in enumerate(split.labels)}
     info: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
     if domain.query_set:
         info["index"] = []
-    split_of = {
-        name: split_name
-        for split_name, names in (("train", split.train), ("val", split.val), ("test", split.test))
-        for name in names
-    }
-    for image in images:
+    split_of = {class_name: name for name, classes in asdict(split).items() for class_name in classes}
+    for path, image in images.items():
         name = split_of[image.class_name]
         # If the domain has a query set, its images are the queries and the others are the gallery.
         if name == "test" and domain.query_set and image.source_set != domain.query_set:
             name = "index"
-        info[name].append({"path": image.path, "class_id": class_ids[image.class_name]})
+        info[name].append({"path": path, "class_id": class_ids[image.class_name]})
     return info
 
 
@@ -133,7 +119,7 @@ def _as_json(rows: list[Row]) -> str:
     return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"  # one row per line
 
 
-def _fingerprint(info: dict[str, list[Row]], images: Iterable[SourceImage]) -> str:
+def _fingerprint(info: dict[str, list[Row]], images: Mapping[str, Item]) -> str:
     lines = [f"{name} {hashlib.sha256(_as_json(rows).encode()).hexdigest()}\n" for name, rows in info.items()]
-    lines += [f"{image.path} {image.sha256}\n" for image in images]
+    lines += [f"{path} {hashlib.sha256(image.content).hexdigest()}\n" for path, image in images.items()]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()

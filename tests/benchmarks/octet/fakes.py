@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.datasets.octet.fetch import sha256_of
-from benchmarks.datasets.octet.sources import Registry, Source
+from benchmarks.datasets.octet.sources import Source
 
 
 def write_tar(path: Path, members: Mapping[str, bytes], links: Mapping[str, str] | None = None) -> Path:
@@ -27,7 +27,7 @@ def write_tar(path: Path, members: Mapping[str, bytes], links: Mapping[str, str]
 
 def npm_source(name: str, package: Path, *, sha256: str | None = None) -> Source:
     return Source(
-        Registry.NPM,
+        "npm",
         name,
         "1.0.0",
         sha256=sha256 or sha256_of(package),
@@ -39,7 +39,7 @@ def npm_source(name: str, package: Path, *, sha256: str | None = None) -> Source
 
 def debian_source(name: str, package: Path) -> Source:
     return Source(
-        Registry.DEBIAN,
+        "debian",
         name,
         "1:2.0-1",
         sha256=sha256_of(package),

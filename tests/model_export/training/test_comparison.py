@@ -13,9 +13,8 @@ from rich.console import Console
 
 from benchmarks.datasets.dataset import Dataset
 from model_export.errors import ConfigError, SourceError
-from model_export.paper_table.colour import colour_histogram
 from model_export.paper_table.run import ORACLE, Result, compare
-from model_export.paper_table.systems import STRATEGIES
+from model_export.paper_table.systems import STRATEGIES, colour_histogram
 from model_export.paper_table.table import best_on_validation, strategy_notes, write_table
 from tests.support.commands import RunCommand
 
