@@ -122,8 +122,11 @@ def _search(record: ReplayRecord) -> str:
 
 
 def settings(record: ReplayRecord) -> dict[str, str]:
-    """The service's description of itself, by dotted name."""
-    return dict(_flat(record.distinct_service))
+    """The service's description of itself, by dotted name; without `models` if that only repeats `model`."""
+    service = dict(record.service)
+    if service.get("models") == [service.get("model")]:
+        del service["models"]
+    return dict(_flat(service))
 
 
 def repeat(record: ReplayRecord) -> list[str]:
@@ -167,12 +170,11 @@ def _replay_options(record: ReplayRecord) -> str:
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        value = dict(enumerate(value))
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        for number, inner in enumerate(value):
-            yield from _flat(inner, f"{name}.{number}")
     elif isinstance(value, list):
         yield name, ", ".join(str(item) for item in value)
     elif value is not None:

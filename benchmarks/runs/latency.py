@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
 from benchmarks.runs.run import Observation, answered
 
 PERCENTILES = (50, 95, 99)
-_TAIL = 99
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def tail_of(observations: Sequence[Observation]) -> list[Observation]:
     """The observations with a latency at or above p99; their stages explain p99."""
     if not observations:
         return []
-    p99_ms = np.percentile([observation.latency_ms for observation in observations], _TAIL)
+    p99_ms = np.percentile([observation.latency_ms for observation in observations], 99)
     return [observation for observation in observations if observation.latency_ms >= p99_ms]
 
 
@@ -73,10 +73,6 @@ def stage_means(server_ms: Sequence[Mapping[str, float]], latencies_ms: Sequence
     if not any(server_ms):
         return {}
     stages = sorted({stage for durations in server_ms for stage in durations})
-    means = {stage: _mean([durations.get(stage, 0.0) for durations in server_ms]) for stage in stages}
+    means = {stage: fmean([durations.get(stage, 0.0) for durations in server_ms]) for stage in stages}
     total = means.pop("total", sum(means.values()))
-    return {**means, "other": total - sum(means.values()), "http": _mean(latencies_ms) - total}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
+    return {**means, "other": total - sum(means.values()), "http": fmean(latencies_ms) - total}
