@@ -74,11 +74,9 @@ def replay(
 
 def records_to_send(data: Dataset, protocol: Protocol, searches: bool) -> list[Record]:
     """The queries, by domain, and the gallery too if the harness searches."""
-    queries = {domain: data.queries(domain, protocol.split) for domain in data.domains}
+    queries = queries_of(data, protocol, data.domains)
     if empty := [domain for domain, records in queries.items() if not records]:
         raise DataError(f"{empty[0]} has no queries in {protocol.split}.json")
-    if protocol.queries_per_domain is not None:
-        queries = subset(queries, protocol.queries_per_domain, protocol.subset_seed)
     by_id = {record.id: record for records in queries.values() for record in records}
     if not searches:
         for domain in data.domains:
@@ -90,9 +88,9 @@ def _requests(
     data: Dataset, records: Sequence[Record], protocol: Protocol, scenario: Scenario, searches: bool
 ) -> list[LoadRequest]:
     images = [QueryImage(record.id, record.domain, data.image(record)) for record in records]
+    if not searches and scenario.bulk > 1:
+        return in_bulk(images, scenario.bulk)
     if not searches:
-        if scenario.bulk > 1:
-            return in_bulk(images, scenario.bulk)
         return [LoadRequest("embed", (image,)) for image in images]
     in_gallery = {
         domain: data.gallery_split(domain, protocol.split) == protocol.split for domain in data.domains
@@ -150,12 +148,12 @@ async def _check_gallery(data: Dataset, service: Service, split: Split) -> None:
                 raise TargetError(f"the service's gallery of {domain} is of another data set: index again")
 
 
-def queries_of(data: Dataset, record: ReplayRecord) -> dict[str, list[Record]]:
+def queries_of(data: Dataset, protocol: Protocol, domains: Sequence[str]) -> dict[str, list[Record]]:
     """The queries of a run, by domain."""
-    queries = {domain: data.queries(domain, record.split) for domain in record.domains}
-    if record.queries_per_domain is None:
+    queries = {domain: data.queries(domain, protocol.split) for domain in domains}
+    if protocol.queries_per_domain is None:
         return queries
-    return subset(queries, record.queries_per_domain, record.subset_seed)
+    return subset(queries, protocol.queries_per_domain, protocol.subset_seed)
 
 
 def latest_of(observations: Sequence[Observation]) -> dict[str, Observation]:

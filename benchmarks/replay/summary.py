@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from itertools import chain
 from statistics import fmean
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from benchmarks.datasets.dataset import Dataset, Record
 from benchmarks.replay.records import (
     Accuracy,
+    Counts,
     DomainAccuracy,
     DomainSummary,
     PercentileSummary,
@@ -50,8 +51,10 @@ def summary_of(ranked: RankedRun) -> RunSummary:
     }
     main = scores[record.scope]
     with_status_200, verdict = answered(observations), verdict_on(ranked)
-    totals = _totals(ranked, list(main.domains.values()))
-    reasons = _incomplete(totals) + verdict.invalid_because
+    totals, reasons = _totals(ranked, list(main.domains.values())), verdict.invalid_because
+    if totals.not_sent:
+        missing = f"{totals.not_sent:,} of {totals.queries:,} queries were not sent"
+        reasons = [f"the run is incomplete: {missing}; the same `replay` resumes it", *reasons]
     return RunSummary(
         domains={
             domain: DomainSummary(
@@ -109,31 +112,19 @@ def verdict_on(ranked: RankedRun) -> Verdict:
 
 
 def _totals(ranked: RankedRun, rows: Sequence[DomainAccuracy]) -> Totals:
-    observations, queries = ranked.observations, list(chain.from_iterable(ranked.queries.values()))
-    times = asdict(latency(observations))
+    observations, times = ranked.observations, asdict(latency(ranked.observations))
     if latencies_ms := ranked.latencies_ms:
         # Of groups, if requests were sent in groups; the rows of domains are of single requests.
         values = np.percentile(latencies_ms, PERCENTILES).tolist()
         times |= {f"p{percent}_ms": value for percent, value in zip(PERCENTILES, values, strict=True)}
     return Totals(
         **times,
-        queries=len(queries),
-        gallery=sum(row.gallery for row in rows),
-        failed=sum(row.failed for row in rows),
-        short=sum(row.short for row in rows),
-        without_match=sum(row.without_match for row in rows),
-        not_sent=sum(query.id not in ranked.latest for query in queries),
+        **{count.name: sum(getattr(row, count.name) for row in rows) for count in fields(Counts)},
+        not_sent=sum(query.id not in ranked.latest for query in chain.from_iterable(ranked.queries.values())),
         retried=ranked.retried,
         from_cache=sum(observation.from_cache for observation in answered(observations)),
         send_lag_p99_ms=send_lag_ms(observations, 99),
     )
-
-
-def _incomplete(totals: Totals) -> list[str]:
-    if not totals.not_sent:
-        return []
-    missing = f"{totals.not_sent:,} of {totals.queries:,} queries were not sent"
-    return [f"the run is incomplete: {missing}; the same `replay` resumes it"]
 
 
 def accuracy(judge: Judge, queries: Mapping[str, Sequence[Record]], rankings: Rankings) -> ScopeSummary:
@@ -191,14 +182,11 @@ def _percentiles(latencies_ms: Sequence[float]) -> list[PercentileSummary]:
 
 def _confusion(queries: Mapping[str, Sequence[Record]], rankings: Rankings) -> dict[str, dict[str, int]]:
     """Domains of the first hits, counted by the query's domain; an id begins with its domain."""
-    return {
-        domain: dict(
-            Counter(
-                hits[0].split("/")[0] for query in records if (hits := rankings.get(query.id))
-            ).most_common()
-        )
+    counters = {
+        domain: Counter(hits[0].split("/")[0] for query in records if (hits := rankings.get(query.id)))
         for domain, records in queries.items()
     }
+    return {domain: dict(counter.most_common()) for domain, counter in counters.items()}
 
 
 def _unanswered(ranked: RankedRun) -> list[Unanswered]:
@@ -208,12 +196,7 @@ def _unanswered(ranked: RankedRun) -> list[Unanswered]:
         hits, observation = ranked.rankings.get(query.id), ranked.latest.get(query.id)
         if hits is None:
             failure = observation and (observation.error or f"status {observation.status}")
-            reason = failure or "not sent"
+            unanswered.append(Unanswered(query.id, failure or "not sent"))
         elif _is_short(hits, ranked.judge.score(query, hits)):
-            reason = f"only {len(hits)} hits"
-        else:
-            continue
-        unanswered.append(Unanswered(query.id, reason))
-        if len(unanswered) == _LISTED:
-            break
-    return unanswered
+            unanswered.append(Unanswered(query.id, f"only {len(hits)} hits"))
+    return unanswered[:_LISTED]
