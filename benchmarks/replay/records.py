@@ -122,7 +122,7 @@ class PercentileSummary:
 
     percentile: int
     ms: float
-    interval_ms: tuple[float | None, float | None]  # None: the sample is too small
+    interval_ms: list[float | None]  # low, high; None: the sample is too small
     answered: int
     needed: int
     enough: bool

@@ -25,7 +25,7 @@ from benchmarks.replay.records import (
 from benchmarks.replay.results import RankedRun, Rankings, measured, ranked_run, scores_of
 from benchmarks.runs.latency import PERCENTILES, latency, stages_of, tail_of
 from benchmarks.runs.run import Run, answered
-from benchmarks.runs.validity import Verdict, judge, missing_embeddings, send_lag_ms
+from benchmarks.runs.validity import Verdict, judge, send_lag_ms
 from benchmarks.scoring.measures import DEPTH, Judge, QueryScore
 from benchmarks.stats.intervals import (
     has_required_queries,
@@ -103,12 +103,16 @@ def _rounded(domains: Mapping[str, DomainAccuracy], mean: Accuracy) -> dict[str,
 
 def verdict_on(ranked: RankedRun) -> Verdict:
     """The verdict on what was observed; whether every query was sent is a separate check."""
-    observations, record, reasons = ranked.observations, ranked.record, list[str]()
-    if any(observation.embedding for observation in observations):
-        reasons = missing_embeddings([image.id for image in ranked.gallery], observations)
-    usage, limits = ranked.run.client_usage(), record.client.limits
-    verdict = judge(observations, record.open_loop, cache_expected=False, usage=usage, limits=limits)
-    return replace(verdict, invalid_because=reasons + verdict.invalid_because)
+    observations, record, usage = ranked.observations, ranked.record, ranked.run.client_usage()
+    verdict = judge(
+        observations, record.open_loop, cache_expected=False, usage=usage, limits=record.client.limits
+    )
+    embedded = {observation.query_id for observation in observations if observation.embedding}
+    missing = [image.id for image in ranked.gallery if image.id not in embedded]
+    if embedded and missing:  # no query can find them, so R@1 would be too high
+        reason = f"{len(missing)} gallery images have no embedding, the first is {missing[0]}"
+        return replace(verdict, invalid_because=[reason, *verdict.invalid_because])
+    return verdict
 
 
 def _totals(ranked: RankedRun, rows: Sequence[DomainAccuracy]) -> Totals:
@@ -163,14 +167,13 @@ def _is_short(hit_ids: list[str] | None, score: QueryScore) -> bool:
 
 
 def _percentiles(latencies_ms: Sequence[float]) -> list[PercentileSummary]:
-    if not latencies_ms:
-        return []
-    rows = [percentile_of(np.asarray(latencies_ms), percent) for percent in (50, 90, 95, 99)]
+    percents = (50, 90, 95, 99) if latencies_ms else ()
+    rows = [percentile_of(np.asarray(latencies_ms), percent) for percent in percents]
     return [
         PercentileSummary(
             percentile=row.percent,
             ms=row.value_ms,
-            interval_ms=(row.interval.to_json()[0], row.interval.to_json()[1]),
+            interval_ms=row.interval.to_json(),
             answered=row.queries,
             needed=required_queries(row.percent / 100),
             enough=has_required_queries(row.queries, row.percent / 100),
