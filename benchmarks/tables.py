@@ -1,7 +1,7 @@
 """Tables that are built once and rendered for the terminal or as Markdown."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,8 +16,8 @@ class Table:
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    footer: Sequence[str] = field(default=())  # a last row below a line, the mean say
-    wrapped: Sequence[str] = field(default=())  # columns whose cells may wrap on a narrow terminal
+    footer: Sequence[str] = ()  # a last row below a line, such as the mean
+    wrapped: Sequence[str] = ()  # columns whose cells may wrap on a narrow terminal
     padding: int = 1  # between columns on the terminal
 
     def print(self, console: Console) -> None:

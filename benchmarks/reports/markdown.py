@@ -2,7 +2,6 @@
 
 from benchmarks.replay.records import PercentileSummary, ReplayRecord, RunSummary
 from benchmarks.reports import text
-from benchmarks.reports.domain_table import domain_table
 from benchmarks.reports.text import interval_ms, ms
 from benchmarks.reports.throughput_curve import Throughput
 from benchmarks.runs.run import Run
@@ -12,13 +11,12 @@ from benchmarks.tables import Table, escaped
 def markdown(run: Run, summary: RunSummary, throughput: Throughput | None = None) -> str:
     """The report in Markdown. Raises RunError."""
     record = run.record(ReplayRecord)
-    parts = [f"## {escaped(text.title(record))}", escaped(text.lede(record, summary)), _verdict(summary)]
+    doubts = [f"- {escaped(doubt)}" for doubt in text.doubts(summary)]
+    left_out = [f"- left out: {escaped(f'{name} ({reason})')}" for name, reason in summary.left_out.items()]
+    parts = [f"## {escaped(text.title(record))}", escaped(text.lede(record, summary))]
+    parts += ["**Not valid:**", "\n".join(doubts)] if doubts else ["**Valid.**"]
     parts += ["### Accuracy and latency per domain", _domains(summary)]
-    if summary.left_out:
-        left_out = summary.left_out.items()
-        parts.append(
-            "\n".join(f"- left out: {escaped(domain)} ({escaped(reason)})" for domain, reason in left_out)
-        )
+    parts += ["\n".join(left_out)] if left_out else []
     parts += ["### Latency", _percentiles(summary), "### Time by stage, mean ms", _stages(summary)]
     if throughput:
         parts += ["### Throughput against latency", _throughput(throughput)]
@@ -28,26 +26,13 @@ def markdown(run: Run, summary: RunSummary, throughput: Throughput | None = None
     return "\n\n".join(parts) + "\n"
 
 
-def _verdict(summary: RunSummary) -> str:
-    doubts = text.doubts(summary)
-    if not doubts:
-        return "**Valid.**"
-    return "\n".join(["**Not valid:**", "", *(f"- {escaped(doubt)}" for doubt in doubts)])
-
-
 def _domains(summary: RunSummary) -> str:
-    totals = summary.totals
-    counts = {
-        "failed": totals.failed,
-        "short": totals.short,
-        "not sent": totals.not_sent,
-        "retried": totals.retried,
-        "without match": totals.without_match,
-        "from cache": totals.from_cache,
-    }
-    listed = ", ".join(f"{name} {value:,}" for name, value in counts.items())
-    table = domain_table(summary, detailed=True).to_markdown()
-    return f"{table}\n\nIn points, with 95% intervals. Queries: {listed}."
+    totals, table = summary.totals, text.domain_table(summary, detailed=True)
+    return (
+        f"{table.to_markdown()}\n\nIn points, with 95% intervals. Queries: failed {totals.failed:,}, "
+        f"short {totals.short:,}, not sent {totals.not_sent:,}, retried {totals.retried:,}, "
+        f"without match {totals.without_match:,}, from cache {totals.from_cache:,}."
+    )
 
 
 def _percentiles(summary: RunSummary) -> str:

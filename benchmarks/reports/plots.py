@@ -47,12 +47,11 @@ def segment_starts(observations: Sequence[Observation]) -> tuple[dict[int, float
     """The start of each segment in seconds of running time, and the duration of all segments."""
     ends: dict[int, float] = {}
     for observation in observations:
-        segment = observation.segment
-        ends[segment] = max(ends.get(segment, 0.0), observation.done_s)
+        ends[observation.segment] = max(ends.get(observation.segment, 0.0), observation.done_s)
     starts, total_s = {}, 0.0
-    for segment in sorted(ends):
+    for segment, end_s in sorted(ends.items()):
         starts[segment] = total_s
-        total_s += ends[segment]
+        total_s += end_s
     return starts, max(total_s, 1e-9)
 
 

@@ -1,4 +1,4 @@
-"""A run in words: what was measured, whether it is valid, how to repeat it. For HTML and Markdown."""
+"""A run in words: what was measured, whether it is valid, how to repeat it; and the table of its domains."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,7 +6,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.replay.records import ReplayRecord, RunSummary
+from benchmarks.replay.records import Accuracy, DomainSummary, ReplayRecord, RunSummary, Totals
+from benchmarks.runs.latency import PERCENTILES
+from benchmarks.scoring.measures import MEASURES
+from benchmarks.tables import Table
+
+_TO = " – "  # noqa: RUF001  (an en dash is the sign between numbers)
 
 
 def points(share: float) -> str:
@@ -16,12 +21,12 @@ def points(share: float) -> str:
 
 def interval(shares: Sequence[float]) -> str:
     """An interval of a share, in points."""
-    return _range([points(share) for share in shares])
+    return _TO.join(map(points, shares))
 
 
 def interval_ms(ends_ms: Sequence[float | None]) -> str:
     """An interval of a latency; `?` is an end for which the sample is too small."""
-    return _range(["?" if end_ms is None else ms(end_ms) for end_ms in ends_ms])
+    return _TO.join("?" if end_ms is None else ms(end_ms) for end_ms in ends_ms)
 
 
 def ms(value: float) -> str:
@@ -89,6 +94,29 @@ def confusion_columns(summary: RunSummary) -> list[str]:
     """The domains of first hits: first the queries' domains, then any other."""
     hit_domains = {domain for row in summary.confusion.values() for domain in row}
     return list(dict.fromkeys([*summary.confusion, *sorted(hit_domains)]))
+
+
+def domain_table(summary: RunSummary, detailed: bool = False) -> Table:
+    """One row per domain, then the means and totals; in detail, with intervals and the separate scope."""
+    separate = summary.separate if detailed else None
+
+    def cells(name: str, counts: DomainSummary | Totals, scores: Accuracy, own: Accuracy | None) -> list[str]:
+        shares = [
+            points(scores.share(measure)) + (f" ({interval(scores.interval(measure))})" if detailed else "")
+            for measure in MEASURES
+        ]
+        shares += [points(own.share(measure)) for measure in MEASURES if own]
+        sizes = [f"{counts.queries:,}", f"{counts.gallery:,}"]
+        times = [ms(counts.percentile_ms(percent)) for percent in PERCENTILES]
+        return [name, *sizes, *shares, *times, f"{counts.images_per_s:.0f}"]
+
+    columns = ["domain", "queries", "gallery", *MEASURES]
+    columns += [f"{measure} separate" for measure in MEASURES if separate]
+    columns += [*(f"p{percent} ms" for percent in PERCENTILES), "images/s"]
+    alone = separate.domains if separate else {}
+    rows = [cells(name, row, row, alone.get(name)) for name, row in summary.domains.items()]
+    mean = cells("mean", summary.totals, summary.mean, separate.mean if separate else None)
+    return Table(columns, rows, footer=mean)
 
 
 def facts(record: ReplayRecord) -> dict[str, str]:
@@ -179,10 +207,6 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, ", ".join(str(item) for item in value)
     elif value is not None:
         yield name, str(value)
-
-
-def _range(ends: Sequence[str]) -> str:
-    return " – ".join(ends)  # noqa: RUF001  (an en dash is the sign between numbers)
 
 
 def _listed(*parts: str | None) -> str:

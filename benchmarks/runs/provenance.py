@@ -4,6 +4,7 @@ import datetime
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -32,35 +33,24 @@ class Provenance:
     started: str  # ISO 8601
     commit: str
     machine: Machine
-    versions: dict[str, str]
+    versions: dict[str, str]  # of Python and of the packages that affect a measurement
 
 
 def provenance() -> Provenance:
     """The provenance of a run that starts now."""
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return Provenance(started=started, commit=commit(), machine=machine(), versions=versions())
-
-
-def machine() -> Machine:
-    """This machine."""
-    return Machine(
+    machine = Machine(
         cpu=_cpu(),
         cores=len(os.sched_getaffinity(0)),
         memory_gb=round(psutil.virtual_memory().total / 1e9, 1),
         gpu=_output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or None,
         system=platform.platform(),
     )
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that affect a measurement."""
-    installed = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in _PACKAGES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return Provenance(started=started, commit=commit(), machine=machine, versions=versions)
 
 
 def commit() -> str:
