@@ -22,12 +22,11 @@ class Table:
 
     def print(self, console: Console) -> None:
         """Print the table; cells are not parsed as markup."""
-        first, *others = self.columns
-        columns = [Column(Text(first), no_wrap=first not in self.wrapped)]
-        columns += [
+        columns = [
             Column(Text(name), justify="right", no_wrap=name not in self.wrapped, overflow="fold")
-            for name in others
+            for name in self.columns
         ]
+        columns[0].justify, columns[0].overflow = "left", "ellipsis"
         table = RichTable(*columns, box=SIMPLE_HEAD, padding=(0, self.padding, 0, 0), show_edge=False)
         for row in self.rows:
             table.add_row(*map(Text, row))

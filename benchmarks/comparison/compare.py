@@ -85,7 +85,12 @@ class Comparison:
 def compare(a: Run, b: Run) -> Comparison:
     """Compare two runs. Raises DataError, and RunError if they cannot be paired or a run has no answers."""
     records = (a.record(ReplayRecord), b.record(ReplayRecord))
-    _check_pairing(a, b, *records)
+    for key in _PAIRED:
+        value_a, value_b = (getattr(record, key) for record in records)
+        if value_a != value_b:
+            raise RunError(
+                f"{a.folder} and {b.folder} cannot be paired: {key} is {value_a} in A, {value_b} in B"
+            )
     # A run may come from another machine: its data set is identified by the fingerprint, not by its folder.
     folders = [Path(record.data) for record in records]
     data = Dataset(next((folder for folder in folders if folder.is_dir()), folders[0]))
@@ -110,15 +115,6 @@ def compare(a: Run, b: Run) -> Comparison:
 
 def _to_json(pairs: Mapping[str, Pair]) -> dict[str, Any]:
     return {measure: pair.to_json() for measure, pair in pairs.items()}
-
-
-def _check_pairing(a: Run, b: Run, record_a: ReplayRecord, record_b: ReplayRecord) -> None:
-    for key in _PAIRED:
-        value_a, value_b = getattr(record_a, key), getattr(record_b, key)
-        if value_a != value_b:
-            raise RunError(
-                f"{a.folder} and {b.folder} cannot be paired: {key} is {value_a} in A, {value_b} in B"
-            )
 
 
 def _side(ranked: RankedRun) -> Side:

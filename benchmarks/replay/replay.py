@@ -77,10 +77,8 @@ def records_to_send(data: Dataset, protocol: Protocol, searches: bool) -> list[R
     queries = queries_of(data, protocol, data.domains)
     if empty := [domain for domain, records in queries.items() if not records]:
         raise DataError(f"{empty[0]} has no queries in {protocol.split}.json")
-    by_id = {record.id: record for records in queries.values() for record in records}
-    if not searches:
-        for domain in data.domains:
-            by_id.update((record.id, record) for record in data.gallery(domain, protocol.split))
+    galleries = [] if searches else [data.gallery(domain, protocol.split) for domain in data.domains]
+    by_id = {record.id: record for records in [*queries.values(), *galleries] for record in records}
     return list(by_id.values())
 
 
@@ -129,12 +127,12 @@ async def _check_gallery(data: Dataset, service: Service, split: Split) -> None:
     """Check that the index holds the merged gallery and nothing else. Raises TargetError."""
     indexed = await service.domains()
     expected = {domain: len(data.gallery(domain, split)) for domain in data.domains}
-    if indexed != expected:
-        differences = [
-            f"{indexed.get(domain, 0):,} items of {domain}, not {expected.get(domain, 0):,}"
-            for domain in sorted({**indexed, **expected})
-            if indexed.get(domain, 0) != expected.get(domain, 0)
-        ]
+    differences = [
+        f"{indexed.get(domain, 0):,} items of {domain}, not {expected.get(domain, 0):,}"
+        for domain in sorted({**indexed, **expected})
+        if indexed.get(domain, 0) != expected.get(domain, 0)
+    ]
+    if differences:
         raise TargetError(
             f"the service's gallery is not this data set's: {'; '.join(differences)}. "
             "`index` uploads missing items; delete the others, or serve from another UIE_DATA_DIR"

@@ -20,7 +20,7 @@ from benchmarks.scoring.measures import Judge, QueryScore
 
 Rankings = dict[str, list[str] | None]  # hit ids by query, best first; None: the query failed
 Latest = Mapping[str, Observation]  # last observation by id of the query or gallery image
-Embeddings = Mapping[str, NDArray[np.float32]]  # (D,) each, by id of the query or gallery image
+Images = Mapping[str, list[Record]]  # by domain
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,7 @@ def ranked_run(run: Run, data: Dataset | None = None) -> RankedRun:
 
 
 def _rankings(
-    data: Dataset,
-    record: ReplayRecord,
-    queries: Mapping[str, list[Record]],
-    galleries: Mapping[str, list[Record]],
-    latest: Latest,
+    data: Dataset, record: ReplayRecord, queries: Images, galleries: Images, latest: Latest
 ) -> dict[Scope, Rankings]:
     """Rankings by scope: only the requested one if the service searched, both if the harness searches."""
     all_queries = list(chain.from_iterable(queries.values()))
@@ -111,7 +107,8 @@ def _hits(data: Dataset, record: ReplayRecord, query: Record, latest: Latest) ->
     return observation.hit_ids[1:] if drops_first else observation.hit_ids
 
 
-def _vectors(images: Mapping[str, list[Record]], embeddings: Embeddings) -> dict[str, Vectors]:
+def _vectors(images: Images, embeddings: Mapping[str, NDArray[np.float32]]) -> dict[str, Vectors]:
+    """Vectors by domain; `embeddings` holds (D,) by id of the image."""
     dims = sorted({len(embedding) for embedding in embeddings.values()})
     if len(dims) > 1:
         raise RunError(f"the service returned embeddings of {', '.join(map(str, dims))} dimensions")

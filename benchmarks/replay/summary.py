@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from itertools import chain
 from statistics import fmean
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from benchmarks.stats.intervals import (
     resample,
 )
 
+S = TypeVar("S", RunSummary, ScopeSummary)
 _LISTED = 100  # unanswered queries
 
 
@@ -82,23 +83,18 @@ def summary_of(ranked: RankedRun) -> RunSummary:
 
 def rounded(summary: RunSummary) -> RunSummary:
     """Round each domain to 3 decimals before averaging, as the reference does; intervals stay."""
-    separate = summary.separate
-    return replace(
-        summary,
-        **_rounded(summary.domains, summary.mean),
-        separate=separate and replace(separate, **_rounded(separate.domains, separate.mean)),
-        reference_rounding=True,
-    )
+    separate = summary.separate and _rounded(summary.separate)
+    return replace(_rounded(summary), separate=separate, reference_rounding=True)
 
 
-def _rounded(domains: Mapping[str, DomainAccuracy], mean: Accuracy) -> dict[str, Any]:
+def _rounded(scores: S) -> S:
     rows = {
         domain: replace(row, r_at_1=round(row.r_at_1, 3), mmp_at_5=round(row.mmp_at_5, 3))
-        for domain, row in domains.items()
+        for domain, row in scores.domains.items()
     }
     r_at_1 = fmean(row.r_at_1 for row in rows.values())
     mmp_at_5 = fmean(row.mmp_at_5 for row in rows.values())
-    return {"domains": rows, "mean": replace(mean, r_at_1=r_at_1, mmp_at_5=mmp_at_5)}
+    return replace(scores, domains=rows, mean=replace(scores.mean, r_at_1=r_at_1, mmp_at_5=mmp_at_5))
 
 
 def verdict_on(ranked: RankedRun) -> Verdict:

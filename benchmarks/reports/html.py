@@ -1,7 +1,6 @@
 """A run as a self-contained page: no network, no other file, no script."""
 
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -30,6 +29,8 @@ def write_html(
     unanswered: dict[str, list[str]] = {}  # ids by reason
     for query in summary.unanswered:
         unanswered.setdefault(query.reason, []).append(query.query)
+    tail_ms = summary.tail_stages_ms
+    stages = [(name, mean, tail_ms.get(name, 0.0)) for name, mean in summary.stages_ms.items() if tail_ms]
     page = _environment(ranked.data).get_template("template.html.j2")
     rendered = page.render(
         record=ranked.record,
@@ -38,7 +39,8 @@ def write_html(
         latency=percentile_plot(ranked.observations),
         throughput=throughput,
         time=timeline(ranked.observations),
-        stages=_stages(summary),
+        # By the time that a stage adds to the tail.
+        stages=sorted(stages, key=lambda row: row[1] - row[2]),
         columns=text.confusion_columns(summary),
         failures=worst_failures(ranked, _PER_DOMAIN),
         rule=RULE,
@@ -65,22 +67,3 @@ def _environment(data: Dataset) -> Environment:
         thumbnail=lambda record: thumbnail(data.image(record)) if record.path else None,
     )
     return environment
-
-
-def _stages(summary: RunSummary) -> dict[str, Any]:
-    """Stages ordered by the time that they add to the tail; empty if the service reports none."""
-    mean, tail = summary.stages_ms, summary.tail_stages_ms
-    if not tail:
-        return {}
-    rows = [(name, mean_ms, tail.get(name, 0.0)) for name, mean_ms in mean.items()]
-    rows.sort(key=lambda row: row[1] - row[2])
-    total_ms, total_tail_ms = sum(mean.values()), sum(tail.values())
-    name, mean_ms, tail_ms = rows[0]
-    return {
-        "rows": rows,
-        "total": ("all", total_ms, total_tail_ms),
-        "added": total_tail_ms - total_ms,
-        "most": name,
-        "most_added": tail_ms - mean_ms,
-        "longest_ms": max(max(row[1:]) for row in rows),
-    }

@@ -1,6 +1,6 @@
 """A run as Markdown, for a pull request: the results of the report without its images and curves."""
 
-from benchmarks.replay.records import PercentileSummary, ReplayRecord, RunSummary
+from benchmarks.replay.records import ReplayRecord, RunSummary
 from benchmarks.reports import text
 from benchmarks.reports.text import interval_ms, ms
 from benchmarks.reports.throughput_curve import Throughput
@@ -36,16 +36,12 @@ def _domains(summary: RunSummary) -> str:
 
 
 def _percentiles(summary: RunSummary) -> str:
-    rows = [
-        [f"p{row.percentile}", ms(row.ms), interval_ms(row.interval_ms), _answers(row)]
-        for row in summary.percentiles
-    ]
+    rows = []
+    for row in summary.percentiles:
+        answers = text.count(row.answered, "answer")
+        answers += "" if row.enough else f"; MLPerf asks for {row.needed:,}"
+        rows.append([f"p{row.percentile}", ms(row.ms), interval_ms(row.interval_ms), answers])
     return Table(("percentile", "ms", "interval, ms", "answers"), rows).to_markdown()
-
-
-def _answers(row: PercentileSummary) -> str:
-    answers = text.count(row.answered, "answer")
-    return answers if row.enough else f"{answers}; MLPerf asks for {row.needed:,}"
 
 
 def _stages(summary: RunSummary) -> str:

@@ -67,9 +67,9 @@ def percentile_plot(observations: Sequence[Observation]) -> Plot | None:
     y_ticks, top = _y_axis(max(by_name[""]))
     lines = {name: _percentile_line(latencies, decades, top) for name, latencies in by_name.items()}
     x_ticks = [
-        Tick(100 * _decades(percentile) / decades, f"{percentile:g}")
+        Tick(100 * place / decades, f"{percentile:g}")
         for percentile in _PERCENTILES
-        if _decades(percentile) <= decades
+        if (place := math.log10(100 / (100 - percentile))) <= decades
     ]
     return Plot(x_ticks, y_ticks, lines)
 
@@ -111,22 +111,13 @@ def timeline(observations: Sequence[Observation]) -> Timeline | None:
     )
 
 
-def measured_plot(
-    x: Sequence[float], y_ms: Mapping[str, Sequence[float]]
-) -> tuple[Plot, dict[str, list[tuple[float, float]]]]:
-    """Lines through measured points, in their order, and the position of each point."""
+def measured_plot(x: Sequence[float], y_ms: Mapping[str, Sequence[float]]) -> Plot:
+    """Lines through measured points, in their order."""
     right = max(*x, 1e-9) / 0.94  # space for a word beside the last point
     y_ticks, top = _y_axis(max(value for values in y_ms.values() for value in values))
-    places = {
-        name: [(100 * along / right, 100 - 100 * value / top) for along, value in zip(x, values, strict=True)]
-        for name, values in y_ms.items()
-    }
-    lines = {name: " ".join(f"{a:.2f},{b:.2f}" for a, b in points) for name, points in places.items()}
-    return Plot(_x_axis(right), y_ticks, lines), places
-
-
-def _decades(percentile: float) -> float:
-    return math.log10(100 / (100 - percentile))
+    along = [100 * value / right for value in x]
+    lines = {name: _line(list(zip(along, values, strict=True)), top) for name, values in y_ms.items()}
+    return Plot(_x_axis(right), y_ticks, lines)
 
 
 def _percentile_line(latencies: Sequence[float], decades: float, top: float) -> str:

@@ -73,15 +73,13 @@ def lede(record: ReplayRecord, summary: RunSummary) -> str:
 
 def scenario(record: ReplayRecord) -> str:
     """The scenario's name, and the load."""
-    load = record.scenario
-    parts = [load.name, f"concurrency {load.streams * load.group}"]
-    if load.rate_per_s is not None:
-        parts[1] = f"{load.rate_per_s:g} queries/s"
-    if load.bulk > 1:
-        parts.append(f"{load.bulk} images per request")
-    if record.client.processes > 1:
-        parts.append(f"from {record.client.processes} processes")
-    return ", ".join(parts)
+    load, processes = record.scenario, record.client.processes
+    return _listed(
+        load.name,
+        f"{load.rate_per_s:g} queries/s" if record.open_loop else f"concurrency {load.streams * load.group}",
+        f"{load.bulk} images per request" if load.bulk > 1 else None,
+        f"from {processes} processes" if processes > 1 else None,
+    )
 
 
 def doubts(summary: RunSummary) -> list[str]:

@@ -20,7 +20,6 @@ class Throughput:
     knee: int  # concurrency
     traffic: str  # description of the requests
     plot: Plot  # ms over answered/s: `p50`, `p99`
-    places: list[tuple[float, float]]  # of each trial's p50 in the plot
 
 
 def throughput_of(folder: Path, record: ReplayRecord) -> Throughput:
@@ -41,6 +40,5 @@ def throughput_of(folder: Path, record: ReplayRecord) -> Throughput:
     trials = summary.trials
     rates = [trial.images_per_s for trial in trials]
     latencies_ms = {"p50": [trial.p50_ms for trial in trials], "p99": [trial.p99_ms for trial in trials]}
-    plot, places = measured_plot(rates, latencies_ms)
     traffic = f"{load.mix}, {load.sizes} sizes, cache-{load.cache}, {load.seconds:g} s each"
-    return Throughput(trials, summary.knee, traffic, plot, places["p50"])
+    return Throughput(trials, summary.knee, traffic, measured_plot(rates, latencies_ms))
