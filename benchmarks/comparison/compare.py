@@ -102,11 +102,7 @@ def compare(a: Run, b: Run) -> Comparison:
                 f"{a.folder} and {b.folder} cannot be paired: other queries of {domain}, or none "
                 "(--queries-per-domain and --subset-seed must be equal)"
             )
-    values_a, values_b = (
-        {domain: measured(of_domain.values()) for domain, of_domain in scores.items()}
-        for scores in (scores_a, scores_b)
-    )
-    domains, mean = compare_scores(values_a, values_b, MEASURES)
+    domains, mean = compare_scores(measured(scores_a), measured(scores_b), MEASURES)
     differs = _differences(to_json(records[0]), to_json(records[1]))
     queries = {domain: len(scores) for domain, scores in scores_a.items()}
     side_a, side_b = map(_side, runs)

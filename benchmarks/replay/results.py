@@ -1,7 +1,7 @@
 """A replay with its rankings: the service's hits, or an exact search over its embeddings."""
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -136,6 +136,9 @@ def scores_of(judge: Judge, queries: Mapping[str, Sequence[Record]], rankings: R
     }
 
 
-def measured(scores: Iterable[QueryScore]) -> NDArray[np.float64]:
-    """(queries, 2): R@1 and mMP@5."""
-    return np.array([(score.r_at_1, score.mmp_at_5) for score in scores])
+def measured(scores: Scores) -> dict[str, NDArray[np.float64]]:
+    """R@1 and mMP@5, (queries, 2) by domain."""
+    return {
+        domain: np.array([(score.r_at_1, score.mmp_at_5) for score in of_domain.values()])
+        for domain, of_domain in scores.items()
+    }

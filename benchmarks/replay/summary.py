@@ -52,17 +52,14 @@ def summary_of(ranked: RankedRun) -> RunSummary:
     }
     main = scores[record.scope]
     with_status_200, verdict = answered(observations), verdict_on(ranked)
+    times = {name: latency([seen for seen in observations if seen.domain == name]) for name in main.domains}
     totals, reasons = _totals(ranked, list(main.domains.values())), verdict.invalid_because
     if totals.not_sent:
         missing = f"{totals.not_sent:,} of {totals.queries:,} queries were not sent"
         reasons = [f"the run is incomplete: {missing}; the same `replay` resumes it", *reasons]
     return RunSummary(
         domains={
-            domain: DomainSummary(
-                **vars(row),
-                **asdict(latency([seen for seen in observations if seen.domain == domain])),
-            )
-            for domain, row in main.domains.items()
+            name: DomainSummary(**vars(row), **asdict(times[name])) for name, row in main.domains.items()
         },
         mean=main.mean,
         scope=record.scope,
@@ -130,7 +127,7 @@ def _totals(ranked: RankedRun, rows: Sequence[DomainAccuracy]) -> Totals:
 def accuracy(judge: Judge, queries: Mapping[str, Sequence[Record]], rankings: Rankings) -> ScopeSummary:
     """Both measures with 95 % intervals, by domain and as their unweighted mean."""
     scores = scores_of(judge, queries, rankings)
-    values = {domain: measured(of_domain.values()) for domain, of_domain in scores.items()}
+    values = measured(scores)
     resampled = resample(values)
     domains = {}
     for domain, records in queries.items():

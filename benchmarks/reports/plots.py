@@ -80,7 +80,11 @@ def timeline(observations: Sequence[Observation]) -> Timeline | None:
     if not done:
         return None
     starts, total_s = segment_starts(observations)
-    at = np.array([starts[observation.segment] + observation.done_s for observation in done])
+
+    def end_s(observation: Observation) -> float:
+        return starts[observation.segment] + observation.done_s
+
+    at = np.array(list(map(end_s, done)))
     latencies = np.array([observation.latency_ms for observation in done])
     slices = min(_SLICES, max(1, len(done) // _A_SLICE))
     slice_s = total_s / slices
@@ -92,6 +96,7 @@ def timeline(observations: Sequence[Observation]) -> Timeline | None:
         [(x, float(np.percentile(group, p))) for x, group in zip(middles, groups, strict=True) if len(group)]
         for p in (50, 95)
     )
+    failed = [observation for observation in observations if observation.status != 200]
     x_ticks = _x_axis(total_s)
     rate_ticks, rate_top = _y_axis(max(rates))
     ms_ticks, ms_top = _y_axis(max(value for _, value in p95))
@@ -100,13 +105,7 @@ def timeline(observations: Sequence[Observation]) -> Timeline | None:
         rate=Plot(x_ticks, rate_ticks, {"": _line(edges, rate_top)}),
         latency=Plot(x_ticks, ms_ticks, {"p50": _line(p50, ms_top), "p95": _line(p95, ms_top)}),
         resumed=[100 * start / total_s for start in list(starts.values())[1:]],
-        failures=sorted(
-            {
-                round(100 * (starts[failed.segment] + failed.done_s) / total_s, 1)  # a thousand marks at most
-                for failed in observations
-                if failed.status != 200
-            }
-        ),
+        failures=sorted({round(100 * end_s(seen) / total_s, 1) for seen in failed}),  # a thousand at most
         slice_s=slice_s,
     )
 

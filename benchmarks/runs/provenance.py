@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+import re
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,8 +39,9 @@ class Provenance:
 
 def provenance() -> Provenance:
     """The provenance of a run that starts now."""
+    model = re.search(r"^model name.*?: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     machine = Machine(
-        cpu=_cpu(),
+        cpu=model[1] if model else platform.machine(),
         cores=len(os.sched_getaffinity(0)),
         memory_gb=round(psutil.virtual_memory().total / 1e9, 1),
         gpu=_output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or None,
@@ -66,8 +68,3 @@ def _output(*command: str) -> str:
     except FileNotFoundError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())

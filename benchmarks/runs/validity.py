@@ -51,22 +51,6 @@ def judge(
     verdict = Verdict([], [])
     if open_loop:
         _judge_lag(observations, limits, verdict)
-    _judge_usage(usage, limits, verdict)
-    cached = sum(observation.from_cache for observation in observations)
-    if cached and not cache_expected:
-        verdict.invalid_because.append(
-            f"{cached} responses came from the service's cache: their latencies are not those of inference"
-        )
-    return verdict
-
-
-def send_lag_ms(observations: Sequence[Observation], percent: float) -> float:
-    """A percentile of the client's send lag."""
-    lags_ms = [observation.send_lag_ms for observation in observations]
-    return float(np.percentile(lags_ms, percent)) if lags_ms else 0.0
-
-
-def _judge_usage(usage: Sequence[ClientUsage], limits: Limits, verdict: Verdict) -> None:
     judged = [process.core_share for process in usage if process.wall_s >= _CORE_WINDOW_S]
     if judged and max(judged) > limits.core_share:
         verdict.invalid_because.append(
@@ -79,6 +63,18 @@ def _judge_usage(usage: Sequence[ClientUsage], limits: Limits, verdict: Verdict)
             f"the client's share of a core: {longest_s:.2f} s is too short to judge, "
             f"the minimum is {_CORE_WINDOW_S:g} s"
         )
+    cached = sum(observation.from_cache for observation in observations)
+    if cached and not cache_expected:
+        verdict.invalid_because.append(
+            f"{cached} responses came from the service's cache: their latencies are not those of inference"
+        )
+    return verdict
+
+
+def send_lag_ms(observations: Sequence[Observation], percent: float) -> float:
+    """A percentile of the client's send lag."""
+    lags_ms = [observation.send_lag_ms for observation in observations]
+    return float(np.percentile(lags_ms, percent)) if lags_ms else 0.0
 
 
 def _judge_lag(observations: Sequence[Observation], limits: Limits, verdict: Verdict) -> None:
