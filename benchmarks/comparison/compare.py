@@ -22,7 +22,6 @@ from benchmarks.stats.paired_tests import Pair, compare_scores
 COMPARED = (50, 99)
 # Fields of run.json that must be equal in two runs for their queries to be pairs.
 _PAIRED = ("data_fingerprint", "domains", "split", "scope", "self_exclusion")
-_DUPLICATE = "service.models"  # its first item is `service.model`
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,6 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -
         value_a, value_b, name = a.get(key), b.get(key), f"{prefix}{key}"
         if isinstance(value_a, dict) and isinstance(value_b, dict):
             differences |= _differences(value_a, value_b, f"{name}.")
-        elif value_a != value_b and name != _DUPLICATE:
+        elif value_a != value_b and name != "service.models":  # the first of those is `service.model`
             differences[name] = (value_a, value_b)
     return differences

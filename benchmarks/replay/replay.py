@@ -64,8 +64,7 @@ def replay(
     requests = _requests(data, records, protocol, scenario, searches)
     if requests:
         segment = 1 + max((observation.segment for observation in observations), default=-1)
-        load = Load(target, scenario, requests)
-        drive(load, client, run.folder, segment, "replaying the queries", console)
+        drive(Load(target, scenario, requests), client, run.folder, segment, "replaying the queries", console)
     else:
         console.print(f"{out} is complete; no queries sent", highlight=False)
     run.pack()

@@ -23,7 +23,7 @@ from benchmarks.replay.records import (
     Unanswered,
 )
 from benchmarks.replay.results import RankedRun, Rankings, measured, ranked_run, scores_of
-from benchmarks.runs.latency import PERCENTILES, latency, stages_of, tail_of
+from benchmarks.runs.latency import latency, stages_of, tail_of
 from benchmarks.runs.run import Run, answered
 from benchmarks.runs.validity import Verdict, judge, send_lag_ms
 from benchmarks.scoring.measures import DEPTH, Judge, QueryScore
@@ -109,13 +109,10 @@ def verdict_on(ranked: RankedRun) -> Verdict:
 
 
 def _totals(ranked: RankedRun, rows: Sequence[DomainAccuracy]) -> Totals:
-    observations, times = ranked.observations, asdict(latency(ranked.observations))
-    if latencies_ms := ranked.latencies_ms:
-        # Of groups, if requests were sent in groups; the rows of domains are of single requests.
-        values = np.percentile(latencies_ms, PERCENTILES).tolist()
-        times |= {f"p{percent}_ms": value for percent, value in zip(PERCENTILES, values, strict=True)}
+    observations = ranked.observations
     return Totals(
-        **times,
+        # Of groups, if requests were sent in groups; the rows of domains are of single requests.
+        **asdict(latency(observations, ranked.latencies_ms)),
         **{count.name: sum(getattr(row, count.name) for row in rows) for count in fields(Counts)},
         not_sent=sum(query.id not in ranked.latest for query in chain.from_iterable(ranked.queries.values())),
         retried=ranked.retried,
@@ -145,13 +142,9 @@ def accuracy(judge: Judge, queries: Mapping[str, Sequence[Record]], rankings: Ra
 
 
 def _accuracy(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> Accuracy:
-    (r_at_1, mmp_at_5), intervals = values.mean(axis=0).tolist(), list(map(interval_of, resampled.T))
-    return Accuracy(
-        r_at_1=r_at_1,
-        mmp_at_5=mmp_at_5,
-        r_at_1_interval=(intervals[0].low, intervals[0].high),
-        mmp_at_5_interval=(intervals[1].low, intervals[1].high),
-    )
+    r_at_1, mmp_at_5 = values.mean(axis=0).tolist()
+    ends = [(interval.low, interval.high) for interval in map(interval_of, resampled.T)]
+    return Accuracy(r_at_1=r_at_1, mmp_at_5=mmp_at_5, r_at_1_interval=ends[0], mmp_at_5_interval=ends[1])
 
 
 def _is_short(hit_ids: list[str] | None, score: QueryScore) -> bool:

@@ -13,11 +13,15 @@ def markdown(run: Run, summary: RunSummary, throughput: Throughput | None = None
     record = run.record(ReplayRecord)
     doubts = [f"- {escaped(doubt)}" for doubt in text.doubts(summary)]
     left_out = [f"- left out: {escaped(f'{name} ({reason})')}" for name, reason in summary.left_out.items()]
+    tail_ms = summary.tail_stages_ms
+    stage_rows = [[name, ms(mean), ms(tail_ms.get(name, 0.0))] for name, mean in summary.stages_ms.items()]
     parts = [f"## {escaped(text.title(record))}", escaped(text.lede(record, summary))]
     parts += ["**Not valid:**", "\n".join(doubts)] if doubts else ["**Valid.**"]
     parts += ["### Accuracy and latency per domain", _domains(summary)]
     parts += ["\n".join(left_out)] if left_out else []
-    parts += ["### Latency", _percentiles(summary), "### Time by stage, mean ms", _stages(summary)]
+    parts += ["### Latency", _percentiles(summary)]
+    stages = Table(("stage", "all requests", "at or over p99"), stage_rows)
+    parts += ["### Time by stage, mean ms", stages.to_markdown()]
     if throughput:
         parts += ["### Throughput against latency", _throughput(throughput)]
     parts += ["### First hits by domain", _confusion(summary)]
@@ -44,12 +48,6 @@ def _percentiles(summary: RunSummary) -> str:
     return Table(("percentile", "ms", "interval, ms", "answers"), rows).to_markdown()
 
 
-def _stages(summary: RunSummary) -> str:
-    tail_ms = summary.tail_stages_ms
-    rows = [[name, ms(mean), ms(tail_ms.get(name, 0.0))] for name, mean in summary.stages_ms.items()]
-    return Table(("stage", "all requests", "at or over p99"), rows).to_markdown()
-
-
 def _throughput(throughput: Throughput) -> str:
     rows = [
         [
@@ -65,8 +63,5 @@ def _throughput(throughput: Throughput) -> str:
 
 def _confusion(summary: RunSummary) -> str:
     columns = text.confusion_columns(summary)
-    rows = [
-        [domain, *(str(row.get(column, "")) for column in columns)]
-        for domain, row in summary.confusion.items()
-    ]
+    rows = [[name, *(str(row.get(hit, "")) for hit in columns)] for name, row in summary.confusion.items()]
     return Table(("query domain", *columns), rows).to_markdown()

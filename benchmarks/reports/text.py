@@ -61,10 +61,8 @@ def title(record: ReplayRecord) -> str:
 
 def lede(record: ReplayRecord, summary: RunSummary) -> str:
     """The run in one sentence."""
-    totals = summary.totals
-    gallery = (
-        "one merged gallery" if summary.scope == "merged" else "the separate galleries of their domains,"
-    )
+    totals, is_merged = summary.totals, summary.scope == "merged"
+    gallery = "one merged gallery" if is_merged else "the separate galleries of their domains,"
     return (
         f"{count(totals.queries, 'query', 'queries')} of {count(len(record.domains), 'domain')} against "
         f"{gallery} of {count(totals.gallery, 'image')}, through the live service: {scenario(record)}."

@@ -25,12 +25,16 @@ class Latency:
         return {50: self.p50_ms, 95: self.p95_ms, 99: self.p99_ms}[percent]
 
 
-def latency(observations: Sequence[Observation]) -> Latency:
-    """Percentiles, and answered requests per second of the time in which they were sent and answered."""
+def latency(observations: Sequence[Observation], latencies_ms: Sequence[float] = ()) -> Latency:
+    """Percentiles, and answered requests per second of the time in which they were sent and answered.
+
+    The percentiles are those of `latencies_ms`, or else of each answered request.
+    """
     with_status_200 = answered(observations)
     if not with_status_200:
         return Latency(0.0, 0.0, 0.0, 0.0)
-    p50, p95, p99 = np.percentile([observation.latency_ms for observation in with_status_200], PERCENTILES)
+    latencies_ms = latencies_ms or [observation.latency_ms for observation in with_status_200]
+    p50, p95, p99 = np.percentile(latencies_ms, PERCENTILES)
     segments: dict[int, list[Observation]] = {}
     for observation in with_status_200:
         segments.setdefault(observation.segment, []).append(observation)

@@ -142,8 +142,7 @@ class Run:
             part.unlink()
 
     def _lines(self) -> Iterator[str]:
-        packed = self.folder / PACKED
-        if packed.exists():
+        if (packed := self.folder / PACKED).exists():
             yield from _unpacked(packed)
         for part in sorted(self.folder.glob(_UNPACKED)):
             yield from complete_lines(part)
