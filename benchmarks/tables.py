@@ -1,7 +1,7 @@
 """Tables that are built once and rendered for the terminal or as Markdown."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,18 +16,17 @@ class Table:
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    footer: Sequence[str] = field(default=())  # a last row below a line, the mean say
-    wrapped: Sequence[str] = field(default=())  # columns whose cells may wrap on a narrow terminal
+    footer: Sequence[str] = ()  # a last row below a line, such as the mean
+    wrapped: Sequence[str] = ()  # columns whose cells may wrap on a narrow terminal
     padding: int = 1  # between columns on the terminal
 
     def print(self, console: Console) -> None:
         """Print the table; cells are not parsed as markup."""
-        first, *others = self.columns
-        columns = [Column(Text(first), no_wrap=first not in self.wrapped)]
-        columns += [
+        columns = [
             Column(Text(name), justify="right", no_wrap=name not in self.wrapped, overflow="fold")
-            for name in others
+            for name in self.columns
         ]
+        columns[0].justify, columns[0].overflow = "left", "ellipsis"
         table = RichTable(*columns, box=SIMPLE_HEAD, padding=(0, self.padding, 0, 0), show_edge=False)
         for row in self.rows:
             table.add_row(*map(Text, row))

@@ -1,12 +1,11 @@
 """Comparison of two runs over the same queries, query by query."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import RunError
@@ -16,14 +15,13 @@ from benchmarks.replay.summary import verdict_on
 from benchmarks.runs.latency import latency
 from benchmarks.runs.records import to_json
 from benchmarks.runs.run import Run, answered
-from benchmarks.scoring.measures import MEASURES, QueryScore
+from benchmarks.scoring.measures import MEASURES
 from benchmarks.stats.intervals import Percentile, percentile_of
 from benchmarks.stats.paired_tests import Pair, compare_scores
 
 COMPARED = (50, 99)
 # Fields of run.json that must be equal in two runs for their queries to be pairs.
 _PAIRED = ("data_fingerprint", "domains", "split", "scope", "self_exclusion")
-_DUPLICATES = ("service.models",)  # its first item is `service.model`
 
 
 @dataclass(frozen=True)
@@ -39,18 +37,12 @@ class Side:
 
     def to_json(self) -> dict[str, Any]:
         """The side as JSON, with latencies as `p50_ms` and `p99_ms`."""
+        counts = {"valid": self.valid, "failed": self.failed, "retried": self.retried}
         latencies: dict[str, Any] = {}
         for percent, row in self.percentiles.items():
             latencies[f"p{percent}_ms"] = row.value_ms
             latencies[f"p{percent}_interval_ms"] = row.interval.to_json()
-        return {
-            "run": str(self.run.folder),
-            "valid": self.valid,
-            "failed": self.failed,
-            "retried": self.retried,
-            **latencies,
-            "images_per_s": self.images_per_s,
-        }
+        return {"run": str(self.run.folder), **counts, **latencies, "images_per_s": self.images_per_s}
 
 
 @dataclass(frozen=True)
@@ -92,51 +84,40 @@ class Comparison:
 def compare(a: Run, b: Run) -> Comparison:
     """Compare two runs. Raises DataError, and RunError if they cannot be paired or a run has no answers."""
     records = (a.record(ReplayRecord), b.record(ReplayRecord))
-    _check_pairing(a, b, *records)
+    for key in _PAIRED:
+        value_a, value_b = (getattr(record, key) for record in records)
+        if value_a != value_b:
+            raise RunError(
+                f"{a.folder} and {b.folder} cannot be paired: {key} is {value_a} in A, {value_b} in B"
+            )
     # A run may come from another machine: its data set is identified by the fingerprint, not by its folder.
     folders = [Path(record.data) for record in records]
     data = Dataset(next((folder for folder in folders if folder.is_dir()), folders[0]))
     runs = [ranked_run(run, data) for run in (a, b)]
     scores_a, scores_b = (scores_of(run.judge, run.queries, run.rankings) for run in runs)
     for domain, scores in scores_a.items():
-        if not scores or scores.keys() != scores_b[domain].keys():
+        if not scores or list(scores) != list(scores_b[domain]):
             raise RunError(
                 f"{a.folder} and {b.folder} cannot be paired: other queries of {domain}, or none "
                 "(--queries-per-domain and --subset-seed must be equal)"
             )
-    ids = {domain: list(scores) for domain, scores in scores_a.items()}
-    domains, mean = compare_scores(_rows(scores_a, ids), _rows(scores_b, ids), MEASURES)
-    all_ids = {query_id for of_domain in ids.values() for query_id in of_domain}
-    side_a, side_b = (_side(run, all_ids) for run in runs)
+    domains, mean = compare_scores(measured(scores_a), measured(scores_b), MEASURES)
     differs = _differences(to_json(records[0]), to_json(records[1]))
-    queries = {domain: len(of_domain) for domain, of_domain in ids.items()}
+    queries = {domain: len(scores) for domain, scores in scores_a.items()}
+    side_a, side_b = map(_side, runs)
     return Comparison(side_a, side_b, differs, queries, domains, mean)
-
-
-def _rows(
-    scores: Mapping[str, Mapping[str, QueryScore]], ids: Mapping[str, list[str]]
-) -> dict[str, NDArray[np.float64]]:
-    return {domain: measured(scores[domain][query_id] for query_id in ids[domain]) for domain in ids}
 
 
 def _to_json(pairs: Mapping[str, Pair]) -> dict[str, Any]:
     return {measure: pair.to_json() for measure, pair in pairs.items()}
 
 
-def _check_pairing(a: Run, b: Run, record_a: ReplayRecord, record_b: ReplayRecord) -> None:
-    for key in _PAIRED:
-        value_a, value_b = getattr(record_a, key), getattr(record_b, key)
-        if value_a != value_b:
-            raise RunError(
-                f"{a.folder} and {b.folder} cannot be paired: {key} is {value_a} in A, {value_b} in B"
-            )
-
-
-def _side(ranked: RankedRun, queries: Set[str]) -> Side:
+def _side(ranked: RankedRun) -> Side:
     with_status_200 = answered(ranked.observations)
     if not with_status_200:
         raise RunError(f"{ranked.run.folder} holds no answered query")
     latencies_ms = np.array(ranked.latencies_ms)
+    queries = {query.id for of_domain in ranked.queries.values() for query in of_domain}
     return Side(
         ranked.run,
         valid=not verdict_on(ranked).invalid_because,
@@ -153,6 +134,6 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -
         value_a, value_b, name = a.get(key), b.get(key), f"{prefix}{key}"
         if isinstance(value_a, dict) and isinstance(value_b, dict):
             differences |= _differences(value_a, value_b, f"{name}.")
-        elif value_a != value_b and name not in _DUPLICATES:
+        elif value_a != value_b and name != "service.models":  # the first of those is `service.model`
             differences[name] = (value_a, value_b)
     return differences

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from benchmarks.comparison.compare import Comparison, Side, compare
+from benchmarks.comparison.compare import Comparison, compare
 from benchmarks.errors import RunError
 from benchmarks.replay.records import ReplayRecord
 from benchmarks.runs.run import Run
@@ -19,19 +19,11 @@ class Limits:
     max_p99_ratio: float
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The comparison, with the baseline as A, and the reasons of a failure; none if it passes."""
+def judge(run: Run, baseline: Run, limits: Limits) -> tuple[Comparison, list[str]]:
+    """Compare the run with its baseline, which is A. The reasons are those of a failure, none if it passes.
 
-    comparison: Comparison
-    reasons: list[str]
-
-
-def judge(run: Run, baseline: Run, limits: Limits) -> Verdict:
-    """Compare the run with its baseline. A drop of a domain must also be significant to fail.
-
-    A single query moves a small domain by several points (by 6.7, of 15), and of eight domains one always
-    drops. Raises RunError if the two cannot be compared.
+    A drop of a domain must also be significant to fail: a single query moves a small domain by several points
+    (by 6.7, of 15), and of eight domains one always drops. Raises RunError if the two cannot be compared.
     """
     comparison = compare(baseline, run)
     load_before, load = (measured.record(ReplayRecord).scenario for measured in (baseline, run))
@@ -39,7 +31,14 @@ def judge(run: Run, baseline: Run, limits: Limits) -> Verdict:
         raise RunError(
             f"{run.folder} was under another load than {baseline.folder}: scenario {load}, not {load_before}"
         )
-    reasons = [reason for side in (comparison.a, comparison.b) for reason in _unfit(side)]
+    reasons = []
+    for side in (comparison.a, comparison.b):
+        if not side.valid:
+            reasons.append(f"{side.run.folder} is invalid: see `report`")
+        if side.failed:
+            reasons.append(f"{side.failed:,} queries of {side.run.folder} failed or were not sent")
+        if side.retried:
+            reasons.append(f"{side.retried:,} queries of {side.run.folder} were answered only when retried")
     for name, pair, must_be_significant in (
         ("mean", comparison.mean["R@1"], False),
         *((domain, pairs["R@1"], True) for domain, pairs in comparison.domains.items()),
@@ -49,7 +48,7 @@ def judge(run: Run, baseline: Run, limits: Limits) -> Verdict:
             reasons.append(f"{describe_change(name, pair)}, over the limit of {limits.max_drop_points:g}")
     if comparison.ratio(99) > limits.max_p99_ratio + _ROUNDING:
         reasons.append(f"{describe_p99(comparison)}, over the limit of {limits.max_p99_ratio:g}")
-    return Verdict(comparison, reasons)
+    return comparison, reasons
 
 
 def describe_change(name: str, pair: Pair) -> str:
@@ -64,14 +63,3 @@ def describe_p99(comparison: Comparison) -> str:
     """`p99 is 1.35 times the baseline's: 311.9 ms, baseline 231.0 ms`."""
     before, after = (side.percentiles[99].value_ms for side in (comparison.a, comparison.b))
     return f"p99 is {comparison.ratio(99):.2f} times the baseline's: {after:.1f} ms, baseline {before:.1f} ms"
-
-
-def _unfit(side: Side) -> list[str]:
-    reasons = []
-    if not side.valid:
-        reasons.append(f"{side.run.folder} is invalid: see `report`")
-    if side.failed:
-        reasons.append(f"{side.failed:,} queries of {side.run.folder} failed or were not sent")
-    if side.retried:
-        reasons.append(f"{side.retried:,} queries of {side.run.folder} were answered only when retried")
-    return reasons

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -17,41 +18,35 @@ _LONGEST_VALUE = 24  # characters
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print the comparison in points and milliseconds; a difference is B minus A."""
+    show = partial(console.print, soft_wrap=True, markup=False, highlight=False)
     sides = (("A", comparison.a), ("B", comparison.b))
     for name, side in sides:
         notes = [f"{side.failed:,} queries failed or were not sent"] if side.failed else []
         notes += [] if side.valid else ["invalid"]
-        console.print(f"{name}: {'; '.join([str(side.run.folder), *notes])}", soft_wrap=True, markup=False)
+        show(f"{name}: {'; '.join([str(side.run.folder), *notes])}")
     if comparison.differs:
         rows = [[key, *map(_clipped, values)] for key, values in comparison.differs.items()]
         Table(("run.json", "A", "B"), rows).print(console)
     else:
-        console.print("run.json is the same for both")
+        show("run.json is the same for both")
+    queries = comparison.queries
     for measure in MEASURES:
-        _print_measure(comparison, measure, console)
+        domains = {domain: pairs[measure] for domain, pairs in comparison.domains.items()}
+        mean = comparison.mean[measure]
+        Table(
+            (measure, "queries", "A", "B", "B - A", "95%", ""),
+            [[domain, *_cells(queries[domain], pair)] for domain, pair in domains.items()],
+            footer=["mean", *_cells(sum(queries.values()), mean)],
+        ).print(console)
+        intervals = f"A {_interval(mean.a_interval)}, B {_interval(mean.b_interval)}"
+        show(f"mean {measure}, 95%: {intervals}; {_conclusion({**domains, 'mean': mean})}")
     for name, side in sides:
         for percent in COMPARED:
-            console.print(f"{name}: {side.percentiles[percent]}", soft_wrap=True, highlight=False)
-        console.print(f"{name}: {side.images_per_s:.1f} images/s", highlight=False)
+            show(f"{name}: {side.percentiles[percent]}")
+        show(f"{name}: {side.images_per_s:.1f} images/s")
     ratios = [f"p{percent} {comparison.ratio(percent):.2f}" for percent in COMPARED]
     ratios.append(f"images/s {comparison.images_per_s_ratio:.2f}")
-    console.print(f"B / A: {', '.join(ratios)}", highlight=False)
-
-
-def _print_measure(comparison: Comparison, measure: str, console: Console) -> None:
-    domains = {domain: pairs[measure] for domain, pairs in comparison.domains.items()}
-    mean, queries = comparison.mean[measure], comparison.queries
-    Table(
-        (measure, "queries", "A", "B", "B - A", "95%", ""),
-        [[domain, *_cells(queries[domain], pair)] for domain, pair in domains.items()],
-        footer=["mean", *_cells(sum(queries.values()), mean)],
-    ).print(console)
-    console.print(
-        f"mean {measure}, 95%: A {_interval(mean.a_interval)}, B {_interval(mean.b_interval)}; "
-        f"{_conclusion({**domains, 'mean': mean})}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    show(f"B / A: {', '.join(ratios)}")
 
 
 def _conclusion(pairs: Mapping[str, Pair]) -> str:

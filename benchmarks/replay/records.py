@@ -78,14 +78,19 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DomainAccuracy(Accuracy):
-    """The accuracy of one domain's queries, and their counts."""
+class Counts:
+    """Counts of queries and of gallery images."""
 
     queries: int
     gallery: int
     without_match: int  # queries with nothing relevant in the gallery
     failed: int  # including those not sent
     short: int  # queries with fewer hits than mMP@5 reads
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainAccuracy(Counts, Accuracy):
+    """The accuracy of one domain's queries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +107,9 @@ class ScopeSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Totals(Latency):
+class Totals(Counts, Latency):
     """Counts and latencies over all queries."""
 
-    queries: int
-    gallery: int
-    failed: int
-    short: int
-    without_match: int
     not_sent: Annotated[int, Field(alias="not_asked")]
     retried: int  # failed at first, answered after the run was resumed
     from_cache: int
@@ -122,7 +122,7 @@ class PercentileSummary:
 
     percentile: int
     ms: float
-    interval_ms: tuple[float | None, float | None]  # None: the sample is too small
+    interval_ms: list[float | None]  # low, high; None: the sample is too small
     answered: int
     needed: int
     enough: bool

@@ -64,8 +64,7 @@ def replay(
     requests = _requests(data, records, protocol, scenario, searches)
     if requests:
         segment = 1 + max((observation.segment for observation in observations), default=-1)
-        load = Load(target, scenario, requests)
-        drive(load, client, run.folder, segment, "replaying the queries", console)
+        drive(Load(target, scenario, requests), client, run.folder, segment, "replaying the queries", console)
     else:
         console.print(f"{out} is complete; no queries sent", highlight=False)
     run.pack()
@@ -74,15 +73,11 @@ def replay(
 
 def records_to_send(data: Dataset, protocol: Protocol, searches: bool) -> list[Record]:
     """The queries, by domain, and the gallery too if the harness searches."""
-    queries = {domain: data.queries(domain, protocol.split) for domain in data.domains}
+    queries = queries_of(data, protocol, data.domains)
     if empty := [domain for domain, records in queries.items() if not records]:
         raise DataError(f"{empty[0]} has no queries in {protocol.split}.json")
-    if protocol.queries_per_domain is not None:
-        queries = subset(queries, protocol.queries_per_domain, protocol.subset_seed)
-    by_id = {record.id: record for records in queries.values() for record in records}
-    if not searches:
-        for domain in data.domains:
-            by_id.update((record.id, record) for record in data.gallery(domain, protocol.split))
+    galleries = [] if searches else [data.gallery(domain, protocol.split) for domain in data.domains]
+    by_id = {record.id: record for records in [*queries.values(), *galleries] for record in records}
     return list(by_id.values())
 
 
@@ -90,9 +85,9 @@ def _requests(
     data: Dataset, records: Sequence[Record], protocol: Protocol, scenario: Scenario, searches: bool
 ) -> list[LoadRequest]:
     images = [QueryImage(record.id, record.domain, data.image(record)) for record in records]
+    if not searches and scenario.bulk > 1:
+        return in_bulk(images, scenario.bulk)
     if not searches:
-        if scenario.bulk > 1:
-            return in_bulk(images, scenario.bulk)
         return [LoadRequest("embed", (image,)) for image in images]
     in_gallery = {
         domain: data.gallery_split(domain, protocol.split) == protocol.split for domain in data.domains
@@ -131,12 +126,12 @@ async def _check_gallery(data: Dataset, service: Service, split: Split) -> None:
     """Check that the index holds the merged gallery and nothing else. Raises TargetError."""
     indexed = await service.domains()
     expected = {domain: len(data.gallery(domain, split)) for domain in data.domains}
-    if indexed != expected:
-        differences = [
-            f"{indexed.get(domain, 0):,} items of {domain}, not {expected.get(domain, 0):,}"
-            for domain in sorted({**indexed, **expected})
-            if indexed.get(domain, 0) != expected.get(domain, 0)
-        ]
+    differences = [
+        f"{indexed.get(domain, 0):,} items of {domain}, not {expected.get(domain, 0):,}"
+        for domain in sorted({**indexed, **expected})
+        if indexed.get(domain, 0) != expected.get(domain, 0)
+    ]
+    if differences:
         raise TargetError(
             f"the service's gallery is not this data set's: {'; '.join(differences)}. "
             "`index` uploads missing items; delete the others, or serve from another UIE_DATA_DIR"
@@ -150,12 +145,12 @@ async def _check_gallery(data: Dataset, service: Service, split: Split) -> None:
                 raise TargetError(f"the service's gallery of {domain} is of another data set: index again")
 
 
-def queries_of(data: Dataset, record: ReplayRecord) -> dict[str, list[Record]]:
+def queries_of(data: Dataset, protocol: Protocol, domains: Sequence[str]) -> dict[str, list[Record]]:
     """The queries of a run, by domain."""
-    queries = {domain: data.queries(domain, record.split) for domain in record.domains}
-    if record.queries_per_domain is None:
+    queries = {domain: data.queries(domain, protocol.split) for domain in domains}
+    if protocol.queries_per_domain is None:
         return queries
-    return subset(queries, record.queries_per_domain, record.subset_seed)
+    return subset(queries, protocol.queries_per_domain, protocol.subset_seed)
 
 
 def latest_of(observations: Sequence[Observation]) -> dict[str, Observation]:

@@ -1,8 +1,9 @@
 """A replay with its rankings: the service's hits, or an exact search over its embeddings."""
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from benchmarks.scoring.measures import Judge, QueryScore
 
 Rankings = dict[str, list[str] | None]  # hit ids by query, best first; None: the query failed
 Latest = Mapping[str, Observation]  # last observation by id of the query or gallery image
+Images = Mapping[str, list[Record]]  # by domain
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,14 @@ class RankedRun:
     observations: list[Observation]
     latest: Latest
     queries: dict[str, list[Record]]  # by domain
-    by_scope: dict[Scope, Rankings]  # the requested scope comes first
+    gallery: list[Record]  # of all domains
+    by_scope: dict[Scope, Rankings]  # only the requested scope if the service searched
     judge: Judge
 
     @property
     def rankings(self) -> Rankings:
         """The rankings in the requested scope."""
-        return next(iter(self.by_scope.values()))
-
-    @property
-    def gallery(self) -> list[Record]:
-        """The gallery of all domains."""
-        return _gallery(self.data, self.record)
+        return self.by_scope[self.record.scope]
 
     @property
     def latencies_ms(self) -> list[float]:
@@ -68,7 +66,9 @@ def ranked_run(run: Run, data: Dataset | None = None) -> RankedRun:
     data = data or Dataset(Path(record.data))
     if data.fingerprint != record.data_fingerprint:
         raise RunError(f"{run.folder} was measured on another data set than {data.root} is now")
-    queries, latest = queries_of(data, record), latest_of(observations)
+    queries, latest = queries_of(data, record, record.domains), latest_of(observations)
+    galleries = {domain: data.gallery(domain, record.split) for domain in record.domains}
+    gallery = list(chain.from_iterable(galleries.values()))
     return RankedRun(
         run=run,
         data=data,
@@ -76,33 +76,25 @@ def ranked_run(run: Run, data: Dataset | None = None) -> RankedRun:
         observations=observations,
         latest=latest,
         queries=queries,
-        by_scope=_rankings(data, record, queries, latest),
-        judge=Judge(_gallery(data, record), by_position=record.self_exclusion == "position"),
+        gallery=gallery,
+        by_scope=_rankings(data, record, queries, galleries, latest),
+        judge=Judge(gallery, by_position=record.self_exclusion == "position"),
     )
 
 
-def _gallery(data: Dataset, record: ReplayRecord) -> list[Record]:
-    return [image for domain in record.domains for image in data.gallery(domain, record.split)]
-
-
 def _rankings(
-    data: Dataset, record: ReplayRecord, queries: Mapping[str, list[Record]], latest: Latest
+    data: Dataset, record: ReplayRecord, queries: Images, galleries: Images, latest: Latest
 ) -> dict[Scope, Rankings]:
     """Rankings by scope: only the requested one if the service searched, both if the harness searches."""
-    all_queries = [query for records in queries.values() for query in records]
-    if not any(observation.embedding for observation in latest.values()):
+    all_queries = list(chain.from_iterable(queries.values()))
+    embeddings = {seen.query_id: embedding_of(seen) for seen in latest.values() if seen.embedding}
+    if not embeddings:
         return {record.scope: {query.id: _hits(data, record, query, latest) for query in all_queries}}
-    dim = _dim(latest)
-    query_vectors = {domain: _vectors(records, latest, dim) for domain, records in queries.items()}
-    gallery_vectors = {
-        domain: _vectors(data.gallery(domain, record.split), latest, dim) for domain in record.domains
+    ranked = rank(_vectors(queries, embeddings), _vectors(galleries, embeddings), record.self_exclusion)
+    return {
+        "merged": {query.id: ranked.merged.get(query.id) for query in all_queries},
+        "separate": {query.id: ranked.separate.get(query.id) for query in all_queries},
     }
-    ranked = rank(query_vectors, gallery_vectors, record.self_exclusion)
-    merged: Rankings = {query.id: ranked.merged.get(query.id) for query in all_queries}
-    separate: Rankings = {query.id: ranked.separate.get(query.id) for query in all_queries}
-    if record.scope == "separate":
-        return {"separate": separate, "merged": merged}
-    return {"merged": merged, "separate": separate}
 
 
 def _hits(data: Dataset, record: ReplayRecord, query: Record, latest: Latest) -> list[str] | None:
@@ -115,25 +107,22 @@ def _hits(data: Dataset, record: ReplayRecord, query: Record, latest: Latest) ->
     return observation.hit_ids[1:] if drops_first else observation.hit_ids
 
 
-def _vectors(records: Sequence[Record], latest: Latest, dim: int) -> Vectors:
-    rows = np.zeros((len(records), dim), dtype=np.float32)  # a row of zeros: missing, never a hit
-    for row, record in enumerate(records):
-        observation = latest.get(record.id)
-        if observation is not None and observation.embedding:
-            rows[row] = embedding_of(observation)
-    return Vectors(list(records), rows)
+def _vectors(images: Images, embeddings: Mapping[str, NDArray[np.float32]]) -> dict[str, Vectors]:
+    """Vectors by domain; `embeddings` holds (D,) by id of the image."""
+    dims = sorted({len(embedding) for embedding in embeddings.values()})
+    if len(dims) > 1:
+        raise RunError(f"the service returned embeddings of {', '.join(map(str, dims))} dimensions")
+    missing = np.zeros(dims[0], dtype=np.float32)  # never a hit
+    vectors = {}
+    for domain, records in images.items():
+        rows = np.array([embeddings.get(record.id, missing) for record in records], dtype=np.float32)
+        vectors[domain] = Vectors(records, rows.reshape(len(records), dims[0]))  # also if there are none
+    return vectors
 
 
 def embedding_of(observation: Observation) -> NDArray[np.float32]:
     """The embedding in an observation: float32 (D,)."""
     return np.frombuffer(base64.b64decode(observation.embedding), dtype="<f4").astype(np.float32)
-
-
-def _dim(latest: Latest) -> int:
-    dims = {len(embedding_of(observation)) for observation in latest.values() if observation.embedding}
-    if len(dims) > 1:
-        raise RunError(f"the service returned embeddings of {', '.join(map(str, sorted(dims)))} dimensions")
-    return dims.pop()
 
 
 Scores = dict[str, dict[str, QueryScore]]  # by domain and query
@@ -147,6 +136,9 @@ def scores_of(judge: Judge, queries: Mapping[str, Sequence[Record]], rankings: R
     }
 
 
-def measured(scores: Iterable[QueryScore]) -> NDArray[np.float64]:
-    """(queries, 2): R@1 and mMP@5."""
-    return np.array([(score.r_at_1, score.mmp_at_5) for score in scores])
+def measured(scores: Scores) -> dict[str, NDArray[np.float64]]:
+    """R@1 and mMP@5, (queries, 2) by domain."""
+    return {
+        domain: np.array([(score.r_at_1, score.mmp_at_5) for score in of_domain.values()])
+        for domain, of_domain in scores.items()
+    }

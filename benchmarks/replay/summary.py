@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from itertools import chain
 from statistics import fmean
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from benchmarks.datasets.dataset import Dataset, Record
 from benchmarks.replay.records import (
     Accuracy,
+    Counts,
     DomainAccuracy,
     DomainSummary,
     PercentileSummary,
@@ -22,9 +23,9 @@ from benchmarks.replay.records import (
     Unanswered,
 )
 from benchmarks.replay.results import RankedRun, Rankings, measured, ranked_run, scores_of
-from benchmarks.runs.latency import PERCENTILES, latency, stages_of, tail_of
+from benchmarks.runs.latency import latency, stages_of, tail_of
 from benchmarks.runs.run import Run, answered
-from benchmarks.runs.validity import Verdict, judge, missing_embeddings, send_lag_ms
+from benchmarks.runs.validity import Verdict, judge, send_lag_ms
 from benchmarks.scoring.measures import DEPTH, Judge, QueryScore
 from benchmarks.stats.intervals import (
     interval_of,
@@ -33,6 +34,7 @@ from benchmarks.stats.intervals import (
     resample,
 )
 
+S = TypeVar("S", RunSummary, ScopeSummary)
 _LISTED = 100  # unanswered queries
 
 
@@ -49,15 +51,14 @@ def summary_of(ranked: RankedRun) -> RunSummary:
     }
     main = scores[record.scope]
     with_status_200, verdict = answered(observations), verdict_on(ranked)
-    totals = _totals(ranked, list(main.domains.values()))
-    reasons = _incomplete(totals) + verdict.invalid_because
+    times = {name: latency([seen for seen in observations if seen.domain == name]) for name in main.domains}
+    totals, reasons = _totals(ranked, list(main.domains.values())), verdict.invalid_because
+    if totals.not_sent:
+        missing = f"{totals.not_sent:,} of {totals.queries:,} queries were not sent"
+        reasons = [f"the run is incomplete: {missing}; the same `replay` resumes it", *reasons]
     return RunSummary(
         domains={
-            domain: DomainSummary(
-                **vars(row),
-                **asdict(latency([seen for seen in observations if seen.domain == domain])),
-            )
-            for domain, row in main.domains.items()
+            name: DomainSummary(**vars(row), **asdict(times[name])) for name, row in main.domains.items()
         },
         mean=main.mean,
         scope=record.scope,
@@ -78,67 +79,51 @@ def summary_of(ranked: RankedRun) -> RunSummary:
 
 def rounded(summary: RunSummary) -> RunSummary:
     """Round each domain to 3 decimals before averaging, as the reference does; intervals stay."""
-    separate = summary.separate
-    return replace(
-        summary,
-        **_rounded(summary.domains, summary.mean),
-        separate=separate and replace(separate, **_rounded(separate.domains, separate.mean)),
-        reference_rounding=True,
-    )
+    separate = summary.separate and _rounded(summary.separate)
+    return replace(_rounded(summary), separate=separate, reference_rounding=True)
 
 
-def _rounded(domains: Mapping[str, DomainAccuracy], mean: Accuracy) -> dict[str, Any]:
+def _rounded(scores: S) -> S:
     rows = {
         domain: replace(row, r_at_1=round(row.r_at_1, 3), mmp_at_5=round(row.mmp_at_5, 3))
-        for domain, row in domains.items()
+        for domain, row in scores.domains.items()
     }
     r_at_1 = fmean(row.r_at_1 for row in rows.values())
     mmp_at_5 = fmean(row.mmp_at_5 for row in rows.values())
-    return {"domains": rows, "mean": replace(mean, r_at_1=r_at_1, mmp_at_5=mmp_at_5)}
+    return replace(scores, domains=rows, mean=replace(scores.mean, r_at_1=r_at_1, mmp_at_5=mmp_at_5))
 
 
 def verdict_on(ranked: RankedRun) -> Verdict:
     """The verdict on what was observed; whether every query was sent is a separate check."""
-    observations, record, reasons = ranked.observations, ranked.record, list[str]()
-    if any(observation.embedding for observation in observations):
-        reasons = missing_embeddings([image.id for image in ranked.gallery], observations)
-    usage, limits = ranked.run.client_usage(), record.client.limits
-    verdict = judge(observations, record.open_loop, cache_expected=False, usage=usage, limits=limits)
-    return replace(verdict, invalid_because=reasons + verdict.invalid_because)
+    observations, record, usage = ranked.observations, ranked.record, ranked.run.client_usage()
+    verdict = judge(
+        observations, record.open_loop, cache_expected=False, usage=usage, limits=record.client.limits
+    )
+    embedded = {observation.query_id for observation in observations if observation.embedding}
+    missing = [image.id for image in ranked.gallery if image.id not in embedded]
+    if embedded and missing:  # no query can find them, so R@1 would be too high
+        reason = f"{len(missing)} gallery images have no embedding, the first is {missing[0]}"
+        return replace(verdict, invalid_because=[reason, *verdict.invalid_because])
+    return verdict
 
 
 def _totals(ranked: RankedRun, rows: Sequence[DomainAccuracy]) -> Totals:
-    observations, queries = ranked.observations, list(chain.from_iterable(ranked.queries.values()))
-    times = asdict(latency(observations))
-    if latencies_ms := ranked.latencies_ms:
-        # Of groups, if requests were sent in groups; the rows of domains are of single requests.
-        values = np.percentile(latencies_ms, PERCENTILES).tolist()
-        times |= {f"p{percent}_ms": value for percent, value in zip(PERCENTILES, values, strict=True)}
+    observations = ranked.observations
     return Totals(
-        **times,
-        queries=len(queries),
-        gallery=sum(row.gallery for row in rows),
-        failed=sum(row.failed for row in rows),
-        short=sum(row.short for row in rows),
-        without_match=sum(row.without_match for row in rows),
-        not_sent=sum(query.id not in ranked.latest for query in queries),
+        # Of groups, if requests were sent in groups; the rows of domains are of single requests.
+        **asdict(latency(observations, ranked.latencies_ms)),
+        **{count.name: sum(getattr(row, count.name) for row in rows) for count in fields(Counts)},
+        not_sent=sum(query.id not in ranked.latest for query in chain.from_iterable(ranked.queries.values())),
         retried=ranked.retried,
         from_cache=sum(observation.from_cache for observation in answered(observations)),
         send_lag_p99_ms=send_lag_ms(observations, 99),
     )
 
 
-def _incomplete(totals: Totals) -> list[str]:
-    if not totals.not_sent:
-        return []
-    missing = f"{totals.not_sent:,} of {totals.queries:,} queries were not sent"
-    return [f"the run is incomplete: {missing}; the same `replay` resumes it"]
-
-
 def accuracy(judge: Judge, queries: Mapping[str, Sequence[Record]], rankings: Rankings) -> ScopeSummary:
     """Both measures with 95 % intervals, by domain and as their unweighted mean."""
     scores = scores_of(judge, queries, rankings)
-    values = {domain: measured(of_domain.values()) for domain, of_domain in scores.items()}
+    values = measured(scores)
     resampled = resample(values)
     domains = {}
     for domain, records in queries.items():
@@ -156,13 +141,9 @@ def accuracy(judge: Judge, queries: Mapping[str, Sequence[Record]], rankings: Ra
 
 
 def _accuracy(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> Accuracy:
-    (r_at_1, mmp_at_5), intervals = values.mean(axis=0).tolist(), list(map(interval_of, resampled.T))
-    return Accuracy(
-        r_at_1=r_at_1,
-        mmp_at_5=mmp_at_5,
-        r_at_1_interval=(intervals[0].low, intervals[0].high),
-        mmp_at_5_interval=(intervals[1].low, intervals[1].high),
-    )
+    r_at_1, mmp_at_5 = values.mean(axis=0).tolist()
+    ends = [(interval.low, interval.high) for interval in map(interval_of, resampled.T)]
+    return Accuracy(r_at_1=r_at_1, mmp_at_5=mmp_at_5, r_at_1_interval=ends[0], mmp_at_5_interval=ends[1])
 
 
 def _is_short(hit_ids: list[str] | None, score: QueryScore) -> bool:
@@ -171,14 +152,13 @@ def _is_short(hit_ids: list[str] | None, score: QueryScore) -> bool:
 
 
 def _percentiles(latencies_ms: Sequence[float]) -> list[PercentileSummary]:
-    if not latencies_ms:
-        return []
-    rows = [percentile_of(np.asarray(latencies_ms), percent) for percent in (50, 90, 95, 99)]
+    percents = (50, 90, 95, 99) if latencies_ms else ()
+    rows = [percentile_of(np.asarray(latencies_ms), percent) for percent in percents]
     return [
         PercentileSummary(
             percentile=row.percent,
             ms=row.value_ms,
-            interval_ms=(row.interval.to_json()[0], row.interval.to_json()[1]),
+            interval_ms=row.interval.to_json(),
             answered=row.queries,
             needed=required_queries(row.percent / 100),
             enough=row.queries >= required_queries(row.percent / 100),
@@ -190,14 +170,11 @@ def _percentiles(latencies_ms: Sequence[float]) -> list[PercentileSummary]:
 
 def _confusion(queries: Mapping[str, Sequence[Record]], rankings: Rankings) -> dict[str, dict[str, int]]:
     """Domains of the first hits, counted by the query's domain; an id begins with its domain."""
-    return {
-        domain: dict(
-            Counter(
-                hits[0].split("/")[0] for query in records if (hits := rankings.get(query.id))
-            ).most_common()
-        )
+    counters = {
+        domain: Counter(hits[0].split("/")[0] for query in records if (hits := rankings.get(query.id)))
         for domain, records in queries.items()
     }
+    return {domain: dict(counter.most_common()) for domain, counter in counters.items()}
 
 
 def _unanswered(ranked: RankedRun) -> list[Unanswered]:
@@ -207,12 +184,7 @@ def _unanswered(ranked: RankedRun) -> list[Unanswered]:
         hits, observation = ranked.rankings.get(query.id), ranked.latest.get(query.id)
         if hits is None:
             failure = observation and (observation.error or f"status {observation.status}")
-            reason = failure or "not sent"
+            unanswered.append(Unanswered(query.id, failure or "not sent"))
         elif _is_short(hits, ranked.judge.score(query, hits)):
-            reason = f"only {len(hits)} hits"
-        else:
-            continue
-        unanswered.append(Unanswered(query.id, reason))
-        if len(unanswered) == _LISTED:
-            break
-    return unanswered
+            unanswered.append(Unanswered(query.id, f"only {len(hits)} hits"))
+    return unanswered[:_LISTED]

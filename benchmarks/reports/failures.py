@@ -22,25 +22,23 @@ class Failure:
     right: tuple[bool, ...]  # of each hit
     missed: Record | None  # the gallery's first relevant image that is not among all hits
 
-    @property
-    def order(self) -> tuple[bool, int, str]:
-        """The sort key; the worst failure comes first."""
-        return self.hits[0].domain == self.query.domain, sum(self.right), self.query.id
-
 
 def worst_failures(ranked: RankedRun, per_domain: int) -> dict[str, list[Failure]]:
     """Failures by domain, selected by RULE; domains without any are left out."""
     gallery = {image.id: image for image in ranked.gallery}
     failures = {}
     for domain, queries in ranked.queries.items():
-        ordered = sorted(
-            (failure for query in queries if (failure := _failure(ranked, query, gallery))),
-            key=lambda failure: failure.order,
-        )
-        first_of_label = {failure.query.class_ids: failure for failure in reversed(ordered)}
-        if first_of_label:
-            failures[domain] = sorted(first_of_label.values(), key=lambda failure: failure.order)[:per_domain]
+        by_label: dict[tuple[int, ...], Failure] = {}
+        of_domain = (failure for query in queries if (failure := _failure(ranked, query, gallery)))
+        for failure in sorted(of_domain, key=_order):
+            by_label.setdefault(failure.query.class_ids, failure)
+        if by_label:
+            failures[domain] = list(by_label.values())[:per_domain]
     return failures
+
+
+def _order(failure: Failure) -> tuple[bool, int, str]:
+    return failure.hits[0].domain == failure.query.domain, sum(failure.right), failure.query.id
 
 
 def _failure(ranked: RankedRun, query: Record, gallery: Mapping[str, Record]) -> Failure | None:
@@ -51,11 +49,7 @@ def _failure(ranked: RankedRun, query: Record, gallery: Mapping[str, Record]) ->
     missed = min(relevant - {query.id, *hit_ids}, default=None)  # ids are in the gallery's order
     return Failure(
         query,
-        tuple(gallery.get(hit_id) or _unknown(hit_id) for hit_id in hit_ids[:HITS]),
+        tuple(gallery.get(hit_id, Record(hit_id, hit_id.split("/")[0], "", ())) for hit_id in hit_ids[:HITS]),
         tuple(hit_id in relevant for hit_id in hit_ids[:HITS]),
         gallery[missed] if missed else None,
     )
-
-
-def _unknown(hit_id: str) -> Record:
-    return Record(hit_id, hit_id.partition("/")[0], "", ())

@@ -1,6 +1,7 @@
 """Latencies as an HdrHistogram log, one histogram per second, for tools that read such logs."""
 
 import io
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -30,24 +31,18 @@ def write_hdr_log(run: Run, observations: Sequence[Observation]) -> Path:
     log.output_comment(f"[StartTime: {stamp}]")
     log.output_comment(f"[BaseTime: {started.timestamp():.3f} (seconds since epoch)]")
     log.output_legend()
-    for (second, kind), latencies_us in sorted(_by_second(observations).items()):
-        histogram = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
-        for latency_us in latencies_us:
-            histogram.record_value(latency_us)
+    starts, _ = segment_starts(observations)
+    histograms = defaultdict[tuple[int, str], HdrHistogram](
+        lambda: HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
+    )
+    for observation in answered(observations):
+        second = int(starts[observation.segment] + observation.done_s)
+        latency_us = max(LOWEST_US, round(observation.latency_ms * 1000))  # a histogram cannot hold 0
+        histograms[second, observation.kind].record_value(latency_us)
+    for (second, kind), histogram in sorted(histograms.items()):
         histogram.set_start_time_stamp(second * 1000)  # the writer would take 0 for a missing time
         histogram.set_end_time_stamp((second + 1) * 1000)
         stream.write(f"Tag={kind},")
         log.output_interval_histogram(histogram, max_value_unit_ratio=1000.0)
     write_atomically(file, stream.getvalue())
     return file
-
-
-def _by_second(observations: Sequence[Observation]) -> dict[tuple[int, str], list[int]]:
-    """Microseconds, at least 1 each: a histogram cannot hold 0."""
-    starts, _ = segment_starts(observations)
-    latencies_us: dict[tuple[int, str], list[int]] = {}
-    for observation in answered(observations):
-        second = int(starts[observation.segment] + observation.done_s)
-        latency_us = max(LOWEST_US, round(observation.latency_ms * 1000))
-        latencies_us.setdefault((second, observation.kind), []).append(latency_us)
-    return latencies_us

@@ -1,14 +1,12 @@
 """A run as a self-contained page: no network, no other file, no script."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks.datasets.dataset import Dataset, Record
+from benchmarks.datasets.dataset import Dataset
 from benchmarks.files import write_atomically
-from benchmarks.replay.records import RunSummary, Unanswered
+from benchmarks.replay.records import RunSummary
 from benchmarks.replay.results import RankedRun
 from benchmarks.reports import text
 from benchmarks.reports.failures import RULE, worst_failures
@@ -16,7 +14,6 @@ from benchmarks.reports.plots import percentile_plot, timeline
 from benchmarks.reports.throughput_curve import Throughput
 from benchmarks.reports.thumbnails import thumbnail
 
-_TEMPLATES = Path(__file__).parent
 _PER_DOMAIN = 4  # failures shown: with eight domains the page stays below 2 MB
 _LISTED = 24  # queries per reason
 
@@ -29,6 +26,11 @@ def write_html(
     Raises RunError, DataError.
     """
     file = file or ranked.run.folder / "report.html"
+    unanswered: dict[str, list[str]] = {}  # ids by reason
+    for query in summary.unanswered:
+        unanswered.setdefault(query.reason, []).append(query.query)
+    tail_ms = summary.tail_stages_ms
+    stages = [(name, mean, tail_ms.get(name, 0.0)) for name, mean in summary.stages_ms.items() if tail_ms]
     page = _environment(ranked.data).get_template("template.html.j2")
     rendered = page.render(
         record=ranked.record,
@@ -37,11 +39,12 @@ def write_html(
         latency=percentile_plot(ranked.observations),
         throughput=throughput,
         time=timeline(ranked.observations),
-        stages=_stages(summary),
+        # By the time that a stage adds to the tail.
+        stages=sorted(stages, key=lambda row: row[1] - row[2]),
         columns=text.confusion_columns(summary),
         failures=worst_failures(ranked, _PER_DOMAIN),
         rule=RULE,
-        unanswered=_by_reason(summary.unanswered),
+        unanswered=unanswered,
         listed=_LISTED,
     )
     write_atomically(file, rendered)
@@ -50,7 +53,7 @@ def write_html(
 
 def _environment(data: Dataset) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # file names and labels come from data sets
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -58,38 +61,9 @@ def _environment(data: Dataset) -> Environment:
     )
     filters = (text.points, text.interval, text.ms, text.interval_ms, text.count, text.when)
     environment.filters.update({function.__name__: function for function in filters})
-    environment.globals.update(text=text, label=data.label, thumbnail=lambda record: _thumbnail(data, record))
-    return environment
-
-
-def _thumbnail(data: Dataset, record: Record) -> str | None:
-    return thumbnail(data.image(record)) if record.path else None
-
-
-def _by_reason(unanswered: Sequence[Unanswered]) -> dict[str, list[str]]:
-    ids: dict[str, list[str]] = {}
-    for query in unanswered:
-        ids.setdefault(query.reason, []).append(query.query)
-    return ids
-
-
-def _stages(summary: RunSummary) -> dict[str, Any]:
-    """Stages ordered by the time that they add to the tail; empty if the service reports none."""
-    mean, tail = summary.stages_ms, summary.tail_stages_ms
-    if not mean or not tail:
-        return {}
-    rows = sorted(
-        ((name, mean_ms, tail.get(name, 0.0)) for name, mean_ms in mean.items()),
-        key=lambda row: row[1] - row[2],
+    environment.globals.update(
+        text=text,
+        label=data.label,
+        thumbnail=lambda record: thumbnail(data.image(record)) if record.path else None,
     )
-    total_ms, total_tail_ms = sum(mean.values()), sum(tail.values())
-    added_ms = total_tail_ms - total_ms
-    name, mean_ms, tail_ms = rows[0]
-    return {
-        "rows": rows,
-        "total": ("all", total_ms, total_tail_ms),
-        "added": added_ms,
-        "most": name,
-        "share": (tail_ms - mean_ms) / added_ms if added_ms > 0 else 0.0,
-        "longest_ms": max(max(row[1:]) for row in rows),
-    }
+    return environment

@@ -1,8 +1,7 @@
 """A run as Markdown, for a pull request: the results of the report without its images and curves."""
 
-from benchmarks.replay.records import PercentileSummary, ReplayRecord, RunSummary
+from benchmarks.replay.records import ReplayRecord, RunSummary
 from benchmarks.reports import text
-from benchmarks.reports.domain_table import domain_table
 from benchmarks.reports.text import interval_ms, ms
 from benchmarks.reports.throughput_curve import Throughput
 from benchmarks.runs.run import Run
@@ -12,14 +11,17 @@ from benchmarks.tables import Table, escaped
 def markdown(run: Run, summary: RunSummary, throughput: Throughput | None = None) -> str:
     """The report in Markdown. Raises RunError."""
     record = run.record(ReplayRecord)
-    parts = [f"## {escaped(text.title(record))}", escaped(text.lede(record, summary)), _verdict(summary)]
+    doubts = [f"- {escaped(doubt)}" for doubt in text.doubts(summary)]
+    left_out = [f"- left out: {escaped(f'{name} ({reason})')}" for name, reason in summary.left_out.items()]
+    tail_ms = summary.tail_stages_ms
+    stage_rows = [[name, ms(mean), ms(tail_ms.get(name, 0.0))] for name, mean in summary.stages_ms.items()]
+    parts = [f"## {escaped(text.title(record))}", escaped(text.lede(record, summary))]
+    parts += ["**Not valid:**", "\n".join(doubts)] if doubts else ["**Valid.**"]
     parts += ["### Accuracy and latency per domain", _domains(summary)]
-    if summary.left_out:
-        left_out = summary.left_out.items()
-        parts.append(
-            "\n".join(f"- left out: {escaped(domain)} ({escaped(reason)})" for domain, reason in left_out)
-        )
-    parts += ["### Latency", _percentiles(summary), "### Time by stage, mean ms", _stages(summary)]
+    parts += ["\n".join(left_out)] if left_out else []
+    parts += ["### Latency", _percentiles(summary)]
+    stages = Table(("stage", "all requests", "at or over p99"), stage_rows)
+    parts += ["### Time by stage, mean ms", stages.to_markdown()]
     if throughput:
         parts += ["### Throughput against latency", _throughput(throughput)]
     parts += ["### First hits by domain", _confusion(summary)]
@@ -28,45 +30,22 @@ def markdown(run: Run, summary: RunSummary, throughput: Throughput | None = None
     return "\n\n".join(parts) + "\n"
 
 
-def _verdict(summary: RunSummary) -> str:
-    doubts = text.doubts(summary)
-    if not doubts:
-        return "**Valid.**"
-    return "\n".join(["**Not valid:**", "", *(f"- {escaped(doubt)}" for doubt in doubts)])
-
-
 def _domains(summary: RunSummary) -> str:
-    totals = summary.totals
-    counts = {
-        "failed": totals.failed,
-        "short": totals.short,
-        "not sent": totals.not_sent,
-        "retried": totals.retried,
-        "without match": totals.without_match,
-        "from cache": totals.from_cache,
-    }
-    listed = ", ".join(f"{name} {value:,}" for name, value in counts.items())
-    table = domain_table(summary, detailed=True).to_markdown()
-    return f"{table}\n\nIn points, with 95% intervals. Queries: {listed}."
+    totals, table = summary.totals, text.domain_table(summary, detailed=True)
+    return (
+        f"{table.to_markdown()}\n\nIn points, with 95% intervals. Queries: failed {totals.failed:,}, "
+        f"short {totals.short:,}, not sent {totals.not_sent:,}, retried {totals.retried:,}, "
+        f"without match {totals.without_match:,}, from cache {totals.from_cache:,}."
+    )
 
 
 def _percentiles(summary: RunSummary) -> str:
-    rows = [
-        [f"p{row.percentile}", ms(row.ms), interval_ms(row.interval_ms), _answers(row)]
-        for row in summary.percentiles
-    ]
+    rows = []
+    for row in summary.percentiles:
+        answers = text.count(row.answered, "answer")
+        answers += "" if row.enough else f"; MLPerf asks for {row.needed:,}"
+        rows.append([f"p{row.percentile}", ms(row.ms), interval_ms(row.interval_ms), answers])
     return Table(("percentile", "ms", "interval, ms", "answers"), rows).to_markdown()
-
-
-def _answers(row: PercentileSummary) -> str:
-    answers = text.count(row.answered, "answer")
-    return answers if row.enough else f"{answers}; MLPerf asks for {row.needed:,}"
-
-
-def _stages(summary: RunSummary) -> str:
-    tail_ms = summary.tail_stages_ms
-    rows = [[name, ms(mean), ms(tail_ms.get(name, 0.0))] for name, mean in summary.stages_ms.items()]
-    return Table(("stage", "all requests", "at or over p99"), rows).to_markdown()
 
 
 def _throughput(throughput: Throughput) -> str:
@@ -84,8 +63,5 @@ def _throughput(throughput: Throughput) -> str:
 
 def _confusion(summary: RunSummary) -> str:
     columns = text.confusion_columns(summary)
-    rows = [
-        [domain, *(str(row.get(column, "")) for column in columns)]
-        for domain, row in summary.confusion.items()
-    ]
+    rows = [[name, *(str(row.get(hit, "")) for hit in columns)] for name, row in summary.confusion.items()]
     return Table(("query domain", *columns), rows).to_markdown()

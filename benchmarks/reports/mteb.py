@@ -3,13 +3,10 @@
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from benchmarks.files import write_atomically
-from benchmarks.replay.records import Accuracy, ReplayRecord, RunSummary
+from benchmarks.replay.records import ReplayRecord, RunSummary
 from benchmarks.runs.run import Run
-
-_NO_LANGUAGE = "zxx-Zxxx"
 
 
 def write_mteb(run: Run, summary: RunSummary) -> list[Path]:
@@ -19,11 +16,18 @@ def write_mteb(run: Run, summary: RunSummary) -> list[Path]:
     """
     record, files = run.record(ReplayRecord), []
     for domain, row in summary.domains.items():
+        scores = {
+            "hf_subset": "default",
+            "languages": ["zxx-Zxxx"],  # none
+            "main_score": row.r_at_1,
+            "hit_rate_at_1": row.r_at_1,
+            "mMP@5": row.mmp_at_5,
+        }
         result = {
             "dataset_revision": record.data_fingerprint,
             "task_name": f"{Path(record.data).name}-{domain}",
             "mteb_version": None,  # mteb was not used
-            "scores": {record.split: [_scores(row)]},
+            "scores": {record.split: [scores]},
             "evaluation_time": (row.queries - row.failed) / row.images_per_s if row.images_per_s else None,
             "kg_co2_emissions": None,
             "date": datetime.fromisoformat(record.started).timestamp(),
@@ -32,13 +36,3 @@ def write_mteb(run: Run, summary: RunSummary) -> list[Path]:
         write_atomically(file, json.dumps(result, indent=2) + "\n")
         files.append(file)
     return files
-
-
-def _scores(row: Accuracy) -> dict[str, Any]:
-    return {
-        "hf_subset": "default",
-        "languages": [_NO_LANGUAGE],
-        "main_score": row.r_at_1,
-        "hit_rate_at_1": row.r_at_1,
-        "mMP@5": row.mmp_at_5,
-    }

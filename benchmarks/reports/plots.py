@@ -47,12 +47,11 @@ def segment_starts(observations: Sequence[Observation]) -> tuple[dict[int, float
     """The start of each segment in seconds of running time, and the duration of all segments."""
     ends: dict[int, float] = {}
     for observation in observations:
-        segment = observation.segment
-        ends[segment] = max(ends.get(segment, 0.0), observation.done_s)
+        ends[observation.segment] = max(ends.get(observation.segment, 0.0), observation.done_s)
     starts, total_s = {}, 0.0
-    for segment in sorted(ends):
+    for segment, end_s in sorted(ends.items()):
         starts[segment] = total_s
-        total_s += ends[segment]
+        total_s += end_s
     return starts, max(total_s, 1e-9)
 
 
@@ -68,9 +67,9 @@ def percentile_plot(observations: Sequence[Observation]) -> Plot | None:
     y_ticks, top = _y_axis(max(by_name[""]))
     lines = {name: _percentile_line(latencies, decades, top) for name, latencies in by_name.items()}
     x_ticks = [
-        Tick(100 * _decades(percentile) / decades, f"{percentile:g}")
+        Tick(100 * place / decades, f"{percentile:g}")
         for percentile in _PERCENTILES
-        if _decades(percentile) <= decades
+        if (place := math.log10(100 / (100 - percentile))) <= decades
     ]
     return Plot(x_ticks, y_ticks, lines)
 
@@ -81,7 +80,11 @@ def timeline(observations: Sequence[Observation]) -> Timeline | None:
     if not done:
         return None
     starts, total_s = segment_starts(observations)
-    at = np.array([starts[observation.segment] + observation.done_s for observation in done])
+
+    def end_s(observation: Observation) -> float:
+        return starts[observation.segment] + observation.done_s
+
+    at = np.array(list(map(end_s, done)))
     latencies = np.array([observation.latency_ms for observation in done])
     slices = min(_SLICES, max(1, len(done) // _A_SLICE))
     slice_s = total_s / slices
@@ -93,6 +96,7 @@ def timeline(observations: Sequence[Observation]) -> Timeline | None:
         [(x, float(np.percentile(group, p))) for x, group in zip(middles, groups, strict=True) if len(group)]
         for p in (50, 95)
     )
+    failed = [observation for observation in observations if observation.status != 200]
     x_ticks = _x_axis(total_s)
     rate_ticks, rate_top = _y_axis(max(rates))
     ms_ticks, ms_top = _y_axis(max(value for _, value in p95))
@@ -101,33 +105,18 @@ def timeline(observations: Sequence[Observation]) -> Timeline | None:
         rate=Plot(x_ticks, rate_ticks, {"": _line(edges, rate_top)}),
         latency=Plot(x_ticks, ms_ticks, {"p50": _line(p50, ms_top), "p95": _line(p95, ms_top)}),
         resumed=[100 * start / total_s for start in list(starts.values())[1:]],
-        failures=sorted(
-            {
-                round(100 * (starts[failed.segment] + failed.done_s) / total_s, 1)  # a thousand marks at most
-                for failed in observations
-                if failed.status != 200
-            }
-        ),
+        failures=sorted({round(100 * end_s(seen) / total_s, 1) for seen in failed}),  # a thousand at most
         slice_s=slice_s,
     )
 
 
-def measured_plot(
-    x: Sequence[float], y_ms: Mapping[str, Sequence[float]]
-) -> tuple[Plot, dict[str, list[tuple[float, float]]]]:
-    """Lines through measured points, in their order, and the position of each point."""
+def measured_plot(x: Sequence[float], y_ms: Mapping[str, Sequence[float]]) -> Plot:
+    """Lines through measured points, in their order."""
     right = max(*x, 1e-9) / 0.94  # space for a word beside the last point
     y_ticks, top = _y_axis(max(value for values in y_ms.values() for value in values))
-    places = {
-        name: [(100 * along / right, 100 - 100 * value / top) for along, value in zip(x, values, strict=True)]
-        for name, values in y_ms.items()
-    }
-    lines = {name: " ".join(f"{a:.2f},{b:.2f}" for a, b in points) for name, points in places.items()}
-    return Plot(_x_axis(right), y_ticks, lines), places
-
-
-def _decades(percentile: float) -> float:
-    return math.log10(100 / (100 - percentile))
+    along = [100 * value / right for value in x]
+    lines = {name: _line(list(zip(along, values, strict=True)), top) for name, values in y_ms.items()}
+    return Plot(_x_axis(right), y_ticks, lines)
 
 
 def _percentile_line(latencies: Sequence[float], decades: float, top: float) -> str:

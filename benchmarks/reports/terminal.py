@@ -1,18 +1,17 @@
 """A run's summary on the terminal."""
 
+from functools import partial
+
 from rich.console import Console
 
 from benchmarks.replay.records import RunSummary
-from benchmarks.reports.domain_table import domain_table
+from benchmarks.reports.text import domain_table, points
 from benchmarks.scoring.measures import MEASURES
 
 
 def print_table(summary: RunSummary, console: Console) -> None:
     """Print the reasons for an invalid run, then one line per domain, the means and the totals."""
-
-    def show(text: str) -> None:
-        console.print(text, markup=False, highlight=False)
-
+    show = partial(console.print, markup=False, highlight=False)
     for reason in summary.invalid_because:
         show(f"invalid: {reason}")
     for check in summary.not_judged:
@@ -20,9 +19,8 @@ def print_table(summary: RunSummary, console: Console) -> None:
     domain_table(summary).print(console)
     mean, totals = summary.mean, summary.totals
     intervals = (
-        f"{name} {100 * mean.share(name):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        f"{name} {points(mean.share(name))} [{', '.join(map(points, mean.interval(name)))}]"
         for name in MEASURES
-        for low, high in [mean.interval(name)]
     )
     show(f"mean, {summary.scope} gallery, 95 %: {', '.join(intervals)}")
     if summary.percentiles:

@@ -1,4 +1,4 @@
-"""A run in words: what was measured, whether it is valid, how to repeat it. For HTML and Markdown."""
+"""A run in words: what was measured, whether it is valid, how to repeat it; and the table of its domains."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,7 +6,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.replay.records import ReplayRecord, RunSummary
+from benchmarks.replay.records import Accuracy, DomainSummary, ReplayRecord, RunSummary, Totals
+from benchmarks.runs.latency import PERCENTILES
+from benchmarks.scoring.measures import MEASURES
+from benchmarks.tables import Table
+
+_TO = " – "  # noqa: RUF001  (an en dash is the sign between numbers)
 
 
 def points(share: float) -> str:
@@ -16,12 +21,12 @@ def points(share: float) -> str:
 
 def interval(shares: Sequence[float]) -> str:
     """An interval of a share, in points."""
-    return _range([points(share) for share in shares])
+    return _TO.join(map(points, shares))
 
 
 def interval_ms(ends_ms: Sequence[float | None]) -> str:
     """An interval of a latency; `?` is an end for which the sample is too small."""
-    return _range(["?" if end_ms is None else ms(end_ms) for end_ms in ends_ms])
+    return _TO.join("?" if end_ms is None else ms(end_ms) for end_ms in ends_ms)
 
 
 def ms(value: float) -> str:
@@ -56,10 +61,8 @@ def title(record: ReplayRecord) -> str:
 
 def lede(record: ReplayRecord, summary: RunSummary) -> str:
     """The run in one sentence."""
-    totals = summary.totals
-    gallery = (
-        "one merged gallery" if summary.scope == "merged" else "the separate galleries of their domains,"
-    )
+    totals, is_merged = summary.totals, summary.scope == "merged"
+    gallery = "one merged gallery" if is_merged else "the separate galleries of their domains,"
     return (
         f"{count(totals.queries, 'query', 'queries')} of {count(len(record.domains), 'domain')} against "
         f"{gallery} of {count(totals.gallery, 'image')}, through the live service: {scenario(record)}."
@@ -68,15 +71,13 @@ def lede(record: ReplayRecord, summary: RunSummary) -> str:
 
 def scenario(record: ReplayRecord) -> str:
     """The scenario's name, and the load."""
-    load = record.scenario
-    parts = [load.name, f"concurrency {load.streams * load.group}"]
-    if load.rate_per_s is not None:
-        parts[1] = f"{load.rate_per_s:g} queries/s"
-    if load.bulk > 1:
-        parts.append(f"{load.bulk} images per request")
-    if record.client.processes > 1:
-        parts.append(f"from {record.client.processes} processes")
-    return ", ".join(parts)
+    load, processes = record.scenario, record.client.processes
+    return _listed(
+        load.name,
+        f"{load.rate_per_s:g} queries/s" if record.open_loop else f"concurrency {load.streams * load.group}",
+        f"{load.bulk} images per request" if load.bulk > 1 else None,
+        f"from {processes} processes" if processes > 1 else None,
+    )
 
 
 def doubts(summary: RunSummary) -> list[str]:
@@ -89,6 +90,29 @@ def confusion_columns(summary: RunSummary) -> list[str]:
     """The domains of first hits: first the queries' domains, then any other."""
     hit_domains = {domain for row in summary.confusion.values() for domain in row}
     return list(dict.fromkeys([*summary.confusion, *sorted(hit_domains)]))
+
+
+def domain_table(summary: RunSummary, detailed: bool = False) -> Table:
+    """One row per domain, then the means and totals; in detail, with intervals and the separate scope."""
+    separate = summary.separate if detailed else None
+
+    def cells(name: str, counts: DomainSummary | Totals, scores: Accuracy, own: Accuracy | None) -> list[str]:
+        shares = [
+            points(scores.share(measure)) + (f" ({interval(scores.interval(measure))})" if detailed else "")
+            for measure in MEASURES
+        ]
+        shares += [points(own.share(measure)) for measure in MEASURES if own]
+        sizes = [f"{counts.queries:,}", f"{counts.gallery:,}"]
+        times = [ms(counts.percentile_ms(percent)) for percent in PERCENTILES]
+        return [name, *sizes, *shares, *times, f"{counts.images_per_s:.0f}"]
+
+    columns = ["domain", "queries", "gallery", *MEASURES]
+    columns += [f"{measure} separate" for measure in MEASURES if separate]
+    columns += [*(f"p{percent} ms" for percent in PERCENTILES), "images/s"]
+    alone = separate.domains if separate else {}
+    rows = [cells(name, row, row, alone.get(name)) for name, row in summary.domains.items()]
+    mean = cells("mean", summary.totals, summary.mean, separate.mean if separate else None)
+    return Table(columns, rows, footer=mean)
 
 
 def facts(record: ReplayRecord) -> dict[str, str]:
@@ -122,8 +146,11 @@ def _search(record: ReplayRecord) -> str:
 
 
 def settings(record: ReplayRecord) -> dict[str, str]:
-    """The service's description of itself, by dotted name."""
-    return dict(_flat(record.distinct_service))
+    """The service's description of itself, by dotted name; without `models` if that only repeats `model`."""
+    service = dict(record.service)
+    if service.get("models") == [service.get("model")]:
+        del service["models"]
+    return dict(_flat(service))
 
 
 def repeat(record: ReplayRecord) -> list[str]:
@@ -167,20 +194,15 @@ def _replay_options(record: ReplayRecord) -> str:
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        value = dict(enumerate(value))
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        for number, inner in enumerate(value):
-            yield from _flat(inner, f"{name}.{number}")
     elif isinstance(value, list):
         yield name, ", ".join(str(item) for item in value)
     elif value is not None:
         yield name, str(value)
-
-
-def _range(ends: Sequence[str]) -> str:
-    return " – ".join(ends)  # noqa: RUF001  (an en dash is the sign between numbers)
 
 
 def _listed(*parts: str | None) -> str:

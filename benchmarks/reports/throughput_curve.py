@@ -8,7 +8,7 @@ from benchmarks.load.records import ConcurrencySummary, LoadRecord
 from benchmarks.load.trial import Trial
 from benchmarks.replay.records import ReplayRecord
 from benchmarks.reports.plots import Plot, measured_plot
-from benchmarks.runs.records import ServiceInfo, read_record
+from benchmarks.runs.records import read_record
 from benchmarks.runs.run import Run
 
 
@@ -20,7 +20,6 @@ class Throughput:
     knee: int  # concurrency
     traffic: str  # description of the requests
     plot: Plot  # ms over answered/s: `p50`, `p99`
-    places: list[tuple[float, float]]  # of each trial's p50 in the plot
 
 
 def throughput_of(folder: Path, record: ReplayRecord) -> Throughput:
@@ -30,19 +29,16 @@ def throughput_of(folder: Path, record: ReplayRecord) -> Throughput:
         summary = read_record(folder / "summary.json", ConcurrencySummary)
     except RunError as error:
         raise RunError(f"{folder} is not a complete run of `concurrency`: {error}") from error
-    served = _served(record.info)
-    for name, other in _served(load.info).items():
-        if other != served[name]:
-            raise RunError(
-                f"{folder} was measured on another service: its {name} is {other}, not {served[name]}"
-            )
+    ours, theirs = record.info, load.info
+    for name, value, other in (
+        ("model", ours.model.fingerprint, theirs.model.fingerprint),
+        ("precision", ours.precision, theirs.precision),
+        ("provider", ours.provider, theirs.provider),
+    ):
+        if other != value:
+            raise RunError(f"{folder} was measured on another service: its {name} is {other}, not {value}")
     trials = summary.trials
     rates = [trial.images_per_s for trial in trials]
     latencies_ms = {"p50": [trial.p50_ms for trial in trials], "p99": [trial.p99_ms for trial in trials]}
-    plot, places = measured_plot(rates, latencies_ms)
     traffic = f"{load.mix}, {load.sizes} sizes, cache-{load.cache}, {load.seconds:g} s each"
-    return Throughput(trials, summary.knee, traffic, plot, places["p50"])
-
-
-def _served(info: ServiceInfo) -> dict[str, str | None]:
-    return {"model": info.model.fingerprint, "precision": info.precision, "provider": info.provider}
+    return Throughput(trials, summary.knee, traffic, measured_plot(rates, latencies_ms))

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
 from benchmarks.runs.run import Observation, answered
 
 PERCENTILES = (50, 95, 99)
-_TAIL = 99
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +25,21 @@ class Latency:
         return {50: self.p50_ms, 95: self.p95_ms, 99: self.p99_ms}[percent]
 
 
-def latency(observations: Sequence[Observation]) -> Latency:
-    """Percentiles, and answered requests per second of the time in which they were sent and answered."""
+def latency(observations: Sequence[Observation], latencies_ms: Sequence[float] = ()) -> Latency:
+    """Percentiles, and answered requests per second of the time in which they were sent and answered.
+
+    The percentiles are those of `latencies_ms`, or else of each answered request.
+    """
     with_status_200 = answered(observations)
     if not with_status_200:
         return Latency(0.0, 0.0, 0.0, 0.0)
-    p50, p95, p99 = np.percentile([observation.latency_ms for observation in with_status_200], PERCENTILES)
+    latencies_ms = latencies_ms or [observation.latency_ms for observation in with_status_200]
+    p50, p95, p99 = np.percentile(latencies_ms, PERCENTILES)
     segments: dict[int, list[Observation]] = {}
     for observation in with_status_200:
         segments.setdefault(observation.segment, []).append(observation)
     busy_s = sum(
-        max(observation.done_s for observation in segment)
-        - min(observation.scheduled_s for observation in segment)
+        max(seen.done_s for seen in segment) - min(seen.scheduled_s for seen in segment)
         for segment in segments.values()
     )
     return Latency(float(p50), float(p95), float(p99), len(with_status_200) / busy_s)
@@ -61,7 +64,7 @@ def tail_of(observations: Sequence[Observation]) -> list[Observation]:
     """The observations with a latency at or above p99; their stages explain p99."""
     if not observations:
         return []
-    p99_ms = np.percentile([observation.latency_ms for observation in observations], _TAIL)
+    p99_ms = np.percentile([observation.latency_ms for observation in observations], 99)
     return [observation for observation in observations if observation.latency_ms >= p99_ms]
 
 
@@ -73,10 +76,6 @@ def stage_means(server_ms: Sequence[Mapping[str, float]], latencies_ms: Sequence
     if not any(server_ms):
         return {}
     stages = sorted({stage for durations in server_ms for stage in durations})
-    means = {stage: _mean([durations.get(stage, 0.0) for durations in server_ms]) for stage in stages}
+    means = {stage: fmean([durations.get(stage, 0.0) for durations in server_ms]) for stage in stages}
     total = means.pop("total", sum(means.values()))
-    return {**means, "other": total - sum(means.values()), "http": _mean(latencies_ms) - total}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
+    return {**means, "other": total - sum(means.values()), "http": fmean(latencies_ms) - total}

@@ -3,7 +3,9 @@
 import datetime
 import os
 import platform
+import re
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -32,35 +34,25 @@ class Provenance:
     started: str  # ISO 8601
     commit: str
     machine: Machine
-    versions: dict[str, str]
+    versions: dict[str, str]  # of Python and of the packages that affect a measurement
 
 
 def provenance() -> Provenance:
     """The provenance of a run that starts now."""
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return Provenance(started=started, commit=commit(), machine=machine(), versions=versions())
-
-
-def machine() -> Machine:
-    """This machine."""
-    return Machine(
-        cpu=_cpu(),
+    model = re.search(r"^model name.*?: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    machine = Machine(
+        cpu=model[1] if model else platform.machine(),
         cores=len(os.sched_getaffinity(0)),
         memory_gb=round(psutil.virtual_memory().total / 1e9, 1),
         gpu=_output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or None,
         system=platform.platform(),
     )
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that affect a measurement."""
-    installed = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in _PACKAGES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return Provenance(started=started, commit=commit(), machine=machine, versions=versions)
 
 
 def commit() -> str:
@@ -76,8 +68,3 @@ def _output(*command: str) -> str:
     except FileNotFoundError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -15,7 +16,7 @@ VERSION = 1
 _INDEX_COUNTERS = {"items", "indexed_vectors"}  # they change while the service stays the same
 
 T = TypeVar("T")
-_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+_cached_adapter = cache(TypeAdapter)  # building one takes milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +68,6 @@ class RunRecord(Provenance):
         except ValueError as error:
             raise RunError(f"run.json has no valid description of the service: {error}") from error
 
-    @property
-    def distinct_service(self) -> dict[str, Any]:
-        """The service's description of itself, without `models` if that only repeats `model`."""
-        service = dict(self.service)
-        if service.get("models") == [service.get("model")]:
-            del service["models"]
-        return service
-
     def changes(self, other: "RunRecord") -> list[str]:
         """Names of the fields in which `other`, of the same class, describes another run."""
         a, b = _stable(self), _stable(other)
@@ -115,9 +108,7 @@ def to_json(record: object) -> dict[str, Any]:
 
 
 def _adapter(kind: type[T]) -> TypeAdapter[T]:
-    if kind not in _ADAPTERS:  # building one takes milliseconds
-        _ADAPTERS[kind] = TypeAdapter(kind)
-    return _ADAPTERS[kind]
+    return _cached_adapter(kind)  # type: ignore[arg-type]  # mypy takes no type[T] for hashable
 
 
 def _stable(record: RunRecord) -> RunRecord:

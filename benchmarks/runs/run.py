@@ -19,7 +19,6 @@ from benchmarks.runs.records import RunRecord, parse, read_record, to_json, writ
 PACKED = "observations.jsonl.zst"
 _UNPACKED = "observations*.jsonl"
 _CLIENTS = "clients.jsonl"
-_CHUNK_BYTES = 2**18
 
 R = TypeVar("R", bound=RunRecord)
 
@@ -143,8 +142,7 @@ class Run:
             part.unlink()
 
     def _lines(self) -> Iterator[str]:
-        packed = self.folder / PACKED
-        if packed.exists():
+        if (packed := self.folder / PACKED).exists():
             yield from _unpacked(packed)
         for part in sorted(self.folder.glob(_UNPACKED)):
             yield from complete_lines(part)
@@ -166,18 +164,16 @@ def to_line(observation: Observation) -> str:
     return json.dumps(asdict(observation)) + "\n"
 
 
-def _unpacked(file: Path) -> Iterator[str]:
+def _unpacked(file: Path) -> list[str]:
     """The lines of a packed file. Raises RunError if the file is truncated.
 
     zstandard's own reader accepts a truncated file, and its missing observations would count as not sent.
     """
-    frame, rest = zstandard.ZstdDecompressor().decompressobj(), b""
+    frame = zstandard.ZstdDecompressor().decompressobj()
     try:
-        with file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                lines, newline, rest = (rest + frame.decompress(chunk)).rpartition(b"\n")
-                yield from (line.decode() for line in (lines + newline).splitlines(keepends=True))
+        lines = frame.decompress(file.read_bytes()).decode()
     except (OSError, ValueError, zstandard.ZstdError) as error:
         raise RunError(f"{file} is damaged: {error}") from error
-    if rest or not frame.eof or frame.unused_data:
+    if not frame.eof or frame.unused_data or (lines and not lines.endswith("\n")):
         raise RunError(f"{file} is damaged: it is truncated, or other data follows its end")
+    return lines.splitlines(keepends=True)  # JSON escapes every other line separator

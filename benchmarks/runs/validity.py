@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.runs.run import ClientUsage, Observation
+from benchmarks.runs.run import ClientUsage, Observation, answered
 
 _LAG_SHARE = 0.1  # of the median latency
 _LAG_REQUESTS = 100  # with fewer, the 99th percentile is the slowest request alone
@@ -51,31 +51,6 @@ def judge(
     verdict = Verdict([], [])
     if open_loop:
         _judge_lag(observations, limits, verdict)
-    _judge_usage(usage, limits, verdict)
-    cached = sum(observation.from_cache for observation in observations)
-    if cached and not cache_expected:
-        verdict.invalid_because.append(
-            f"{cached} responses came from the service's cache: their latencies are not those of inference"
-        )
-    return verdict
-
-
-def missing_embeddings(gallery: Sequence[str], observations: Sequence[Observation]) -> list[str]:
-    """A reason if gallery images have no embedding: no query can find them, so R@1 would be too high."""
-    embedded = {observation.query_id for observation in observations if observation.embedding}
-    missing = [image_id for image_id in gallery if image_id not in embedded]
-    if not missing:
-        return []
-    return [f"{len(missing)} gallery images have no embedding, the first is {missing[0]}"]
-
-
-def send_lag_ms(observations: Sequence[Observation], percent: float) -> float:
-    """A percentile of the client's send lag."""
-    lags_ms = [observation.send_lag_ms for observation in observations]
-    return float(np.percentile(lags_ms, percent)) if lags_ms else 0.0
-
-
-def _judge_usage(usage: Sequence[ClientUsage], limits: Limits, verdict: Verdict) -> None:
     judged = [process.core_share for process in usage if process.wall_s >= _CORE_WINDOW_S]
     if judged and max(judged) > limits.core_share:
         verdict.invalid_because.append(
@@ -88,20 +63,31 @@ def _judge_usage(usage: Sequence[ClientUsage], limits: Limits, verdict: Verdict)
             f"the client's share of a core: {longest_s:.2f} s is too short to judge, "
             f"the minimum is {_CORE_WINDOW_S:g} s"
         )
+    cached = sum(observation.from_cache for observation in observations)
+    if cached and not cache_expected:
+        verdict.invalid_because.append(
+            f"{cached} responses came from the service's cache: their latencies are not those of inference"
+        )
+    return verdict
+
+
+def send_lag_ms(observations: Sequence[Observation], percent: float) -> float:
+    """A percentile of the client's send lag."""
+    lags_ms = [observation.send_lag_ms for observation in observations]
+    return float(np.percentile(lags_ms, percent)) if lags_ms else 0.0
 
 
 def _judge_lag(observations: Sequence[Observation], limits: Limits, verdict: Verdict) -> None:
-    latencies_ms = [observation.latency_ms for observation in observations if observation.status == 200]
+    latencies_ms = [observation.latency_ms for observation in answered(observations)]
     if not latencies_ms:
         return
+    lag_ms, median_ms = send_lag_ms(observations, 99), float(np.median(latencies_ms))
     if len(observations) < _LAG_REQUESTS:
         verdict.not_judged.append(
             f"the client's send lag: {len(observations)} requests are too few to judge, "
             f"the minimum is {_LAG_REQUESTS}"
         )
-        return
-    lag_ms, median_ms = send_lag_ms(observations, 99), float(np.median(latencies_ms))
-    if lag_ms > max(limits.send_lag_ms, _LAG_SHARE * median_ms):
+    elif lag_ms > max(limits.send_lag_ms, _LAG_SHARE * median_ms):
         verdict.invalid_because.append(
             f"the client lagged: at p99 a request was sent {lag_ms:.1f} ms late, "
             f"with a median latency of {median_ms:.1f} ms"

@@ -186,7 +186,7 @@ def test_a_run_without_answers_is_refused(data: Dataset) -> None:
 
 
 def failures_of(data: Dataset, limits: Limits, **changes: object) -> list[str]:
-    return judge(make_run(data, "run", **changes), make_run(data, "baseline"), limits).reasons  # type: ignore[arg-type]
+    return judge(make_run(data, "run", **changes), make_run(data, "baseline"), limits)[1]  # type: ignore[arg-type]
 
 
 LIMITS = Limits(max_drop_points=0.5, max_p99_ratio=1.2)
@@ -207,9 +207,8 @@ def test_the_mean_is_compared_with_the_limit_alone(data: Dataset) -> None:
 
 def test_a_domain_fails_only_if_its_drop_is_significant(data: Dataset) -> None:
     assert failures_of(data, WIDE, wrong={"b": 1}) == []  # 6.67 points of `b`
-    (reason,) = judge(
-        make_run(data, "worse", wrong={"a": 16}), Run(data.root.parent / "baseline"), WIDE
-    ).reasons
+    worse, baseline = make_run(data, "worse", wrong={"a": 16}), Run(data.root.parent / "baseline")
+    _, (reason,) = judge(worse, baseline, WIDE)
     assert reason.startswith("a R@1 fell by 8.00 points (95%: ")
 
 
@@ -232,7 +231,7 @@ def test_failed_queries_fail(data: Dataset) -> None:
 def test_an_invalid_run_fails(data: Dataset) -> None:
     run = make_run(data, "run")
     run.write_client_usage(0, [ClientUsage(9.5, 10)])  # its client was the limit
-    (reason,) = judge(run, make_run(data, "baseline"), LIMITS).reasons
+    _, (reason,) = judge(run, make_run(data, "baseline"), LIMITS)
     assert "is invalid" in reason
 
 

@@ -37,8 +37,8 @@ def test_a_retried_query_is_reported(tmp_path: Path) -> None:
     page = Page(run.folder / "report.html").text
     assert "0 queries failed, 1 query answered only when retried" in page
     assert "retried" in (run.folder / "points.csv").read_text().splitlines()[0]
-    verdict = judge(run, run, Limits(0.5, 1.2))
-    assert verdict.reasons[0] == f"1 queries of {run.folder} were answered only when retried"
+    _, reasons = judge(run, run, Limits(0.5, 1.2))
+    assert reasons[0] == f"1 queries of {run.folder} were answered only when retried"
 
 
 def test_an_incomplete_run_is_invalid_wherever_it_is_read(tmp_path: Path) -> None:

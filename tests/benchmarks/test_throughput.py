@@ -50,7 +50,7 @@ def swept(folder: Path, **service: Any) -> Path:
 
 def test_points_lie_where_they_were_measured(tmp_path: Path) -> None:
     throughput = throughput_of(swept(tmp_path / "swept"), REPORTED)
-    assert throughput.places == [(47.0, 96.0), (94.0, 95.8), (94.0, 10.0)]
+    assert throughput.plot.lines["p50"] == "47.00,96.00 94.00,95.80 94.00,10.00"
     assert throughput.plot.lines["p99"] == "47.00,95.00 94.00,90.00 94.00,0.00"
     assert [tick.text for tick in throughput.plot.x_ticks][-1] == "50"
 
@@ -66,7 +66,7 @@ def test_the_report_has_the_curve_its_table_and_its_knee(tmp_path: Path) -> None
     assert "2 the knee 47 42 100 100.0%" in text
     dots = [one for _, one in page.tags if one.get("class", "").startswith("dot")]
     assert [one["class"] for one in dots] == ["dot", "dot knee", "dot"]
-    assert dots[0]["style"] == "left:47.0%;top:96.0%"
+    assert dots[0]["style"] == "left:47.00%;top:96.00%"
 
 
 def test_another_service_or_half_a_sweep_is_refused(tmp_path: Path) -> None:
