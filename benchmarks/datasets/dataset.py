@@ -110,9 +110,15 @@ class Dataset:
 
     def encoded_images(self, count: int) -> list[bytes]:
         """Encoded images of the first `count` queries of `alternating_queries`. Raises DataError."""
-        return [
-            self.image(query).read_bytes() for query in itertools.islice(self.alternating_queries(), count)
-        ]
+        return [self.read(query) for query in itertools.islice(self.alternating_queries(), count)]
+
+    def read(self, record: Record) -> bytes:
+        """Encoded image. Raises DataError."""
+        file = self.image(record)
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {error.strerror}") from error
 
     def image(self, record: Record) -> Path:
         """File of the image, even if an unzip tool escaped its name."""

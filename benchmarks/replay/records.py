@@ -145,7 +145,7 @@ class RunSummary:
     domains: dict[str, DomainSummary]
     mean: Accuracy
     scope: Scope
-    separate: ScopeSummary | None  # if the harness searches and the scope is merged
+    separate: ScopeSummary | None  # None if the service searched: it ranks one scope only
     totals: Annotated[Totals, Field(alias="all")]
     percentiles: list[PercentileSummary]
     stages_ms: dict[str, float]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.errors import RunError
 from benchmarks.runs.run import ClientUsage, Observation, answered
 
 _LAG_SHARE = 0.1  # of the median latency
@@ -22,11 +23,19 @@ class Limits:
 
     @classmethod
     def from_environment(cls) -> "Limits":
-        """The limits, as BENCHMARKS_MAX_SEND_LAG_MS and BENCHMARKS_MAX_CORE_SHARE override them."""
+        """The limits, as environment variables override them. Raises RunError."""
         return cls(
-            float(os.environ.get("BENCHMARKS_MAX_SEND_LAG_MS", DEFAULT_LIMITS.send_lag_ms)),
-            float(os.environ.get("BENCHMARKS_MAX_CORE_SHARE", DEFAULT_LIMITS.core_share)),
+            _number("BENCHMARKS_MAX_SEND_LAG_MS", cls().send_lag_ms),
+            _number("BENCHMARKS_MAX_CORE_SHARE", cls().core_share),
         )
+
+
+def _number(name: str, default: float) -> float:
+    value = os.environ.get(name) or default
+    try:
+        return float(value)
+    except ValueError as error:
+        raise RunError(f"{name}={value} is not a number") from error
 
 
 DEFAULT_LIMITS = Limits()

@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.datasets.dataset import Dataset, Record, Split
-from benchmarks.errors import DataError
 from benchmarks.progress import progress_bar
 from benchmarks.targets.service import Service, connect
 from service.client import NewItem
@@ -88,9 +87,4 @@ def payload_of(data: Dataset, record: Record) -> dict[str, str]:
 
 
 def _item(data: Dataset, record: Record) -> NewItem:
-    file = data.image(record)
-    try:
-        image = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}") from error
-    return NewItem(record.id, image, record.domain, data.label(record), payload_of(data, record))
+    return NewItem(record.id, data.read(record), record.domain, data.label(record), payload_of(data, record))

@@ -19,7 +19,7 @@ from benchmarks.load.scenarios import Scenario, scenario_row
 from benchmarks.load.trial import Experiment, Journal, Trial
 from benchmarks.load.workload import DOMAIN, Workload, images_of, requests_of, shares_of
 from benchmarks.runs.run import ClientUsage
-from benchmarks.runs.validity import Verdict, judge
+from benchmarks.runs.validity import Limits, Verdict, judge
 from benchmarks.targets.target import Target
 from tests.support.observed import seen
 from tests.support.stub import stub
@@ -267,3 +267,12 @@ def test_an_invalid_trial_is_an_error(tmp_path: Path) -> None:
         searching = experiment(url, tmp_path / "x", workload=Workload({"search": 1.0}))
         with pytest.raises(TargetError, match="cache"):
             searching.trial(Scenario("ClosedLoop"), QUIET, tmp_path / "trials")
+
+
+def test_the_environment_overrides_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCHMARKS_MAX_SEND_LAG_MS", "20")
+    monkeypatch.setenv("BENCHMARKS_MAX_CORE_SHARE", "")
+    assert Limits.from_environment() == Limits(send_lag_ms=20)
+    monkeypatch.setenv("BENCHMARKS_MAX_CORE_SHARE", "much")
+    with pytest.raises(RunError, match="BENCHMARKS_MAX_CORE_SHARE=much"):
+        Limits.from_environment()
