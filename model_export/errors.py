@@ -1,4 +1,13 @@
-"""Errors of model_export, printed as one sentence on stderr with exit status 1."""
+"""Errors of model_export.
+
+ExportError             printed as one sentence on stderr, exit status 1
+├── SourceError         weights, a model or data are missing or invalid
+├── ParityError         the exported model does not reproduce the trained one
+├── VerifyError         a model folder fails a check
+├── WriteError          a file cannot be written; no incomplete file is left
+├── ConfigError         a training strategy is invalid
+└── TrainingError       training failed, or its folder belongs to another run
+"""
 
 
 class ExportError(Exception):
