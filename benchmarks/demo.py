@@ -1,6 +1,7 @@
 """The demo: from an empty folder to a measured cross-domain search, in one command."""
 
 import asyncio
+import os
 import shlex
 import shutil
 import signal
@@ -50,15 +51,18 @@ def demo(data_folder: Path, runs: Path, port: int, concurrency: int, console: Co
 
 def _measure(data: Dataset, url: str, out: Path, concurrency: int, console: Console) -> RunSummary:
     uploaded = asyncio.run(index_gallery(data, url, console))
-    console.print(f"gallery: {uploaded:,} images uploaded")
+    total = sum(len(data.gallery(domain, "test")) for domain in data.domains)
+    state = f"{uploaded:,} of them uploaded now" if uploaded else "all indexed already"
+    console.print(f"gallery: {total:,} images, {state}")
     shutil.rmtree(out, ignore_errors=True)  # the demo measures again each time
     scenario = Scenario("ClosedLoop", streams=concurrency)
     run = replay(data, Target("uie", url), Protocol(), scenario, out, Client(), console)
     summary = summarise(data, run)
     write_summary(run.folder, summary)
     print_table(summary, console)
+    python = os.path.relpath(sys.executable)
     console.print(
-        f"the run is in {out}; `python -m benchmarks report {out}` writes a page about it", soft_wrap=True
+        f"the run is in {out}; `{python} -m benchmarks report {out}` writes a page about it", soft_wrap=True
     )
     if sys.stdin.isatty() and sys.stdout.isatty():
         _keep_serving(url, data.image(_example_query(data, run)), console)

@@ -1,5 +1,11 @@
 """`python -m model_export`: train, export and verify models."""
 
+import importlib.util
+import sys
+
+if importlib.util.find_spec("torch") is None:  # the demo's environment has none
+    sys.exit("model_export: torch is not installed: run `make test-env`")
+
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict

@@ -52,7 +52,7 @@ async def _not_indexed(
     data: Dataset, service: Service, records: Sequence[Record], progress: Progress
 ) -> tuple[list[Record], int]:
     """Return the missing images, and how many of their ids are indexed with another payload."""
-    bar = progress.add_task(f"already indexed? {records[0].domain}", total=len(records))
+    bar = progress.add_task(f"checking the index: {records[0].domain}", total=len(records))
     slots = asyncio.Semaphore(_CHECKS)
 
     async def is_indexed(record: Record) -> bool | None:

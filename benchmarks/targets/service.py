@@ -66,10 +66,12 @@ class Service:
             detail = problem.members.get("detail")
             raise TargetError(f"{call} failed ({problem.status}): {detail}") from problem
         except httpx.TransportError as error:
-            reason = f"{type(error).__name__}: {error}"
             if isinstance(error, httpx.ConnectError):
-                reason = f"nothing answers at {httpx.URL(self._url).netloc.decode()}: {error}"
-            raise TargetError(f"{call} failed (no answer): {reason}") from error
+                host = httpx.URL(self._url).netloc.decode()
+                raise TargetError(
+                    f"nothing answers at {host}: start a service there, or pass its --url"
+                ) from error
+            raise TargetError(f"{call} failed (no answer): {type(error).__name__}: {error}") from error
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             reason = " ".join(str(error)[:200].split())
             raise TargetError(
