@@ -22,7 +22,7 @@ from benchmarks.replay.records import ClientRecord, Protocol, ReplayRecord
 from benchmarks.runs.provenance import provenance
 from benchmarks.runs.run import Observation, Run
 from benchmarks.targets.gallery import payload_of
-from benchmarks.targets.service import Service, connect
+from benchmarks.targets.service import PREFLIGHT_S, Service, connect
 from benchmarks.targets.target import Target
 
 
@@ -116,7 +116,7 @@ async def _info(
     """The service's `GET /v1/info`; empty for another target."""
     if not target.searches:
         return {}
-    async with connect(target.url, key) as service:
+    async with connect(target.url, key, PREFLIGHT_S) as service:
         if searches:
             await _check_gallery(data, service, protocol.split)
         return await service.info()

@@ -8,7 +8,7 @@ from rich.progress import Progress
 
 from benchmarks.datasets.dataset import Dataset, Record, Split
 from benchmarks.progress import progress_bar
-from benchmarks.targets.service import Service, connect
+from benchmarks.targets.service import PREFLIGHT_S, Service, connect
 from service.client import NewItem
 
 _IMAGES_PER_REQUEST = 64
@@ -41,7 +41,7 @@ async def index_gallery(
 
 async def index_fits(data: Dataset, url: str) -> bool:
     """Return True if the index holds nothing but this gallery, or part of it, for the served model."""
-    async with connect(url) as service:
+    async with connect(url, timeout_s=PREFLIGHT_S) as service:
         info, counts = await service.info(), await service.domains()
     sizes = {domain: len(data.gallery(domain)) for domain in data.domains}
     alone = all(items <= sizes.get(domain, 0) for domain, items in counts.items())

@@ -9,7 +9,8 @@ import httpx
 from benchmarks.errors import TargetError
 from service.client import AsyncClient, Item, NewItem, Problem
 
-_TIMEOUT_S = 300
+_TIMEOUT_S = 300  # of one call, with its retries while the service is overloaded
+PREFLIGHT_S = 10  # of calls that only ask whether and what the service serves
 
 
 class Service:
@@ -94,5 +95,5 @@ async def connect(url: str, key: str | None = None, timeout_s: float = _TIMEOUT_
 
 async def info_of(url: str, key: str | None = None) -> dict[str, Any]:
     """Return `/v1/info` of this service. Raises TargetError."""
-    async with connect(url, key) as service:
+    async with connect(url, key, PREFLIGHT_S) as service:
         return await service.info()

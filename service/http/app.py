@@ -17,7 +17,7 @@ from service.core import Core
 from service.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
 from service.http import embed, info, items, openai, search
 from service.http.handling import check_parameters, faults_of
-from service.http.problems import problem_response
+from service.http.problems import internal_error, problem_response
 from service.http.schemas import PROBLEMS
 
 _REFUSALS_S = 0.5  # between SIGTERM and the stop
@@ -76,8 +76,7 @@ def _respond_to_error(request: Request, error: Exception) -> Response:
         case HTTPException():
             problem = InvalidRequest(error.detail)  # a form that cannot be parsed
         case _:
-            _log.error("request %s failed", request.state.request.request_id, exc_info=error)
-            problem = ServiceError("internal error; see the server log for this request id")
+            problem = internal_error(error, request.state.request.request_id)
     return problem_response(problem)
 
 

@@ -19,7 +19,7 @@ from service.errors import InvalidRequest, NotReady, ServiceError, Unauthorized
 from service.http.bentoml_guard import NATIVE_PATHS, checked_receive
 from service.http.body import FORM_SLACK_BYTES, MAX_JSON_BYTES
 from service.http.limits import Exchange, Intake, Reservation
-from service.http.problems import problem_response
+from service.http.problems import internal_error, problem_response
 from service.inference.batching import Embedded
 from service.inference.cache import Lookup
 from service.logs import access_log, request_id
@@ -87,8 +87,12 @@ class Envelope:
         scope.setdefault("state", {})["request"] = state
         request_id.set(state.request_id)
 
+        responding = False
+
         async def send_labelled(message: Message) -> None:
+            nonlocal responding
             if message["type"] == "http.response.start":
+                responding = True
                 total_ms = (time.perf_counter() - arrived) * 1e3
                 self._label(scope, message, {**state.stages_ms, "total": total_ms})
             await send(message)
@@ -103,6 +107,10 @@ class Envelope:
             await problem_response(error)(scope, receive, send_labelled)
         except ClientDisconnect:  # the client does not receive it, but the metrics count it
             await Response(status_code=499)(scope, receive, send_labelled)
+        except Exception as error:
+            if responding:  # FastAPI's app has responded already, and raises for the server's log
+                raise
+            await problem_response(internal_error(error, state.request_id))(scope, receive, send_labelled)
 
     def _admit(self, path: str, headers: Headers) -> None:
         core = self._core

@@ -1,10 +1,19 @@
 """RFC 9457 responses of service errors."""
 
 import json
+import logging
 
 from starlette.responses import Response
 
 from service.errors import ServiceError
+
+_log = logging.getLogger(__name__)
+
+
+def internal_error(error: Exception, request_id: str) -> ServiceError:
+    """Log an unexpected error under the request id, and return what the client may see of it."""
+    _log.error("request %s failed", request_id, exc_info=error)
+    return ServiceError("internal error; see the server log for this request id")
 
 
 def problem_response(error: ServiceError) -> Response:

@@ -42,7 +42,7 @@ class IndexWorker:
 
         Raises FingerprintMismatch.
         """
-        return await self._call(self._upsert, items)
+        return await self._finish(self._upsert, items)
 
     async def search(self, query: Query) -> list[Hit]:
         """Raises FingerprintMismatch, or UnknownDomain if a requested domain has no item."""
@@ -57,7 +57,7 @@ class IndexWorker:
 
     async def delete(self, item_id: str) -> bool:
         """Remove an item. Returns True if it existed."""
-        return await self._call(self._delete, item_id)
+        return await self._finish(self._delete, item_id)
 
     async def domains(self) -> dict[str, int]:
         """Return the number of items by domain."""
@@ -71,6 +71,12 @@ class IndexWorker:
         """Finish the calls in flight, then flush."""
         self._thread.submit(self._index.close).result()
         self._thread.shutdown()
+
+    async def _finish(self, function: Callable[..., T], *args: object) -> T:
+        """Call as `_call`; a disconnect does not cancel the call: a write is either refused or complete."""
+        call = asyncio.ensure_future(self._call(function, *args))
+        call.add_done_callback(lambda done: done.cancelled() or done.exception())  # `_call` has logged it
+        return await asyncio.shield(call)
 
     async def _call(self, function: Callable[..., T], *args: object) -> T:
         if self._calls >= self._max_calls:

@@ -17,6 +17,8 @@ from service.inference.images import decode
 from service.metrics import ModelMetrics
 from service.settings import Settings
 
+Admission = contextlib.AbstractContextManager[None]
+
 
 class Pipeline:
     """Admits images, looks them up in the cache and counts them; the batcher decodes and infers."""
@@ -42,15 +44,18 @@ class Pipeline:
         concurrent = settings.threads + settings.lanes * settings.max_batch
         self.bulk_width = min(2 * concurrent, max(1, settings.queue_limit // 2))
 
-    async def embed(self, data: bytes, deadline: float | None = None, admitted: bool = False) -> Embedded:
+    async def embed(
+        self, data: bytes, deadline: float | None = None, admission: Admission | None = None
+    ) -> Embedded:
         """Embed an encoded image. `deadline` is the client's, in the event loop's time.
 
-        Raises UndecodableImage, ImageTooLarge, EncoderFailed, or Overloaded unless it is already admitted.
+        `admission` is held while the image is in flight; by default it is `admit()`.
+        Raises UndecodableImage, ImageTooLarge, EncoderFailed, or Overloaded.
         """
-        # With a cache, other requests may wait for this inference and get its errors: only without one
-        # may this request's deadline refuse it.
-        refuse_by = deadline if self._cache is None else None
-        admission = contextlib.nullcontext() if admitted else self.admit(refuse_by)
+        if admission is None:
+            # With a cache, other requests may wait for this inference and get its errors: only without one
+            # may this request's deadline refuse it.
+            admission = self.admit(deadline if self._cache is None else None)
         if self._cache is None:
             return await self._infer(data, admission, deadline)
         infer = partial(self._infer, admission=admission, deadline=deadline)
@@ -62,12 +67,14 @@ class Pipeline:
         self, fetch: Callable[[], Awaitable[bytes]], deadline: float | None = None
     ) -> Embedded:
         """Embed an image that is admitted before it is fetched. Raises the errors of `fetch` and `embed`."""
-        with self.admit(deadline):
+        with contextlib.ExitStack() as slot:
+            slot.enter_context(self.admit(deadline))
             start = time.perf_counter()
             data = await fetch()
             fetch_ms = {"fetch": (time.perf_counter() - start) * 1e3}
             self._metrics.observe_stages(fetch_ms)
-            embedded = await self.embed(data, deadline, admitted=True)
+            # The inference takes the slot over: with a cache it may outlive this request.
+            embedded = await self.embed(data, deadline, self._counted(slot.close))
         return replace(embedded, stages_ms=fetch_ms | embedded.stages_ms)
 
     async def embed_golden(self, data: bytes) -> Embedded:
@@ -80,7 +87,7 @@ class Pipeline:
     async def _infer(
         self,
         data: bytes,
-        admission: contextlib.AbstractContextManager[None],
+        admission: Admission,
         deadline: float | None = None,
         golden: bool = False,
     ) -> Embedded:
@@ -98,7 +105,9 @@ class Pipeline:
             yield
 
     @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted(self, release: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Count an image in flight; `release` frees the slot that it held before."""
+        release()
         self.in_flight += 1
         self._metrics.queue_depth.inc()
         try:

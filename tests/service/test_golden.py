@@ -88,6 +88,19 @@ def hang(core: Core) -> threading.Event:
     return gate
 
 
+async def test_an_unexpected_error_outside_fastapi_is_a_problem(
+    core: Core, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def app(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    response = TestClient(Envelope(app, core)).get("/v1/info", headers={"X-Request-Id": "r1"})
+    assert (response.status_code, response.json()["type"]) == (500, "internal-error")
+    assert response.headers["X-Request-Id"] == "r1"
+    assert "request r1 failed" in caplog.text
+    assert "a fault" not in response.text
+
+
 async def test_wrong_embeddings_make_the_service_refuse_all_requests(core: Core) -> None:
     assert statuses(core) == {"/livez": 204, "/readyz": 204, "/v1/info": 204}
     encoder = encoder_of(core)
@@ -203,6 +216,26 @@ async def test_a_fetched_image_keeps_its_slot_until_it_is_embedded(tmp_path: Pat
                 pipeline.check_capacity()
         gate.set()
         await first
+        assert pipeline.in_flight == 0
+
+
+async def test_a_cancelled_fetch_keeps_the_slot_of_an_inference_that_others_wait_for(tmp_path: Path) -> None:
+    async with started(tmp_path, cache_items=9) as core:
+        gate, pipeline = hang(core), core.model().pipeline
+        image = encode(noise(1))
+
+        async def fetch() -> bytes:
+            return image
+
+        fetching = asyncio.create_task(pipeline.embed_fetched(fetch))
+        await until(lambda: pipeline.batcher.waiting == 0 and pipeline.in_flight == 1)
+        waiting = asyncio.create_task(pipeline.embed(image))
+        await asyncio.sleep(0)
+        fetching.cancel()
+        await asyncio.wait([fetching])
+        assert pipeline.in_flight == 1  # the inference that `waiting` shares
+        gate.set()
+        assert (await waiting).cache == "coalesced"
         assert pipeline.in_flight == 0
 
 

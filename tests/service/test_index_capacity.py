@@ -50,6 +50,20 @@ async def test_calls_above_the_limit_are_refused_and_counted(index: Held) -> Non
     await asyncio.to_thread(worker.close)
 
 
+async def test_a_disconnect_does_not_cancel_a_write(index: Held) -> None:
+    worker = IndexWorker(lambda: index, "model-a", 3)
+    item = Item("a", "d", "l", np.eye(8, dtype=np.float32)[0])
+    counting = asyncio.create_task(worker.counts())  # keeps the thread busy
+    writing = asyncio.create_task(worker.upsert([item]))
+    await asyncio.sleep(0)
+    writing.cancel()
+    await asyncio.wait([writing])
+    index.gate.set()
+    await counting
+    assert await worker.domains() == {"d": 1}
+    await asyncio.to_thread(worker.close)
+
+
 async def test_the_metric_of_items_is_updated_every_few_seconds_at_most(tmp_path: Path) -> None:
     core = Core(Settings(data_dir=tmp_path / "index"))
     await core.start()
