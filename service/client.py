@@ -39,10 +39,15 @@ class _Method(Generic[P, T]):
         self._build = build
 
     @overload
+    def __get__(self, client: None, owner: type) -> Self: ...
+    @overload
     def __get__(self, client: "Client", owner: type) -> Callable[P, T]: ...
     @overload
     def __get__(self, client: "AsyncClient", owner: type) -> Callable[P, Awaitable[T]]: ...
-    def __get__(self, client: "Client | AsyncClient", owner: type) -> Callable[P, object]:
+    def __get__(self, client: "Client | AsyncClient | None", owner: type) -> object:
+        if client is None:
+            return self
+
         @wraps(self._build)
         def method(*args: P.args, **kwargs: P.kwargs) -> object:
             return client._send(self._build(*args, **kwargs))
