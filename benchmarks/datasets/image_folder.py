@@ -67,6 +67,8 @@ def write_dataset(images: Path, out: Path) -> dict[str, FolderDomain]:
     try:
         _write(domains, images, unfinished)
         unfinished.rename(out)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return domains

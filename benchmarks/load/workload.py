@@ -1,6 +1,7 @@
 """Mixed traffic: kinds of requests, image sizes, and how often images repeat."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -54,9 +55,9 @@ def shares_of(text: str) -> dict[Kind, float]:
     except ValueError as error:
         raise BenchmarkError(f"a mix is written search=0.7,embed=0.3, not {text!r}") from error
     unknown = weights.keys() - set(_KINDS)
-    if unknown or min(weights.values()) < 0 or not sum(weights.values()):
-        raise BenchmarkError(f"a mix has shares of {', '.join(_KINDS)}, none below 0: {text!r}")
     total = sum(weights.values())
+    if unknown or min(weights.values()) < 0 or not 0 < total < math.inf:  # NaN is not
+        raise BenchmarkError(f"a mix has shares of {', '.join(_KINDS)}, none below 0: {text!r}")
     return {cast(Kind, name): weight / total for name, weight in weights.items()}
 
 

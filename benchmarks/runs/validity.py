@@ -1,5 +1,6 @@
 """Verdict on a run: whether the client, and not the service, determined its results."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,9 +34,12 @@ class Limits:
 def _number(name: str, default: float) -> float:
     value = os.environ.get(name) or default
     try:
-        return float(value)
-    except ValueError as error:
-        raise RunError(f"{name}={value} is not a number") from error
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise RunError(f"{name}={value} is not a number from 0")
+    return number
 
 
 DEFAULT_LIMITS = Limits()

@@ -10,6 +10,7 @@ from benchmarks.errors import TargetError
 from service.client import AsyncClient, Item, NewItem, Problem
 
 _TIMEOUT_S = 300  # of one call, with its retries while the service is overloaded
+_MAX_PORT = 65_535
 PREFLIGHT_S = 10  # of calls that only ask whether and what the service serves
 
 
@@ -84,11 +85,15 @@ class Service:
 async def connect(url: str, key: str | None = None, timeout_s: float = _TIMEOUT_S) -> AsyncIterator[Service]:
     """Open the service; `timeout_s` limits one call, with its retries of 429 and 503. Raises TargetError."""
     url = url.rstrip("/")
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise TargetError("the key has characters that an HTTP header cannot have")
     try:
         # A transport of httpx ignores HTTP_PROXY, as the measured requests do.
-        client = AsyncClient(url, key, timeout_s, httpx.AsyncHTTPTransport())
+        client, port = AsyncClient(url, key, timeout_s, httpx.AsyncHTTPTransport()), httpx.URL(url).port
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise TargetError(f"{url} is not a valid URL, or the key is not ASCII: {error}") from error
+        raise TargetError(f"{url} is not a valid URL: {error}") from error
+    if port is not None and port > _MAX_PORT:
+        raise TargetError(f"{url} is not a valid URL: its port is out of range")
     async with client:
         yield Service(client, url)
 

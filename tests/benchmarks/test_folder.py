@@ -113,3 +113,9 @@ def test_images_without_class_folders_are_refused(tmp_path: Path) -> None:
     fill(tmp_path / "images", "", {"hammer": 3})
     with pytest.raises(DataError, match="hammer holds images, not class folders"):
         write_dataset(tmp_path / "images", tmp_path / "data")
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_dataset(images, tmp_path / "file" / "data")

@@ -69,6 +69,19 @@ def test_an_incomplete_info_is_refused(data: Dataset, tmp_path: Path, body: Any)
         assert "is not this service: GET /v1/info gave" in refused(*verb, "--url", url)
 
 
+@pytest.mark.parametrize(
+    ("url", "key", "error"),
+    [
+        ("http://127.0.0.1:99999", "key", "not a valid URL"),
+        ("http://127.0.0.1:1", "two\nlines", "the key has characters"),
+    ],
+)
+def test_a_wrong_url_or_key_is_refused(data: Dataset, tmp_path: Path, url: str, key: str, error: str) -> None:
+    message = refused("replay", data.root, "--out", tmp_path / "run", "--url", url, "--key", key)
+    assert error in message
+    assert key not in message
+
+
 def gallery(data: Dataset, payload: Callable[[str], dict[str, str]]) -> Handler:
     """A service whose gallery has as many items as this data set's; `payload` of each, by id."""
     counts = {domain: len(data.gallery(domain)) for domain in data.domains}

@@ -76,7 +76,7 @@ def test_the_knee_is_where_throughput_over_latency_is_highest() -> None:
 
 def test_shares_are_parsed_and_normalised() -> None:
     assert shares_of("search=3, embed=1") == {"search": 0.75, "embed": 0.25}
-    for text in ("search", "search=x", "serch=1", "search=-1,embed=2", "embed=0"):
+    for text in ("search", "search=x", "serch=1", "search=-1,embed=2", "embed=0", "search=nan"):
         with pytest.raises(BenchmarkError, match="a mix"):
             shares_of(text)
 
@@ -273,6 +273,7 @@ def test_the_environment_overrides_the_limits(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("BENCHMARKS_MAX_SEND_LAG_MS", "20")
     monkeypatch.setenv("BENCHMARKS_MAX_CORE_SHARE", "")
     assert Limits.from_environment() == Limits(send_lag_ms=20)
-    monkeypatch.setenv("BENCHMARKS_MAX_CORE_SHARE", "much")
-    with pytest.raises(RunError, match="BENCHMARKS_MAX_CORE_SHARE=much"):
-        Limits.from_environment()
+    for value in ("much", "nan", "inf", "-1"):
+        monkeypatch.setenv("BENCHMARKS_MAX_CORE_SHARE", value)
+        with pytest.raises(RunError, match=f"BENCHMARKS_MAX_CORE_SHARE={value}"):
+            Limits.from_environment()
