@@ -53,7 +53,7 @@ class RankedRun:
     @property
     def retried(self) -> int:
         """Queries that failed and were answered when the run was resumed: they do not count as wrong."""
-        failed = {seen.query_id for seen in self.observations if seen.status != 200}
+        failed = {observation.query_id for observation in self.observations if observation.status != 200}
         return sum(self.latest[query_id].status == 200 for query_id in failed)
 
 
@@ -87,7 +87,11 @@ def _rankings(
 ) -> dict[Scope, Rankings]:
     """Rankings by scope: only the requested one if the service searched, both if the harness searches."""
     all_queries = list(chain.from_iterable(queries.values()))
-    embeddings = {seen.query_id: embedding_of(seen) for seen in latest.values() if seen.embedding}
+    embeddings = {
+        observation.query_id: embedding_of(observation)
+        for observation in latest.values()
+        if observation.embedding
+    }
     if not embeddings:
         return {record.scope: {query.id: _hits(data, record, query, latest) for query in all_queries}}
     ranked = rank(_vectors(queries, embeddings), _vectors(galleries, embeddings), record.self_exclusion)

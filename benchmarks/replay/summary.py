@@ -51,7 +51,10 @@ def summary_of(ranked: RankedRun) -> RunSummary:
     }
     main = scores[record.scope]
     with_status_200, verdict = answered(observations), verdict_on(ranked)
-    times = {name: latency([seen for seen in observations if seen.domain == name]) for name in main.domains}
+    times = {
+        name: latency([observation for observation in observations if observation.domain == name])
+        for name in main.domains
+    }
     totals, reasons = _totals(ranked, list(main.domains.values())), verdict.invalid_because
     if totals.not_sent:
         missing = f"{totals.not_sent:,} of {totals.queries:,} queries were not sent"

@@ -67,9 +67,9 @@ def percentile_plot(observations: Sequence[Observation]) -> Plot | None:
     y_ticks, top = _y_axis(max(by_name[""]))
     lines = {name: _percentile_line(latencies, decades, top) for name, latencies in by_name.items()}
     x_ticks = [
-        Tick(100 * place / decades, f"{percentile:g}")
+        Tick(100 * nines / decades, f"{percentile:g}")
         for percentile in _PERCENTILES
-        if (place := math.log10(100 / (100 - percentile))) <= decades
+        if (nines := math.log10(100 / (100 - percentile))) <= decades
     ]
     return Plot(x_ticks, y_ticks, lines)
 
@@ -105,7 +105,9 @@ def timeline(observations: Sequence[Observation]) -> Timeline | None:
         rate=Plot(x_ticks, rate_ticks, {"": _line(edges, rate_top)}),
         latency=Plot(x_ticks, ms_ticks, {"p50": _line(p50, ms_top), "p95": _line(p95, ms_top)}),
         resumed=[100 * start / total_s for start in list(starts.values())[1:]],
-        failures=sorted({round(100 * end_s(seen) / total_s, 1) for seen in failed}),  # a thousand at most
+        failures=sorted(
+            {round(100 * end_s(observation) / total_s, 1) for observation in failed}
+        ),  # a thousand at most
         slice_s=slice_s,
     )
 

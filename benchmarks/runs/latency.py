@@ -39,7 +39,8 @@ def latency(observations: Sequence[Observation], latencies_ms: Sequence[float] =
     for observation in with_status_200:
         segments.setdefault(observation.segment, []).append(observation)
     busy_s = sum(
-        max(seen.done_s for seen in segment) - min(seen.scheduled_s for seen in segment)
+        max(observation.done_s for observation in segment)
+        - min(observation.scheduled_s for observation in segment)
         for segment in segments.values()
     )
     return Latency(float(p50), float(p95), float(p99), len(with_status_200) / busy_s)

@@ -139,7 +139,7 @@ def _domain_scores(
         matches.merged[query] = [row in relevant for row in merged]
         matches.separate[query] = [row in relevant for row in separate]
     failed = int((~queries.rows.any(axis=1)).sum())
-    return matches.map(lambda found: domain_score(found, n_q, len(gallery.rows), failed))
+    return matches.map(lambda rows: domain_score(rows, n_q, len(gallery.rows), failed))
 
 
 def _without_first(hits: Neighbours, in_gallery: NDArray[np.bool_]) -> Neighbours:

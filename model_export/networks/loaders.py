@@ -190,8 +190,8 @@ def _adapt_open_clip(_network: nn.Module, state: dict[str, Tensor]) -> dict[str,
 
 
 def _unknown_weights(library: str, architecture: str, weights: str, tags: list[str]) -> SourceError:
-    known = ", ".join(tags) or "none"
-    return SourceError(f"{library} has no weights {weights!r} of {architecture}; it has: {known}")
+    available = ", ".join(tags) or "none"
+    return SourceError(f"{library} has no weights {weights!r} of {architecture}; it has: {available}")
 
 
 def _build_timm(architecture: str, input_px: int) -> nn.Module:

@@ -55,12 +55,12 @@ class Encoder:
         threads: int,
         lanes: int = 1,
         max_batch: int = 1,
-        open_session: Callable[[Path, str, int], ort.InferenceSession] = open_session,
+        session_factory: Callable[[Path, str, int], ort.InferenceSession] = open_session,
     ) -> None:
         """Raises StartupError if the provider is not active, or cannot run `max_batch` images."""
-        self._wide = self._narrow = open_session(folder, provider, threads)
+        self._wide = self._narrow = session_factory(folder, provider, threads)
         if provider == "cpu" and lanes > 1:
-            self._narrow = open_session(folder, provider, max(1, threads // lanes))
+            self._narrow = session_factory(folder, provider, max(1, threads // lanes))
         self._running = 0
         self._lock = threading.Lock()
         self.manifest = manifest

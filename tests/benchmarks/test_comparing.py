@@ -71,10 +71,10 @@ def make_run(
 
 
 def ask(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(one) for one in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_query_scores_by_hand(data: Dataset) -> None:
+def test_scores_of_queries(data: Dataset) -> None:
     run = ranked_run(make_run(data, "run", wrong={"a": 3}, failed=[query("a", 7)]))
     scores = scores_of(run.judge, run.queries, run.rankings)
     assert {name: len(of_domain) for name, of_domain in scores.items()} == SIZES
@@ -97,27 +97,29 @@ def test_compare_says_what_differs_and_what_is_real(data: Dataset) -> None:
     result = ask("compare", before.folder, after.folder, "--json")
     assert result.exit_code == 0
     table, line = result.stdout.rsplit("\n", 2)[:2]
-    found = json.loads(line)
-    assert found["differs"] == {"service.model.name": ["before", "after"], "commit": ["abc1234+", "new"]}
-    a, b = (found["domains"][domain]["R@1"] for domain in ("a", "b"))
+    comparison = json.loads(line)
+    assert comparison["differs"] == {"service.model.name": ["before", "after"], "commit": ["abc1234+", "new"]}
+    a, b = (comparison["domains"][domain]["R@1"] for domain in ("a", "b"))
     assert (a["a"], a["b"], a["real"]) == (1.0, 170 / 200, True)
     assert a["p"] == pytest.approx(2 * 2 / 2**30)  # McNemar, the smaller of two
     assert (b["a"], b["b"], b["real"]) == (13 / 15, 12 / 15, False)
-    assert found["mean"]["R@1"]["difference"] == pytest.approx((-30 / 200 - 1 / 15) / 2)
-    assert found["ratio"]["p99"] == pytest.approx(1.5)
-    assert found["a"]["p99_interval_ms"][1] is None  # 215 queries cannot bound it
+    assert comparison["mean"]["R@1"]["difference"] == pytest.approx((-30 / 200 - 1 / 15) / 2)
+    assert comparison["ratio"]["p99"] == pytest.approx(1.5)
+    assert comparison["a"]["p99_interval_ms"][1] is None  # 215 queries cannot bound it
     assert "significant: a -15.0, mean -10.8; not significant: b" in table
     assert "215 of the 270,336 queries that MLPerf asks for" in table
 
 
 def test_a_run_is_the_same_as_itself(data: Dataset) -> None:
     run = make_run(data, "run", wrong={"a": 20})
-    found = compare(run, run)
-    assert not found.differs
+    comparison = compare(run, run)
+    assert not comparison.differs
     assert not any(
-        pair.significant for pairs in [*found.domains.values(), found.mean] for pair in pairs.values()
+        pair.significant
+        for pairs in [*comparison.domains.values(), comparison.mean]
+        for pair in pairs.values()
     )
-    assert found.mean["R@1"].difference.to_json() == [0.0, 0.0]
+    assert comparison.mean["R@1"].difference.to_json() == [0.0, 0.0]
     assert "no difference is significant" in ask("compare", run.folder, run.folder).stdout
 
 
@@ -161,15 +163,15 @@ def test_an_empty_domain_is_refused(data: Dataset) -> None:
         compare(run, run)
 
 
-def test_a_query_that_was_asked_again_counts_once_and_its_answer_counts(data: Dataset) -> None:
+def test_a_resent_query_counts_once_with_its_answer(data: Dataset) -> None:
     run = make_run(data, "run", failed=[query("a", 4)])
     assert compare(run, run).a.failed == 1
     again = observation("a", 4, right=True, status=200, latency_ms=10)
     observe(run, [dataclasses.replace(again, segment=1)])
-    found = compare(run, run)
-    assert found.a.failed == 0
-    assert found.domains["a"]["R@1"].a == 1.0
-    assert found.a.percentiles[99].queries == 215
+    comparison = compare(run, run)
+    assert comparison.a.failed == 0
+    assert comparison.domains["a"]["R@1"].a == 1.0
+    assert comparison.a.percentiles[99].queries == 215
 
 
 def test_what_rich_takes_for_markup_is_printed(data: Dataset) -> None:

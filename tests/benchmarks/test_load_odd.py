@@ -20,8 +20,8 @@ def test_no_process_is_without_a_stream(searches: list[LoadRequest], tmp_path: P
     """Its share of the requests would never be sent."""
     with null_server() as url:
         load = Load(Target("uie", url), scenario_row("SingleStream", 1, None, 0), searches)
-        seen = observed(load, tmp_path / "run", Client(processes=3, warm_up=0))
-    assert len(seen) == 40
+        observations = observed(load, tmp_path / "run", Client(processes=3, warm_up=0))
+    assert len(observations) == 40
     assert len(Run(tmp_path / "run").client_usage()) == 1
 
 
@@ -63,11 +63,13 @@ def test_an_unexpected_body_is_a_failure_and_the_run_continues(
         return web.Response(text=next(bodies), headers={"Server-Timing": timing})
 
     with stub(handler) as url:
-        seen = observed(Load(Target("uie", url), Scenario("SingleStream"), searches[:4]), tmp_path / "run")
-    assert [observation.status for observation in seen] == [0, 200, 0, 200]
-    assert "not a valid search response" in str(seen[0].error)
-    assert seen[1].server_ms["decode"] == 1.5
-    assert seen[1].server_ms["total"] == 7
+        observations = observed(
+            Load(Target("uie", url), Scenario("SingleStream"), searches[:4]), tmp_path / "run"
+        )
+    assert [observation.status for observation in observations] == [0, 200, 0, 200]
+    assert "not a valid search response" in str(observations[0].error)
+    assert observations[1].server_ms["decode"] == 1.5
+    assert observations[1].server_ms["total"] == 7
 
 
 def test_a_bulk_response_of_another_length_is_a_failure(searches: list[LoadRequest], tmp_path: Path) -> None:
@@ -76,8 +78,10 @@ def test_a_bulk_response_of_another_length_is_a_failure(searches: list[LoadReque
 
     bulk = in_bulk([search.images[0] for search in searches[:3]], 3)
     with stub(handler) as url:
-        seen = observed(Load(Target("uie", url), scenario_row("Offline", 1, None, 0), bulk), tmp_path / "run")
-    assert [observation.status for observation in seen] == [0, 0, 0]
+        observations = observed(
+            Load(Target("uie", url), scenario_row("Offline", 1, None, 0), bulk), tmp_path / "run"
+        )
+    assert [observation.status for observation in observations] == [0, 0, 0]
 
 
 def test_a_single_dropped_request_does_not_end_the_run(searches: list[LoadRequest], tmp_path: Path) -> None:
@@ -89,8 +93,10 @@ def test_a_single_dropped_request_does_not_end_the_run(searches: list[LoadReques
 
     requests = [*searches[:2], LoadRequest("search", searches[2].images, (("q", "drop"),)), *searches[3:5]]
     with stub(handler) as url:
-        seen = observed(Load(Target("uie", url), Scenario("SingleStream"), requests), tmp_path / "run")
-    assert [observation.status for observation in seen] == [200, 200, 0, 200, 200]
+        observations = observed(
+            Load(Target("uie", url), Scenario("SingleStream"), requests), tmp_path / "run"
+        )
+    assert [observation.status for observation in observations] == [200, 200, 0, 200, 200]
 
 
 def test_numbers_too_large_and_json_too_deep_are_failures(
@@ -108,16 +114,16 @@ def test_numbers_too_large_and_json_too_deep_are_failures(
 
     embeds = [LoadRequest("embed", searches[0].images)] * (len(bodies) + len(depths))
     with stub(handler) as url:
-        seen = observed(Load(Target("post", url), Scenario("SingleStream"), embeds), tmp_path / "run")
-    assert [observation.status for observation in seen] == [
+        observations = observed(Load(Target("post", url), Scenario("SingleStream"), embeds), tmp_path / "run")
+    assert [observation.status for observation in observations] == [
         0,
         0,
         200,
         *[0] * len(depths),
         *[500] * len(depths),
     ]
-    assert all(observation.error for observation in seen if observation.status != 200)
-    assert "no vector at embedding" in str(seen[0].error)
+    assert all(observation.error for observation in observations if observation.status != 200)
+    assert "no vector at embedding" in str(observations[0].error)
 
 
 def test_a_bulk_status_that_is_not_a_number_is_a_failure(searches: list[LoadRequest], tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_nearly_equal_rows_in_several_tiles(seed: int, dim: int, spread: float) 
     assert hits.merged.tolist() == merged
 
 
-def test_thousands_of_the_same_picture_come_brute_force() -> None:
+def test_thousands_of_equal_images_rank_in_gallery_order() -> None:
     same = np.tile(unit(np.arange(1, 65, dtype=np.float32)[None]), (20_000, 1))
     own = np.array([0, 3, 19_999, -1])
     hits = nearest({"a": same[:4]}, {"b": same[:2], "a": same}, {"a": own}, 5)["a"]

@@ -101,7 +101,7 @@ def gallery(data: Dataset, payload: Callable[[str], dict[str, str]]) -> Handler:
 
 def test_a_gallery_of_another_data_set_is_refused(data: Dataset, tmp_path: Path) -> None:
     """The item counts are right, but the items are another data set's; `plants` is half indexed again."""
-    now = {one.id: payload_of(data, one) for domain in data.domains for one in data.gallery(domain)}
+    now = {item.id: payload_of(data, item) for domain in data.domains for item in data.gallery(domain)}
     last = data.gallery("plants")[-1].id
 
     def half(item: str) -> dict[str, str]:

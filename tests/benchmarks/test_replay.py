@@ -107,7 +107,7 @@ def test_every_scenario_has_the_same_accuracy(
     assert KEY not in (tmp_path / "run" / "run.json").read_text()
     if scenario == "Offline":  # every image was embedded, and the harness searched
         assert_same_scores(summary["separate"], scored["separate"])
-        assert {one.kind for one in Run(tmp_path / "run").observations()} == {"bulk"}
+        assert {observation.kind for observation in Run(tmp_path / "run").observations()} == {"bulk"}
 
 
 def test_this_service_as_an_openai_or_post_target(
@@ -150,7 +150,7 @@ def test_errors_of_a_replay_are_one_sentence(data: Dataset, tiny: ServiceProcess
     run_json(*usual, "--queries-per-domain", 2)
     with pytest.raises(BenchmarkError, match="another run: k differ"):
         run_json(*usual, "--queries-per-domain", 2, "--k", 7)
-    with pytest.raises(BenchmarkError, match="not this data set's: 20 items of animals, not 6"):
+    with pytest.raises(BenchmarkError, match="20 items of animals, not 6"):
         run_json(*usual[:-1], tmp_path / "other", "--split", "val")
 
 
@@ -160,7 +160,7 @@ def test_a_gallery_that_is_stale_is_refused(data: Dataset, tiny: ServiceProcess,
     info.write_text(
         info.read_text() + "\n"
     )  # the same images, but the fingerprint differs from the indexed one
-    with pytest.raises(BenchmarkError, match="gallery of animals is of another data set: index again"):
+    with pytest.raises(BenchmarkError, match=r"gallery of animals .* index again"):
         run_json("replay", changed.root, "--url", tiny.url, "--out", tmp_path / "run")
 
 
@@ -207,6 +207,6 @@ def test_ctrl_c_leaves_a_run_that_resumes_and_repeats_nothing(data: Dataset, tmp
     resent = sum(sent.values()) - sent_before
     remaining = 38 - len(kept)
     assert resent == remaining + min(32, remaining)  # with a warm-up
-    everything = [one.query_id for one in Run(out).observations()]
+    everything = [observation.query_id for observation in Run(out).observations()]
     assert len(everything) == len(set(everything)) == 38
     assert (out / PACKED).exists()

@@ -54,7 +54,9 @@ def test_a_segment_of_a_torn_line_alone_is_begun_again(
     sent(searches, run, segment)
     assert len(answered(run.observations())) == len(searches)
     run.pack()
-    assert sorted(one.query_id for one in run.observations()) == [search.images[0].id for search in searches]
+    assert sorted(observation.query_id for observation in run.observations()) == [
+        search.images[0].id for search in searches
+    ]
     assert run.client_usage()[0].core_share == 0.25
     assert len(run.client_usage()) == 2
 
@@ -76,7 +78,9 @@ def test_client_usage_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_packed_run_is_read_again_and_so_is_an_empty_one(packed: Run, tmp_path: Path) -> None:
-    assert [one.query_id for one in packed.observations()] == [f"a/{n:07d}" for n in range(2000)]
+    assert [observation.query_id for observation in packed.observations()] == [
+        f"a/{n:07d}" for n in range(2000)
+    ]
     (tmp_path / "observations-000-00.jsonl").touch()
     Run(tmp_path).pack()
     assert (tmp_path / PACKED).exists()
@@ -104,7 +108,7 @@ def test_a_truncated_packed_file_is_refused(packed: Run, damage: Any) -> None:
     observe(packed, [seen("a/x", [], 0, 1, segment=1)])
     with pytest.raises(RunError, match="damaged"):
         packed.pack()
-    names = {one.name for one in packed.folder.iterdir()}
+    names = {file.name for file in packed.folder.iterdir()}
     assert names == {"run.json", PACKED, "observations-001-00.jsonl"}
     assert file.read_bytes() == before
 
@@ -131,7 +135,7 @@ def test_a_run_of_another_version_is_refused(tmp_path: Path, version: int | None
 def test_a_run_of_another_kind_is_refused(tmp_path: Path) -> None:
     run = begun(Run(tmp_path))
     assert run.record(RunRecord).kind == "replay"
-    with pytest.raises(RunError, match="is a run of kind `replay`, not `load` or `trials`"):
+    with pytest.raises(RunError, match="`replay`, not `load` or `trials`"):
         run.record(LoadRecord)
 
 
@@ -154,8 +158,8 @@ def test_on_a_full_disk_the_first_error_is_reported(searches: list[LoadRequest],
     run = begun(Run(tmp_path / "run"))
     for name in ("observations-000-00.jsonl", "clients.jsonl"):
         (run.folder / name).symlink_to("/dev/full")
-    with pytest.raises(RunError, match=r"observations-000-00\.jsonl cannot be written: No space .* is kept"):
+    with pytest.raises(RunError, match=r"observations-000-00\.jsonl .*No space"):
         sent(searches, run, 0)
     (run.folder / "observations-000-00.jsonl").unlink()
-    with pytest.raises(RunError, match=r"clients\.jsonl cannot be written: No space .* is kept"):
+    with pytest.raises(RunError, match=r"clients\.jsonl .*No space .* is kept"):
         sent(searches, run, 0)

@@ -113,7 +113,7 @@ def test_a_hand_computed_summary(small: Dataset, tmp_path: Path) -> None:
 
 def test_missing_hits_count_as_wrong(small: Dataset, tmp_path: Path) -> None:
     run = run_over(small, tmp_path / "run")
-    observe(run, [seen(A[0], [], 0, 1), *(seen(one, ["x"], 0, 1) for one in (*A[1:], Q))])
+    observe(run, [seen(A[0], [], 0, 1), *(seen(query_id, ["x"], 0, 1) for query_id in (*A[1:], Q))])
     summary = summarise(small, run)
     assert summary.totals.short == 1
     assert summary.unanswered == [Unanswered(A[0], "only 0 hits")]
@@ -146,8 +146,8 @@ def test_embeddings_are_ranked_merged_and_separate(small: Dataset, tmp_path: Pat
     observe(
         run,
         [
-            seen(one, [], 0, 1, kind="embed", embedding=embedded(row))
-            for one, row in (queries | gallery).items()
+            seen(image_id, [], 0, 1, kind="embed", embedding=embedded(row))
+            for image_id, row in (queries | gallery).items()
         ],
     )
     summary = summarise(small, run)
@@ -165,7 +165,7 @@ def test_a_gallery_with_missing_embeddings_is_invalid(small: Dataset, tmp_path: 
     """An image without an embedding is never a hit, so R@1 would be too high."""
     run = run_over(small, tmp_path / "run")
     embedding = base64.b64encode(np.asarray([1, 0], dtype="<f4").tobytes()).decode()
-    embedded = [seen(one, [], 0, 1, kind="embed", embedding=embedding) for one in (*A, Q, B0)]
+    embedded = [seen(image_id, [], 0, 1, kind="embed", embedding=embedding) for image_id in (*A, Q, B0)]
     observe(run, [*embedded, seen(B1, [], 0, 1, status=503, kind="embed")])
     summary = summarise(small, run)
     assert summary.invalid_because == [f"1 gallery images have no embedding, the first is {B1}"]
@@ -179,14 +179,14 @@ def test_a_data_set_that_was_rebuilt_is_refused(small: Dataset, tmp_path: Path) 
 
 
 def test_tail_is_at_or_above_p99() -> None:
-    some = [seen(f"a/{n}", [], 0, 0.001 * n, server_ms={"queue": float(n)}) for n in range(1, 101)]
-    assert [one.query_id for one in tail_of(some)] == ["a/100"]
+    observations = [seen(f"a/{n}", [], 0, 0.001 * n, server_ms={"queue": float(n)}) for n in range(1, 101)]
+    assert [observation.query_id for observation in tail_of(observations)] == ["a/100"]
     assert tail_of([]) == []
 
 
 def test_a_group_ends_with_its_last_response() -> None:
-    some = [seen("a/0", [], 0, 0.5), seen("a/1", [], 0, 0.25), seen("a/2", [], 1, 0.125)]
-    assert group_latencies_ms(some) == [500, 125]
+    observations = [seen("a/0", [], 0, 0.5), seen("a/1", [], 0, 0.25), seen("a/2", [], 1, 0.125)]
+    assert group_latencies_ms(observations) == [500, 125]
 
 
 def test_packing_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_packing_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
     (run.folder / "observations-000-00.jsonl").write_text(kept)  # killed before it was removed
     observe(run, [seen("a/1", [], 0, 1, segment=1)], torn='{"query_id"')
     run.pack()
-    assert [one.query_id for one in run.observations()] == ["a/0", "a/1"]
+    assert [observation.query_id for observation in run.observations()] == ["a/0", "a/1"]
 
 
 def test_latency_of_nothing() -> None:
@@ -216,9 +216,9 @@ def test_stages_add_up_to_the_latency() -> None:
 def test_a_run_is_resumed_and_a_torn_line_ignored(tmp_path: Path) -> None:
     run = begun(Run(tmp_path / "run"))
     observe(run, [seen("a/x", ["a/y"], 0, 1)], torn=to_line(seen("a/z", [], 0, 1))[:40])
-    assert [one.query_id for one in run.begin(replace(RECORD, started="tomorrow"))] == ["a/x"]
+    assert [observation.query_id for observation in run.begin(replace(RECORD, started="tomorrow"))] == ["a/x"]
     observe(run, [seen("a/z", [], 0, 1, segment=1)])
-    assert [one.query_id for one in run.observations()] == ["a/x", "a/z"]
+    assert [observation.query_id for observation in run.observations()] == ["a/x", "a/z"]
 
 
 def test_another_runs_folder_is_not_written_to(tmp_path: Path) -> None:

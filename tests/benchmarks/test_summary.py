@@ -62,9 +62,9 @@ def test_latency_of_a_group_ends_with_its_last_response(tmp_path: Path) -> None:
 
 def test_segments_with_separate_clocks_add_up() -> None:
     """The oracle is composed so: two runs of 100 answers/s, each starting at zero."""
-    one = [seen(A[0], [], n / 100, 0.010) for n in range(100)]
-    other = [replace(answer, segment=1) for answer in one[:50]]
-    assert latency([*one, *other]).images_per_s == pytest.approx(100, rel=0.02)
+    first = [seen(A[0], [], n / 100, 0.010) for n in range(100)]
+    other = [replace(answer, segment=1) for answer in first[:50]]
+    assert latency([*first, *other]).images_per_s == pytest.approx(100, rel=0.02)
 
 
 def test_a_table_of_something_else_is_left_alone(tmp_path: Path) -> None:

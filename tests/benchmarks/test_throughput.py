@@ -64,8 +64,8 @@ def test_the_report_has_the_curve_its_table_and_its_knee(tmp_path: Path) -> None
     text = page.text
     assert "search=1, own sizes, cache-hostile, 10 s each" in text
     assert "2 the knee 47 42 100 100.0%" in text
-    dots = [one for _, one in page.tags if one.get("class", "").startswith("dot")]
-    assert [one["class"] for one in dots] == ["dot", "dot knee", "dot"]
+    dots = [attributes for _, attributes in page.tags if attributes.get("class", "").startswith("dot")]
+    assert [dot["class"] for dot in dots] == ["dot", "dot knee", "dot"]
     assert dots[0]["style"] == "left:47.00%;top:96.00%"
 
 

@@ -88,10 +88,8 @@ def test_a_false_length_closes_the_connection(service: ServiceProcess, length: s
     request = HEAD + f"Content-Length: {length}\r\n\r\n".encode("latin-1") + DATA
     responses = exchanged(service, request)
     assert b"HTTP/1.1 200" not in responses
-    assert responses.count(b"HTTP/1.1 400 ") in (
-        1,
-        2,
-    )  # two if it is too short: for the image and for the rest
+    # Two if it is too short: for the image and for the rest.
+    assert responses.count(b"HTTP/1.1 400 ") in (1, 2)
 
 
 def test_a_client_that_stops_before_its_length_gets_no_response(

@@ -68,7 +68,7 @@ def test_without_a_hub_there_is_one_request_and_one_error(
     row: Backbone, repo: str, broken_hub: list[str]
 ) -> None:
     for number, function in enumerate((load_backbone, weights_sha256), start=1):
-        with pytest.raises(SourceError, match=f"the weights of {repo} are not on this machine") as refusal:
+        with pytest.raises(SourceError, match=f"weights of {repo} are not") as refusal:
             function(row)
         assert "\n" not in str(refusal.value)
         assert len(broken_hub) == number  # no retries, which would take half a minute
@@ -86,7 +86,7 @@ def test_without_a_hub_there_is_one_request_and_one_error(
 def test_weights_of_a_strategy_may_be_a_hub_name_or_a_tag(
     weights: str, repo: str, broken_hub: list[str]
 ) -> None:
-    with pytest.raises(SourceError, match=f"the weights of {repo} are not on this machine"):
+    with pytest.raises(SourceError, match=f"weights of {repo} are not"):
         load_backbone(BACKBONES["clip-vit-b16"], weights)
     assert len(broken_hub) == 1
     assert weights in weights_source(BACKBONES["clip-vit-b16"], weights)

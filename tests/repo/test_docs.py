@@ -47,8 +47,8 @@ def _broken_links(page: Path) -> list[str]:
             continue
         name, _, anchor = link.partition("#")
         target = (page.parent / name).resolve() if name else page
-        known = target.exists() and target.is_relative_to(ROOT)
-        if not known or (anchor and anchor not in _anchors(target)):
+        inside = target.exists() and target.is_relative_to(ROOT)
+        if not inside or (anchor and anchor not in _anchors(target)):
             broken.append(link)
     return broken
 
@@ -99,11 +99,16 @@ def test_settings_page_lists_every_setting() -> None:
     assert sorted(rows) == sorted(f"UIE_{name.upper()}" for name in Settings.model_fields)
 
 
+def _lines(block: str) -> list[list[str]]:
+    """The words of each line."""
+    return [line.split() for line in block.strip().splitlines()]
+
+
 def test_contributing_shows_the_layers_that_are_enforced() -> None:
     source = (ROOT / "tests/repo/test_architecture.py").read_text()
     layers = re.findall(r'"(\w+)": """\n(.*?)"""', source, re.DOTALL)
     shown = re.findall(r"^(\w+):\n\n```\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL | re.M)
     assert layers
-    assert [(name, lines.split()) for name, lines in shown] == [
-        (name, lines.split()) for name, lines in layers
+    assert [(name, _lines(block)) for name, block in shown] == [
+        (name, _lines(block)) for name, block in layers
     ]

@@ -59,7 +59,7 @@ class SmallSession(Session):
 def test_a_max_batch_too_large_for_the_memory_is_a_startup_error(zoo_model: Path, manifest: Manifest) -> None:
     session = SmallSession(manifest)
     with pytest.raises(StartupError, match="UIE_MAX_BATCH=6"):
-        Encoder(zoo_model, manifest, "other", threads=1, max_batch=6, open_session=lambda *_: session)
+        Encoder(zoo_model, manifest, "other", threads=1, max_batch=6, session_factory=lambda *_: session)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,9 @@ def test_batches_are_padded_to_sizes_that_ran_at_start(
     zoo_model: Path, manifest: Manifest, provider: str, warmed: list[int], later: list[int]
 ) -> None:
     session = Session(manifest)
-    encoder = Encoder(zoo_model, manifest, provider, threads=1, max_batch=6, open_session=lambda *_: session)
+    encoder = Encoder(
+        zoo_model, manifest, provider, threads=1, max_batch=6, session_factory=lambda *_: session
+    )
     assert session.sizes == warmed
     for count in range(1, 8):
         pixels = np.zeros((count, manifest.input_px, manifest.input_px, 3), dtype=np.uint8)

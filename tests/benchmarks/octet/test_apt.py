@@ -110,14 +110,14 @@ def test_the_pinned_suite_is_requested_from_the_machines_mirrors(tmp_path: Path,
 @pytest.mark.usefixtures("machine_sources")
 def test_a_version_that_no_source_offers_is_unavailable(tmp_path: Path, tools: Path) -> None:
     write_tool(tools, "apt-get", only_offered_by("nowhere"))
-    with pytest.raises(SourceUnavailable, match=r"apt-get failed \(1\): E: Version '1.0-1' was not found$"):
+    with pytest.raises(SourceUnavailable, match=r"Version '1\.0-1' was not found$"):
         download(tmp_path)
 
 
 @pytest.mark.usefixtures("machine_sources")
 def test_a_failed_update_is_reported_with_the_failed_download(tmp_path: Path, tools: Path) -> None:
     write_tool(tools, "apt-get", "sys.exit('E: no network' if 'update' in sys.argv else 'E: no package')")
-    with pytest.raises(SourceUnavailable, match=r"E: no package \(before that, update: .*E: no network\)"):
+    with pytest.raises(SourceUnavailable, match=r"no package .*update: .*no network"):
         download(tmp_path)
 
 

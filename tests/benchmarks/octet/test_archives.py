@@ -39,7 +39,7 @@ def test_without_dpkg_deb_the_source_is_unavailable(tmp_path: Path) -> None:
 def test_a_failure_of_dpkg_deb_is_an_error(tmp_path: Path, tools: Path) -> None:
     write_tool(tools, "dpkg-deb", f"{UNPACK}; sys.exit(2)")
     package = write_tar(tmp_path / "a.deb", {"./usr/a": b"a"})
-    with pytest.raises(DataError, match=r"kiwi: dpkg-deb cannot read a\.deb \(exit status 2\)"):
+    with pytest.raises(DataError, match=r"kiwi: .* a\.deb \(exit status 2\)"):
         read_archive(package, debian_source("kiwi", package))
 
 

@@ -1,0 +1,53 @@
+"""The HTTP reference lists the routes and errors that the service has."""
+
+import re
+from pathlib import Path
+
+from service import errors
+from service.core import Core
+from service.errors import ServiceError
+from service.http.app import create_app
+from service.settings import Settings
+from tests.support.paths import ROOT
+
+PAGE = (ROOT / "docs/api.md").read_text()
+
+
+def without_names(path: str) -> str:
+    """The path with `{}` for each parameter, whatever its name."""
+    return re.sub(r"{\w+}", "{}", path)
+
+
+def routes_in(page: str) -> set[tuple[str, str]]:
+    """(method, path) of each `METHOD /v1/...` in backticks, without the query string."""
+    return {(method, without_names(path)) for method, path in re.findall(r"`([A-Z]+) (/v1/[^`?\s]*)", page)}
+
+
+def errors_in(page: str) -> set[tuple[int, str]]:
+    """(status, slug) of each table row that starts with a status."""
+    rows = re.findall(r"^\| *`?([45]\d\d)`? *\|([^|]*)", page, re.MULTILINE)
+    return {(int(status), slug) for status, cell in rows for slug in re.findall(r"`([a-z-]+)`", cell)}
+
+
+def test_the_page_lists_every_route(tmp_path: Path) -> None:
+    app = create_app(Core(Settings(data_dir=tmp_path)))
+    paths = app.openapi()["paths"]
+    assert len(paths) > 5
+    assert routes_in(PAGE) == {
+        (method.upper(), without_names(path)) for path, methods in paths.items() for method in methods
+    }
+
+
+def test_the_page_lists_every_error() -> None:
+    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    assert errors_in(PAGE) == {
+        (error.status, error.slug) for error in classes if issubclass(error, ServiceError)
+    }
+
+
+def test_routes_and_errors_of_a_planted_page_are_read() -> None:
+    page = (
+        "`GET /v1/a/{id}?k=&x=` and `/v1/b`\n\n| 404 | `not-found`, `lost` | `why` |\n| `500` | `oops` | |\n"
+    )
+    assert routes_in(page) == {("GET", "/v1/a/{}")}
+    assert errors_in(page) == {(404, "not-found"), (404, "lost"), (500, "oops")}
