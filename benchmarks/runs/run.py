@@ -14,7 +14,7 @@ import zstandard
 
 from benchmarks.errors import RunError
 from benchmarks.files import complete_lines, open_to_append, write_atomically
-from benchmarks.runs.records import RunRecord, parse, read_record, to_json, write_record
+from benchmarks.runs.records import RunRecord, faults_of, parse, read_record, to_json, write_record
 
 PACKED = "observations.jsonl.zst"
 _UNPACKED = "observations*.jsonl"
@@ -107,7 +107,7 @@ class Run:
         try:
             observations = [parse(Observation, line) for line in dict.fromkeys(self._lines())]
         except ValueError as error:
-            raise RunError(f"the observations in {self.folder} are damaged: {error}") from error
+            raise RunError(f"the observations in {self.folder} cannot be read: {faults_of(error)}") from error
         return sorted(observations, key=lambda observation: (observation.segment, observation.sent_s))
 
     def write_client_usage(self, segment: int, usage: Sequence[ClientUsage]) -> None:
@@ -126,7 +126,7 @@ class Run:
             segments = [parse(_SegmentUsage, line) for line in complete_lines(file)]
         except (OSError, ValueError) as error:
             raise RunError(
-                f"{file} is damaged or from an earlier version, replay into a new --out: {error}"
+                f"{file} is damaged or of another version, use a new --out: {faults_of(error)}"
             ) from error
         return [process for segment in segments for process in segment.processes]
 

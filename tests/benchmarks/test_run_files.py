@@ -1,6 +1,7 @@
 """Run files that a kill, a full disk or a copy damaged: repaired, or reported in one sentence."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from benchmarks.load.null_server import null_server
 from benchmarks.load.records import LoadRecord
 from benchmarks.load.requests import Load, LoadRequest
 from benchmarks.load.scenarios import Scenario
+from benchmarks.operating_points.inputs import manifest_of
 from benchmarks.replay.records import ReplayRecord
 from benchmarks.runs.records import RunRecord, to_json
 from benchmarks.runs.run import PACKED, Run, answered, to_line
@@ -69,9 +71,9 @@ def test_damaged_lines_of_the_clients_are_named(tmp_path: Path, line: str) -> No
         Run(tmp_path).client_usage()
 
 
-def test_client_usage_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+def test_client_usage_of_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clients.jsonl").write_text('{"segment": 0, "busy": [0.25]}\n')
-    with pytest.raises(RunError, match="earlier version"):
+    with pytest.raises(RunError, match="another version"):
         Run(tmp_path).client_usage()
 
 
@@ -109,13 +111,45 @@ def test_a_truncated_packed_file_is_refused(packed: Run, damage: Any) -> None:
     assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize("text", ["{}", "[1]", "null", '"kind"', "{", '{"version": 1, "data": "x"}'])
-def test_a_damaged_run_json_is_refused(tmp_path: Path, text: str) -> None:
+NO_RECORD = ["{}", "[]", "[1]", "null", '"kind"', '{"version": 1, "data": "x"}']
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [(text, "is not a run record: ") for text in NO_RECORD] + [(text, "is damaged: ") for text in ("{", "")],
+)
+def test_a_run_json_that_is_no_record_or_damaged_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(RunError, match=r"run\.json is damaged"):
-        Run(tmp_path).record(ReplayRecord)
-    with pytest.raises(RunError, match=r"run\.json is damaged"):
-        Run(tmp_path).begin(RECORD)
+    for read in (lambda: Run(tmp_path).record(ReplayRecord), lambda: Run(tmp_path).begin(RECORD)):
+        with pytest.raises(RunError, match=rf"run\.json {reason}") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+def test_errors_of_records_are_one_line_without_a_url(packed: Run, tmp_path: Path) -> None:
+    errors = []
+
+    def fails(read: Callable[[], object]) -> None:
+        with pytest.raises(RunError) as caught:
+            read()
+        errors.append(str(caught.value))
+
+    run, lines = Run(tmp_path / "run"), tmp_path / "run" / "observations-000-00.jsonl"
+    begun(run, service={"model": "m", "index": [1], "precision": {}, "provider": 1})
+    fails(lambda: run.record(RunRecord).info)
+    assert errors[0].count("; ") == 2  # the first three of four
+    for line in ("{}", "[]", "{", to_line(seen("a/0", [], 0, 1)).replace('"segment"', '"part"').rstrip()):
+        lines.write_text(f"{line}\n")
+        fails(run.observations)
+    assert "segment: " in errors[-1]
+    (run.folder / "clients.jsonl").write_text("{}\n")
+    fails(run.client_usage)
+    (packed.folder / PACKED).write_bytes((packed.folder / PACKED).read_bytes()[:-9])
+    fails(packed.observations)
+    for manifest in ("{}", "{"):
+        (tmp_path / "manifest.json").write_text(manifest)
+        fails(lambda: manifest_of(tmp_path))
+    assert not [error for error in errors if "\n" in error or "http" in error]
 
 
 @pytest.mark.parametrize("version", [None, 0, 2])
