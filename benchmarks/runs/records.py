@@ -1,6 +1,7 @@
 """The JSON records of a run folder: one reader, one writer, and the fields that all kinds of runs share."""
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from benchmarks.runs.provenance import Provenance
 
 VERSION = 1
 _MAX_FAULTS = 3
-_INDEX_COUNTERS = {"items", "indexed_vectors"}  # they change while the service stays the same
+_COUNTERS = {"index.items", "index.indexed_vectors"}  # they change while the service stays the same
 
 T = TypeVar("T")
 _cached_adapter = cache(TypeAdapter)  # building one takes milliseconds
@@ -43,6 +44,7 @@ class ServiceInfo:
 
     version: str | None = None
     model: ModelInfo = ModelInfo()
+    models: tuple[ModelInfo, ...] = ()  # all that are served; the first one is `model`
     index: IndexInfo = IndexInfo()
     precision: str | None = None
     provider: str | None = None
@@ -128,7 +130,14 @@ def _adapter(kind: type[T]) -> TypeAdapter[T]:
 
 def _stable(record: RunRecord) -> RunRecord:
     """The record without the values that change between two calls for the same run."""
-    service = dict(record.service)
-    if isinstance(index := service.get("index"), dict):
-        service["index"] = {key: value for key, value in index.items() if key not in _INDEX_COUNTERS}
+    service = {name: value for name, value in _leaves(record.service) if name not in _COUNTERS}
     return replace(record, started="", service=service)
+
+
+def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested objects, by dotted name."""
+    for key, value in content.items():
+        if value and isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

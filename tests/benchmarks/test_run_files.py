@@ -178,8 +178,9 @@ def test_item_counts_of_the_index_may_change_and_nothing_else(tmp_path: Path) ->
     run.begin(record())
     assert run.begin(record(items=81, indexed_vectors=64)) == []
     assert run.record(ReplayRecord) == record()
-    with pytest.raises(RunError, match="another run: service differ"):
-        run.begin(record(backend="qdrant"))
+    for changes in ({"backend": "qdrant"}, {"ef": {"items": 1}}, {"backend": {}}):
+        with pytest.raises(RunError, match="another run: service differ"):
+            run.begin(record(**changes))
     with pytest.raises(RunError, match="another run: service differ"):
         run.begin(replace(RECORD, service={"precision": "int8", "index": {"items": 80}}))
 
