@@ -110,7 +110,7 @@ def faults_of(error: Exception) -> str:
 
 
 def write_record(file: Path, record: object) -> None:
-    """Write a record, or a dict, as JSON. Raises RunError."""
+    """Write a record as JSON. Raises RunError."""
     write_atomically(file, json.dumps(to_json(record), indent=1) + "\n")
 
 

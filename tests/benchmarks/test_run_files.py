@@ -12,12 +12,13 @@ from rich.console import Console
 from benchmarks.errors import RunError
 from benchmarks.load.driver import Client, drive
 from benchmarks.load.null_server import null_server
-from benchmarks.load.records import LoadRecord
+from benchmarks.load.records import LoadRecord, SaturateSummary
 from benchmarks.load.requests import Load, LoadRequest
 from benchmarks.load.scenarios import Scenario
+from benchmarks.load.trial import Trial
 from benchmarks.operating_points.inputs import manifest_of
 from benchmarks.replay.records import ReplayRecord
-from benchmarks.runs.records import RunRecord, to_json
+from benchmarks.runs.records import RunRecord, read_record, to_json, write_summary
 from benchmarks.runs.run import PACKED, Run, answered, to_line
 from benchmarks.targets.target import Target
 from tests.support.loads import searches
@@ -178,11 +179,24 @@ def test_item_counts_of_the_index_may_change_and_nothing_else(tmp_path: Path) ->
     run.begin(record())
     assert run.begin(record(items=81, indexed_vectors=64)) == []
     assert run.record(ReplayRecord) == record()
-    for changes in ({"backend": "qdrant"}, {"ef": {"items": 1}}, {"backend": {}}):
+    others: list[dict[str, object]] = [{"backend": "qdrant"}, {"ef": {"items": 1}}, {"backend": {}}]
+    for changes in others:
         with pytest.raises(RunError, match="another run: service differ"):
             run.begin(record(**changes))
     with pytest.raises(RunError, match="another run: service differ"):
         run.begin(replace(RECORD, service={"precision": "int8", "index": {"items": 80}}))
+
+
+def test_a_summary_of_saturate_has_a_version(tmp_path: Path) -> None:
+    trial = Trial(8.0, 0, 100, 1.0, 0, 0, 8.0, 10.0, 20.0, [])
+    write_summary(tmp_path, SaturateSummary(8.0, [trial], [trial], slo_ms=500))
+    file = tmp_path / "summary.json"
+    assert read_record(file, SaturateSummary).confirmed == [trial]
+    content = json.loads(file.read_text())
+    assert content.keys() == {"version", "rate_per_s", "trials", "confirmed", "slo_ms"}
+    file.write_text(json.dumps({**content, "version": 0}))
+    with pytest.raises(RunError, match="another version"):
+        read_record(file, SaturateSummary)
 
 
 def test_on_a_full_disk_the_first_error_is_reported(searches: list[LoadRequest], tmp_path: Path) -> None:
