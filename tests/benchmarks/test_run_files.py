@@ -1,6 +1,8 @@
 """Run files that a kill, a full disk or a copy damaged: repaired, or reported in one sentence."""
 
 import json
+import random
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.errors import RunError
+from benchmarks.files import atomic_path
 from benchmarks.load.driver import Client, drive
 from benchmarks.load.null_server import null_server
 from benchmarks.load.records import LoadRecord, SaturateSummary
@@ -84,6 +87,22 @@ def test_a_packed_run_is_read_again_and_so_is_an_empty_one(packed: Run, tmp_path
     Run(tmp_path).pack()
     assert (tmp_path / PACKED).exists()
     assert Run(tmp_path).observations() == []
+
+
+def test_packing_and_reading_hold_each_observation_once(tmp_path: Path) -> None:
+    run = begun(Run(tmp_path))
+    rng = random.Random(0)
+    observe(run, [seen(f"a/{n}", [], n, 0.1, embedding=rng.randbytes(2000).hex()) for n in range(2000)])
+    text_bytes = (run.folder / "observations-000-00.jsonl").stat().st_size
+    tracemalloc.start()
+    try:
+        run.pack()
+        observe(run, [seen("a/x", [], 0, 0.1, segment=1)])
+        run.pack()
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * text_bytes
+    finally:
+        tracemalloc.stop()
+    assert len(run.observations()) == 2001
 
 
 @pytest.mark.parametrize(
@@ -197,6 +216,18 @@ def test_a_summary_of_saturate_has_a_version(tmp_path: Path) -> None:
     file.write_text(json.dumps({**content, "version": 0}))
     with pytest.raises(RunError, match="another version"):
         read_record(file, SaturateSummary)
+
+
+def test_a_packed_file_that_cannot_be_written_keeps_the_observations(tmp_path: Path) -> None:
+    run = begun(Run(tmp_path))
+    observe(run, [seen("a/0", [], 0, 1)])
+    with atomic_path(run.folder / PACKED) as unfinished:
+        unfinished.symlink_to("/dev/full")
+        with pytest.raises(RunError, match=r"zst cannot be written: No space .* is kept"):
+            run.pack()
+        unfinished.touch()
+    (run.folder / PACKED).unlink()
+    assert [observation.query_id for observation in run.observations()] == ["a/0"]
 
 
 def test_on_a_full_disk_the_first_error_is_reported(searches: list[LoadRequest], tmp_path: Path) -> None:
