@@ -16,7 +16,13 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import BenchmarkError, Interrupted, RunError, TargetError
 from benchmarks.load.driver import Client
 from benchmarks.load.null_server import null_server
-from benchmarks.load.records import ConcurrencySummary, LoadRecord, TrafficOptions
+from benchmarks.load.records import (
+    ConcurrencySummary,
+    LoadRecord,
+    LoadSummary,
+    SaturateSummary,
+    TrafficOptions,
+)
 from benchmarks.load.saturate import SUSTAINED_SHARE, find_rate, knee
 from benchmarks.load.scenarios import Scenario, scenario_row
 from benchmarks.load.tables import plot_trials, print_load, print_trials
@@ -134,7 +140,7 @@ def saturate(
     if not first_rate:
         raise TargetError("the service answered no request")
     saturated = find_rate(lambda rate: attempt(scenario_row("Server", 0, rate, seed)), first_rate, repeats)
-    summary = {**asdict(saturated), "slo_ms": slo_ms}
+    summary = SaturateSummary(saturated.rate_per_s, saturated.trials, saturated.confirmed, slo_ms=slo_ms)
     write_summary(out, summary)
     print_trials([*saturated.trials, *saturated.confirmed], None, console)
     console.print(
@@ -142,7 +148,7 @@ def saturate(
         f"SLO (200 in {slo_ms:g} ms), in {repeats} of {repeats} trials"
     )
     if as_json:
-        print_json(summary)
+        print_json(to_json(summary))
 
 
 def concurrency(
@@ -216,10 +222,10 @@ def _finish(
     if stopped and not observations:
         raise stopped
     trial = experiment.results(scenario, observations, run.client_usage())
-    summary = {**asdict(trial), "whole": stopped is None}
+    summary = LoadSummary(**asdict(trial), complete=stopped is None)
     print_load(trial, observations, experiment.slo_ms, Console())
     if as_json:
-        print_json(summary)
+        print_json(to_json(summary))
     outcome = f"the results so far are in {run.folder}; a load is not resumed"
     try:
         write_summary(run.folder, summary)

@@ -1,6 +1,6 @@
 """Comparison of two runs over the same queries, query by query."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,13 @@ from benchmarks.stats.paired_tests import Pair, compare_scores
 
 COMPARED = (50, 99)
 # Fields of run.json that must be equal in two runs for their queries to be pairs.
-_PAIRED = ("data_fingerprint", "domains", "split", "scope", "self_exclusion")
+_PAIRED: tuple[tuple[str, Callable[[ReplayRecord], object]], ...] = (
+    ("data_fingerprint", lambda record: record.data_fingerprint),
+    ("domains", lambda record: record.domains),
+    ("split", lambda record: record.split),
+    ("scope", lambda record: record.scope),
+    ("self_exclusion", lambda record: record.self_exclusion),
+)
 
 
 @dataclass(frozen=True)
@@ -67,28 +73,40 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON."""
-        ratios: dict[str, float] = {f"p{percent}": self.ratio(percent) for percent in COMPARED}
         return {
             "a": self.a.to_json(),
             "b": self.b.to_json(),
             "differs": self.differs,
-            "domains": {
-                domain: {"queries": self.queries[domain], **_to_json(pairs)}
-                for domain, pairs in self.domains.items()
-            },
-            "mean": _to_json(self.mean),
-            "ratio": {**ratios, "images_per_s": self.images_per_s_ratio},
+            "domains": self.domains_to_json(),
+            "mean": self.mean_to_json(),
+            "ratio": self.ratios_to_json(),
         }
+
+    def domains_to_json(self) -> dict[str, Any]:
+        """The queries of each domain, and its pair of each measure."""
+        return {
+            domain: {"queries": self.queries[domain], **_to_json(pairs)}
+            for domain, pairs in self.domains.items()
+        }
+
+    def mean_to_json(self) -> dict[str, Any]:
+        """The pair of each measure's mean."""
+        return _to_json(self.mean)
+
+    def ratios_to_json(self) -> dict[str, float]:
+        """B's latencies and throughput over A's."""
+        ratios = {f"p{percent}": self.ratio(percent) for percent in COMPARED}
+        return {**ratios, "images_per_s": self.images_per_s_ratio}
 
 
 def compare(a: Run, b: Run) -> Comparison:
     """Compare two runs. Raises DataError, and RunError if they cannot be paired or a run has no answers."""
     records = (a.record(ReplayRecord), b.record(ReplayRecord))
-    for key in _PAIRED:
-        value_a, value_b = (getattr(record, key) for record in records)
+    for name, field in _PAIRED:
+        value_a, value_b = map(field, records)
         if value_a != value_b:
             raise RunError(
-                f"{a.folder} and {b.folder} cannot be paired: {key} is {value_a} in A, {value_b} in B"
+                f"{a.folder} and {b.folder} cannot be paired: {name} is {value_a} in A, {value_b} in B"
             )
     # A run may come from another machine: its data set is identified by the fingerprint, not by its folder.
     folders = [Path(record.data) for record in records]

@@ -1,8 +1,11 @@
-"""The records of a load and of a search over loads: `run.json`, and `summary.json` of `concurrency`."""
+"""The records of a load and of a search over loads: `run.json` and `summary.json`."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from pydantic import Field
+
+from benchmarks.load.saturate import Saturated
 from benchmarks.load.scenarios import Scenario
 from benchmarks.load.trial import Trial
 from benchmarks.load.workload import CacheName, SizeName
@@ -29,6 +32,22 @@ class LoadRecord(TrafficOptions, RunRecord):
     kinds: ClassVar[tuple[str, ...]] = ("load", "trials")
 
     scenario: Scenario | None = None  # of trials: one each
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadSummary(Trial):
+    """`summary.json` of `load`: its results."""
+
+    version: int = VERSION
+    complete: Annotated[bool, Field(alias="whole")]  # False: the load was stopped
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaturateSummary(Saturated):
+    """`summary.json` of `saturate`: the highest rate, and the trials that found and confirmed it."""
+
+    version: int = VERSION
+    slo_ms: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,8 +63,8 @@ def plot_trials(trials: Sequence[Trial], knee: Trial, file: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axis = figure.subplots()
     rates = [trial.images_per_s for trial in trials]
-    for name, style in (("p50_ms", "o-"), ("p99_ms", "s:")):
-        axis.plot(rates, [getattr(trial, name) for trial in trials], style, label=name)
+    axis.plot(rates, [trial.p50_ms for trial in trials], "o-", label="p50_ms")
+    axis.plot(rates, [trial.p99_ms for trial in trials], "s:", label="p99_ms")
     for trial in trials:
         point = (trial.images_per_s, trial.p50_ms)
         text = f"{trial.streams}, the knee" if trial is knee else str(trial.streams)

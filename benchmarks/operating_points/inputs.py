@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.errors import RunError
 from benchmarks.files import write_atomically
-from benchmarks.runs.records import parse
+from benchmarks.runs.records import faults_of, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,4 +54,4 @@ def manifest_of(folder: Path) -> Manifest:
     try:
         return parse(Manifest, (folder / "manifest.json").read_text())
     except (OSError, ValueError) as error:
-        raise RunError(f"{folder} is not a model folder: {error}") from error
+        raise RunError(f"{folder} is not a model folder: {faults_of(error)}") from error

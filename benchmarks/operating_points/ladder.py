@@ -116,8 +116,7 @@ def ladder_to_json(steps: Sequence[Step]) -> list[dict[str, Any]]:
 
 def _difference(since: Comparison) -> dict[str, Any]:
     """The differences of the means and of each domain, and the ratios of latency and throughput."""
-    difference = since.to_json()
-    return {**difference["mean"], "domains": difference["domains"], "ratio": difference["ratio"]}
+    return {**since.mean_to_json(), "domains": since.domains_to_json(), "ratio": since.ratios_to_json()}
 
 
 def _steps_table(steps: Sequence[Step]) -> Table:

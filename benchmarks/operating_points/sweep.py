@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +16,6 @@ from benchmarks.operating_points.point import Point, Workspace, invalid_of, meas
 from benchmarks.runs.run import Run
 from benchmarks.tables import Table
 
-_COSTS = {"p99_ms": "p99, ms", "images_per_s": "images/s"}  # with their labels
 _REQUEST_AXES = ("concurrency", "ef", "exact")  # every other axis is a setting of the service
 
 
@@ -30,6 +29,21 @@ class GridPoint:
     p99_ms: float
     images_per_s: float
     invalid_because: str | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A result that is weighed against R@1."""
+
+    name: str
+    label: str
+    of: Callable[[GridPoint], float]
+    sign: int  # 1 if less is better, -1 if more is better
+
+
+LATENCY = Cost("p99_ms", "p99, ms", lambda point: point.p99_ms, 1)
+THROUGHPUT = Cost("images_per_s", "images/s", lambda point: point.images_per_s, -1)
+_COSTS = (LATENCY, THROUGHPUT)
 
 
 def axes_of(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -83,16 +97,12 @@ def run_sweep(axes: Mapping[str, Sequence[str]], workspace: Workspace) -> list[G
     return measured
 
 
-def front(points: Sequence[GridPoint], cost: str) -> list[GridPoint]:
-    """The valid points that no other beats in R@1 without a worse `cost`, best R@1 first.
-
-    `cost` is p99_ms, of which less is better, or images_per_s, of which more is better.
-    """
-    sign = 1 if cost == "p99_ms" else -1
+def front(points: Sequence[GridPoint], cost: Cost) -> list[GridPoint]:
+    """The valid points that no other beats in R@1 without a worse `cost`, best R@1 first."""
     best: list[GridPoint] = []
     valid = [point for point in points if not point.invalid_because]
-    for point in sorted(valid, key=lambda point: (-point.r_at_1, sign * getattr(point, cost))):
-        if not best or sign * getattr(point, cost) < sign * getattr(best[-1], cost):
+    for point in sorted(valid, key=lambda point: (-point.r_at_1, cost.sign * cost.of(point))):
+        if not best or cost.sign * cost.of(point) < cost.sign * cost.of(best[-1]):
             best.append(point)
     return best
 
@@ -124,17 +134,16 @@ def plot_sweep(points: Sequence[GridPoint], file: Path) -> None:
     from matplotlib.figure import Figure  # imported late: it takes a second
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
-    for axis, (cost, label) in zip(figure.subplots(1, 2), _COSTS.items(), strict=True):
+    for axis, cost in zip(figure.subplots(1, 2), _COSTS, strict=True):
         best = front(points, cost)
         for drawn, draw, colour in ((points, axis.scatter, "0.8"), (best, axis.plot, "0.6")):
-            xs = [getattr(point, cost) for point in drawn]
-            draw(xs, [100 * point.r_at_1 for point in drawn], color=colour)
+            draw([cost.of(point) for point in drawn], [100 * point.r_at_1 for point in drawn], color=colour)
         for point in best:
-            position = (getattr(point, cost), 100 * point.r_at_1)
+            position = (cost.of(point), 100 * point.r_at_1)
             axis.scatter(*position, color="tab:blue", zorder=3)
             name = ", ".join(Path(value).name for value in point.axes.values())
             axis.annotate(name, position, textcoords="offset points", xytext=(5, 5), fontsize=8)
-        axis.set_xlabel(label)
+        axis.set_xlabel(cost.label)
         axis.set_ylabel("mean R@1, %")
         axis.spines[["top", "right"]].set_visible(False)
     content = BytesIO()
@@ -144,12 +153,12 @@ def plot_sweep(points: Sequence[GridPoint], file: Path) -> None:
 
 def sweep_to_json(points: Sequence[GridPoint]) -> dict[str, Any]:
     """The points, and the names of those on each front."""
-    names = {cost: [point.run.folder.name for point in front(points, cost)] for cost in _COSTS}
+    names = {cost.name: [point.run.folder.name for point in front(points, cost)] for cost in _COSTS}
     rows = [
         {
             "at": point.axes,
             "R@1": point.r_at_1,
-            **{cost: getattr(point, cost) for cost in _COSTS},
+            **{cost.name: cost.of(point) for cost in _COSTS},
             "invalid_because": point.invalid_because,
         }
         for point in points

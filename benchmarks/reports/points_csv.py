@@ -53,16 +53,17 @@ def write_points(run: Run, summary: RunSummary, file: Path | None = None) -> Pat
     rows: list[dict[str, Any]] = []
     if file.exists():
         try:
-            reader = csv.DictReader(file.read_text().splitlines())
-        except (OSError, ValueError) as error:
+            with file.open(newline="") as stream:
+                reader = csv.DictReader(stream)
+                columns, rows = reader.fieldnames or (), list(reader)
+        except (OSError, ValueError, csv.Error) as error:
             raise RunError(f"{file} cannot be read: {error}") from error
-        if "run" not in (reader.fieldnames or ()):
+        if "run" not in columns:
             raise RunError(f"{file} is not a table of operating points: it has no column `run`")
-        rows = [other for other in reader if other["run"] != row["run"]]
-    rows.append(row)
+    rows = [*(other for other in rows if other["run"] != row["run"]), row]
     text = io.StringIO()
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(file, text.getvalue())

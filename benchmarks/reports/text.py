@@ -147,10 +147,10 @@ def _search(record: ReplayRecord) -> str:
 
 def settings(record: ReplayRecord) -> dict[str, str]:
     """The service's description of itself, by dotted name; without `models` if that only repeats `model`."""
-    service = dict(record.service)
-    if service.get("models") == [service.get("model")]:
-        del service["models"]
-    return dict(_flat(service))
+    info, rows = record.info, dict(_flat(record.service))
+    if info.models == (info.model,):
+        return {name: value for name, value in rows.items() if not name.startswith("models.")}
+    return rows
 
 
 def repeat(record: ReplayRecord) -> list[str]:

@@ -1,19 +1,21 @@
 """The JSON records of a run folder: one reader, one writer, and the fields that all kinds of runs share."""
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from benchmarks.errors import RunError
 from benchmarks.files import write_atomically
 from benchmarks.runs.provenance import Provenance
 
 VERSION = 1
-_INDEX_COUNTERS = {"items", "indexed_vectors"}  # they change while the service stays the same
+_MAX_FAULTS = 3
+_COUNTERS = {"index.items", "index.indexed_vectors"}  # they change while the service stays the same
 
 T = TypeVar("T")
 _cached_adapter = cache(TypeAdapter)  # building one takes milliseconds
@@ -42,6 +44,7 @@ class ServiceInfo:
 
     version: str | None = None
     model: ModelInfo = ModelInfo()
+    models: tuple[ModelInfo, ...] = ()  # all that are served; the first one is `model`
     index: IndexInfo = IndexInfo()
     precision: str | None = None
     provider: str | None = None
@@ -66,7 +69,7 @@ class RunRecord(Provenance):
         try:
             return _adapter(ServiceInfo).validate_python(self.service)
         except ValueError as error:
-            raise RunError(f"run.json has no valid description of the service: {error}") from error
+            raise RunError(f"run.json does not describe the service: {faults_of(error)}") from error
 
     def changes(self, other: "RunRecord") -> list[str]:
         """Names of the fields in which `other`, of the same class, describes another run."""
@@ -78,22 +81,36 @@ def read_record(file: Path, kind: type[T]) -> T:
     """The record in a JSON file. Raises RunError if it is missing, malformed, or of another version."""
     try:
         content = json.loads(file.read_text())
-        if content and isinstance(content, dict) and content.get("version") != VERSION:
-            raise RunError(f"{file} was written by another version of the harness: replay into a new --out")
-        return _adapter(kind).validate_python(content)
     except FileNotFoundError as error:
         raise RunError(f"{file} does not exist") from error
     except (OSError, ValueError) as error:
         raise RunError(f"{file} is damaged: {error}") from error
+    if content and isinstance(content, dict) and content.get("version") != VERSION:
+        raise RunError(f"{file} was written by another version of the harness: use a new --out")
+    try:
+        return _adapter(kind).validate_python(content)
+    except ValueError as error:
+        raise RunError(f"{file} is not a {file.stem} record: {faults_of(error)}") from error
 
 
 def parse(kind: type[T], line: str) -> T:
-    """The record in one line of JSON. Raises ValueError."""
+    """The record in JSON. Raises ValueError; `faults_of` describes it."""
     return _adapter(kind).validate_json(line)
 
 
+def faults_of(error: Exception) -> str:
+    """The error in one line; the first faults of an invalid record as `field: message`."""
+    text = str(error)
+    if isinstance(error, ValidationError):
+        faults = error.errors(include_url=False)[:_MAX_FAULTS]
+        text = "; ".join(
+            ": ".join(filter(None, [".".join(map(str, fault["loc"])), fault["msg"]])) for fault in faults
+        )
+    return " ".join(text.split())
+
+
 def write_record(file: Path, record: object) -> None:
-    """Write a record, or a dict, as JSON. Raises RunError."""
+    """Write a record as JSON. Raises RunError."""
     write_atomically(file, json.dumps(to_json(record), indent=1) + "\n")
 
 
@@ -113,7 +130,14 @@ def _adapter(kind: type[T]) -> TypeAdapter[T]:
 
 def _stable(record: RunRecord) -> RunRecord:
     """The record without the values that change between two calls for the same run."""
-    service = dict(record.service)
-    if isinstance(index := service.get("index"), dict):
-        service["index"] = {key: value for key, value in index.items() if key not in _INDEX_COUNTERS}
+    service = {name: value for name, value in _leaves(record.service) if name not in _COUNTERS}
     return replace(record, started="", service=service)
+
+
+def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested objects, by dotted name."""
+    for key, value in content.items():
+        if value and isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -13,12 +13,13 @@ from typing import TypeVar
 import zstandard
 
 from benchmarks.errors import RunError
-from benchmarks.files import complete_lines, open_to_append, write_atomically
-from benchmarks.runs.records import RunRecord, parse, read_record, to_json, write_record
+from benchmarks.files import atomic_path, complete_lines, open_to_append
+from benchmarks.runs.records import RunRecord, faults_of, parse, read_record, to_json, write_record
 
 PACKED = "observations.jsonl.zst"
 _UNPACKED = "observations*.jsonl"
 _CLIENTS = "clients.jsonl"
+_CHUNK_BYTES = 2**18
 
 R = TypeVar("R", bound=RunRecord)
 
@@ -107,7 +108,7 @@ class Run:
         try:
             observations = [parse(Observation, line) for line in dict.fromkeys(self._lines())]
         except ValueError as error:
-            raise RunError(f"the observations in {self.folder} are damaged: {error}") from error
+            raise RunError(f"the observations in {self.folder} cannot be read: {faults_of(error)}") from error
         return sorted(observations, key=lambda observation: (observation.segment, observation.sent_s))
 
     def write_client_usage(self, segment: int, usage: Sequence[ClientUsage]) -> None:
@@ -126,7 +127,7 @@ class Run:
             segments = [parse(_SegmentUsage, line) for line in complete_lines(file)]
         except (OSError, ValueError) as error:
             raise RunError(
-                f"{file} is damaged or from an earlier version, replay into a new --out: {error}"
+                f"{file} is damaged or of another version, use a new --out: {faults_of(error)}"
             ) from error
         return [process for segment in segments for process in segment.processes]
 
@@ -135,9 +136,13 @@ class Run:
         parts = sorted(self.folder.glob(_UNPACKED))
         if not parts:
             return
-        # If an earlier call was killed before it removed the parts, their lines are in both files.
-        lines = "".join(dict.fromkeys(self._lines()))
-        write_atomically(self.folder / PACKED, zstandard.compress(lines.encode()))
+        file = self.folder / PACKED
+        try:
+            with atomic_path(file) as path, zstandard.open(path, "wt", encoding="utf-8") as stream:
+                # If an earlier call was killed before it removed the parts, their lines are in both files.
+                stream.writelines(dict.fromkeys(self._lines()))
+        except OSError as error:
+            raise RunError(f"{file} cannot be written: {error.strerror}; the run is kept") from error
         for part in parts:
             part.unlink()
 
@@ -164,16 +169,19 @@ def to_line(observation: Observation) -> str:
     return json.dumps(asdict(observation)) + "\n"
 
 
-def _unpacked(file: Path) -> list[str]:
-    """The lines of a packed file. Raises RunError if the file is truncated.
+def _unpacked(file: Path) -> Iterator[str]:
+    """The lines of a packed file, read in chunks. Raises RunError if the file is truncated.
 
     zstandard's own reader accepts a truncated file, and its missing observations would count as not sent.
     """
-    frame = zstandard.ZstdDecompressor().decompressobj()
+    frame, rest = zstandard.ZstdDecompressor().decompressobj(), b""
     try:
-        lines = frame.decompress(file.read_bytes()).decode()
+        with file.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                complete, newline, rest = (rest + frame.decompress(chunk)).rpartition(b"\n")
+                # JSON escapes every other line separator.
+                yield from (line.decode() for line in (complete + newline).splitlines(keepends=True))
     except (OSError, ValueError, zstandard.ZstdError) as error:
         raise RunError(f"{file} is damaged: {error}") from error
-    if not frame.eof or frame.unused_data or (lines and not lines.endswith("\n")):
+    if rest or not frame.eof or frame.unused_data:
         raise RunError(f"{file} is damaged: it is truncated, or other data follows its end")
-    return lines.splitlines(keepends=True)  # JSON escapes every other line separator

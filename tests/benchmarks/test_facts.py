@@ -10,7 +10,7 @@ import typer.main
 from benchmarks.__main__ import app
 from benchmarks.load.scenarios import ScenarioName, scenario_row
 from benchmarks.replay.records import ReplayRecord
-from benchmarks.reports.text import facts, repeat
+from benchmarks.reports.text import facts, repeat, settings
 from benchmarks.targets.target import Target, TargetKind
 from tests.support.reported import REPORTED
 
@@ -50,6 +50,17 @@ def test_the_commands_repeat_url_split_and_body() -> None:
     target = Target("post", url, body=body, vector="data.0")
     parsed = options(repeat(record_of("post", "Offline", url=url, target=target))[-2])
     assert (parsed["body"], parsed["vector"], parsed["url"]) == (body, "data.0", url)
+
+
+def test_settings_list_the_models_only_if_there_are_several() -> None:
+    model = {"name": "m", "fingerprint": "f", "dim": 64, "domains": {"a": 2}}
+    other = {**model, "fingerprint": "g"}
+    for models, names in (([model], set()), ([model, other], {"models.0.name", "models.1.fingerprint"})):
+        record = replace(REPORTED, service={"model": model, "models": models})
+        rows = settings(record)
+        assert rows["model.domains.a"] == "2"
+        assert {name for name in rows if name in ("models.0.name", "models.1.fingerprint")} == names
+        assert len(record.info.models) == len(models)
 
 
 def test_facts_name_the_search() -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ from typer.testing import CliRunner, Result
 from benchmarks.__main__ import app
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import BenchmarkError, DataError, RunError
+from benchmarks.load.records import LoadSummary
+from benchmarks.load.trial import Trial
 from benchmarks.load.workload import DOMAIN
+from benchmarks.runs.records import read_record, to_json
 from benchmarks.runs.run import PACKED, Run
 from tests.support.paths import ROOT
 from tests.support.reported import a_run
@@ -110,6 +114,8 @@ def test_items_that_cannot_be_deleted_are_a_warning(data: Dataset, service: Serv
     assert done.stderr.endswith("failed (429): full\n")
     summary = json.loads(done.stdout.splitlines()[-1])
     assert summary == json.loads((tmp_path / "load" / "summary.json").read_text())
+    assert summary.keys() == {"version", "whole", *(field.name for field in fields(Trial))}
+    assert to_json(read_record(tmp_path / "load" / "summary.json", LoadSummary)) == summary
     assert (tmp_path / "load" / PACKED).exists()
 
 

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import app
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import BenchmarkError
+from benchmarks.load.records import SaturateSummary
 from benchmarks.load.workload import DOMAIN
-from benchmarks.runs.records import RunRecord
+from benchmarks.runs.records import RunRecord, read_record, to_json
 from benchmarks.runs.run import PACKED, Run
 from benchmarks.targets.process import ServiceProcess
 
@@ -55,6 +56,7 @@ def test_a_rate_is_found_and_a_second_call_runs_no_trial(
     summary = result_of("saturate", octet.root, *options)
     assert summary["rate_per_s"] > 0
     assert summary["confirmed"][0]["good_share"] >= 0.99
+    assert to_json(read_record(tmp_path / "summary.json", SaturateSummary)) == summary
     lines = (tmp_path / "trials.jsonl").read_text()
     assert result_of("saturate", octet.root, *options) == summary
     assert (tmp_path / "trials.jsonl").read_text() == lines

@@ -62,6 +62,16 @@ def test_points_of_many_runs_lie_side_by_side(reported: tuple[Run, RunSummary], 
     assert (second["run"], second["R@1 a"], second["R@1 c"], second["valid"]) == ("other", "", "0.0", "False")
 
 
+def test_cells_with_line_breaks_survive(reported: tuple[Run, RunSummary], tmp_path: Path) -> None:
+    run, summary = reported
+    table = tmp_path / "points.csv"
+    table.write_text('run,note\nother,"two\r\nlines, ""quoted"""\n', newline="")
+    write_points(run, summary, table)
+    write_points(run, summary, table)
+    rows = rows_of(table)
+    assert [(row["run"], row["note"]) for row in rows] == [("other", 'two\r\nlines, "quoted"'), ("run", "")]
+
+
 def test_the_hdr_log_is_read_again_by_its_own_reader(reported: tuple[Run, RunSummary]) -> None:
     run, _ = reported
     observations = [

@@ -8,7 +8,16 @@ import pytest
 from rich.console import Console
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.operating_points.sweep import GridPoint, axes_of, front, point_at, print_sweep
+from benchmarks.operating_points.sweep import (
+    LATENCY,
+    THROUGHPUT,
+    GridPoint,
+    axes_of,
+    front,
+    point_at,
+    print_sweep,
+    sweep_to_json,
+)
 from benchmarks.runs.run import Run
 
 
@@ -50,7 +59,8 @@ def test_values_are_printed_as_they_are() -> None:
 def test_the_front_holds_the_points_that_no_other_beats() -> None:
     results = {"slow": (0.6, 90, 10), "best": (0.6, 80, 20), "fast": (0.5, 40, 50), "worse": (0.4, 60, 40)}
     points = [GridPoint({"name": name}, Run(Path(name)), *values) for name, values in results.items()]
-    assert [point.axes["name"] for point in front(points, "p99_ms")] == ["best", "fast"]
-    assert [point.axes["name"] for point in front(points, "images_per_s")] == ["best", "fast"]
+    assert [point.axes["name"] for point in front(points, LATENCY)] == ["best", "fast"]
+    assert [point.axes["name"] for point in front(points, THROUGHPUT)] == ["best", "fast"]
+    assert sweep_to_json(points)["front"] == {"p99_ms": ["best", "fast"], "images_per_s": ["best", "fast"]}
     lagged = replace(points[1], r_at_1=0.9, invalid_because="the client lagged")
-    assert [point.axes["name"] for point in front([*points, lagged], "p99_ms")] == ["best", "fast"]
+    assert [point.axes["name"] for point in front([*points, lagged], LATENCY)] == ["best", "fast"]
