@@ -1,4 +1,4 @@
-"""The search for the highest rate, with computed trials; workloads, journals."""
+"""The search for the highest rate, with computed trials; workloads and journals."""
 
 import asyncio
 import dataclasses
