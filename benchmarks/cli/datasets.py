@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.cli.options import DATA, JSON, KEY, LOCAL, URL, print_json
 from benchmarks.datasets.dataset import Dataset, Split
 from benchmarks.datasets.image_folder import write_dataset
 from benchmarks.datasets.octet import build_octet
+from benchmarks.tables import Table
 from benchmarks.targets.gallery import index_gallery
 
 
@@ -32,12 +32,12 @@ def folder(
     out: Annotated[Path, typer.Option(help="Data set to write; the images are not copied.")],
 ) -> None:
     """Write a data set from a folder of images."""
-    table = Table("domain", "classes", "single image", "train", "val", "test")
+    rows = []
     for name, domain in write_dataset(images, out).items():
         splits = (domain.split.train, domain.split.val, domain.split.test)
         counts = [sum(len(domain.classes[label]) for label in labels) for labels in splits]
-        table.add_row(name, *(str(count) for count in (len(domain.classes), domain.singles, *counts)))
-    Console().print(table)
+        rows.append([name, *map(str, (len(domain.classes), domain.singles, *counts))])
+    Table(("domain", "classes", "single image", "train", "val", "test"), rows).print(Console())
 
 
 def index(

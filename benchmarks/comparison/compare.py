@@ -77,26 +77,18 @@ class Comparison:
             "a": self.a.to_json(),
             "b": self.b.to_json(),
             "differs": self.differs,
-            "domains": self.domains_to_json(),
-            "mean": self.mean_to_json(),
-            "ratio": self.ratios_to_json(),
+            "mean": pairs_to_json(self.mean),
+            **self.differences_to_json(),
         }
 
-    def domains_to_json(self) -> dict[str, Any]:
-        """The queries of each domain, and its pair of each measure."""
-        return {
-            domain: {"queries": self.queries[domain], **_to_json(pairs)}
+    def differences_to_json(self) -> dict[str, Any]:
+        """The pairs of each domain, and the ratios of latency and throughput."""
+        ratios = {f"p{percent}": self.ratio(percent) for percent in COMPARED}
+        domains = {
+            domain: {"queries": self.queries[domain], **pairs_to_json(pairs)}
             for domain, pairs in self.domains.items()
         }
-
-    def mean_to_json(self) -> dict[str, Any]:
-        """The pair of each measure's mean."""
-        return _to_json(self.mean)
-
-    def ratios_to_json(self) -> dict[str, float]:
-        """B's latencies and throughput over A's."""
-        ratios = {f"p{percent}": self.ratio(percent) for percent in COMPARED}
-        return {**ratios, "images_per_s": self.images_per_s_ratio}
+        return {"domains": domains, "ratio": {**ratios, "images_per_s": self.images_per_s_ratio}}
 
 
 def compare(a: Run, b: Run) -> Comparison:
@@ -126,7 +118,8 @@ def compare(a: Run, b: Run) -> Comparison:
     return Comparison(side_a, side_b, differs, queries, domains, mean)
 
 
-def _to_json(pairs: Mapping[str, Pair]) -> dict[str, Any]:
+def pairs_to_json(pairs: Mapping[str, Pair]) -> dict[str, Any]:
+    """The pairs as JSON, by measure."""
     return {measure: pair.to_json() for measure, pair in pairs.items()}
 
 

@@ -30,19 +30,18 @@ def find_rate(attempt: Callable[[float], Trial], first_rate: float, repeats: int
     """
     trials: list[Trial] = []
 
-    def sustained(rate: float, kept_in: list[Trial] = trials) -> bool:
-        kept_in.append(attempt(rate))
-        return kept_in[-1].good_share >= SUSTAINED_SHARE
+    def sustained(rate: float) -> bool:
+        trials.append(attempt(rate))
+        return trials[-1].good_share >= SUSTAINED_SHARE
 
     low, high = _bracket(sustained, first_rate)
     while low and high / low > _STEP:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if sustained(middle) else (low, middle)
     while low >= first_rate / 2**_DOUBLINGS:
-        confirmed: list[Trial] = []
-        if all(sustained(low, confirmed) for _ in range(repeats)):
-            return Saturated(low, trials, confirmed)
-        trials += confirmed
+        before = len(trials)
+        if all(sustained(low) for _ in range(repeats)):
+            return Saturated(low, trials[:before], trials[before:])
         low /= _STEP
     return Saturated(0.0, trials, [])
 

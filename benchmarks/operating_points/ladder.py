@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.comparison.compare import Comparison, compare
+from benchmarks.comparison.compare import Comparison, compare, pairs_to_json
 from benchmarks.operating_points.inputs import check_inputs, fingerprints_of
 from benchmarks.operating_points.point import Point, Workspace, invalid_of, measure, print_invalid, summary_of
 from benchmarks.runs.provenance import commit
@@ -107,16 +107,12 @@ def ladder_to_json(steps: Sequence[Step]) -> list[dict[str, Any]]:
                 domain: {name: row.share(name) for name in MEASURES}
                 for domain, row in summary_of(step.run).domains.items()
             },
-            "difference": _difference(step.since) if step.since else None,
+            "difference": step.since
+            and {**pairs_to_json(step.since.mean), **step.since.differences_to_json()},
             "invalid_because": invalid.get(step.point.name),
         }
         for step in steps
     ]
-
-
-def _difference(since: Comparison) -> dict[str, Any]:
-    """The differences of the means and of each domain, and the ratios of latency and throughput."""
-    return {**since.mean_to_json(), "domains": since.domains_to_json(), "ratio": since.ratios_to_json()}
 
 
 def _steps_table(steps: Sequence[Step]) -> Table:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,7 @@ def write_points(run: Run, summary: RunSummary, file: Path | None = None) -> Pat
             raise RunError(f"{file} is not a table of operating points: it has no column `run`")
     rows = [*(other for other in rows if other["run"] != row["run"]), row]
     text = io.StringIO()
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer = csv.DictWriter(text, list(dict.fromkeys(chain.from_iterable(rows))), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(file, text.getvalue())

@@ -1,13 +1,13 @@
 """A run in words: what was measured, whether it is valid, how to repeat it; and the table of its domains."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from benchmarks.replay.records import Accuracy, DomainSummary, ReplayRecord, RunSummary, Totals
 from benchmarks.runs.latency import PERCENTILES
+from benchmarks.runs.records import leaves
 from benchmarks.scoring.measures import MEASURES
 from benchmarks.tables import Table
 
@@ -147,10 +147,12 @@ def _search(record: ReplayRecord) -> str:
 
 def settings(record: ReplayRecord) -> dict[str, str]:
     """The service's description of itself, by dotted name; without `models` if that only repeats `model`."""
-    info, rows = record.info, dict(_flat(record.service))
-    if info.models == (info.model,):
-        return {name: value for name, value in rows.items() if not name.startswith("models.")}
-    return rows
+    repeated = ("models.",) if record.info.models == (record.info.model,) else ()
+    return {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in leaves(record.service)
+        if value not in (None, {}) and not name.startswith(repeated)
+    }
 
 
 def repeat(record: ReplayRecord) -> list[str]:
@@ -191,18 +193,6 @@ def _replay_options(record: ReplayRecord) -> str:
     }
     words = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
     return " ".join([*words, "--exact" if record.exact else "--no-exact"])
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        value = dict(enumerate(value))
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list):
-        yield name, ", ".join(str(item) for item in value)
-    elif value is not None:
-        yield name, str(value)
 
 
 def _listed(*parts: str | None) -> str:

@@ -103,9 +103,7 @@ def faults_of(error: Exception) -> str:
     text = str(error)
     if isinstance(error, ValidationError):
         faults = error.errors(include_url=False)[:_MAX_FAULTS]
-        text = "; ".join(
-            ": ".join(filter(None, [".".join(map(str, fault["loc"])), fault["msg"]])) for fault in faults
-        )
+        text = "; ".join(f"{'.'.join(map(str, row['loc'])) or 'content'}: {row['msg']}" for row in faults)
     return " ".join(text.split())
 
 
@@ -130,14 +128,15 @@ def _adapter(kind: type[T]) -> TypeAdapter[T]:
 
 def _stable(record: RunRecord) -> RunRecord:
     """The record without the values that change between two calls for the same run."""
-    service = {name: value for name, value in _leaves(record.service) if name not in _COUNTERS}
+    service = {name: value for name, value in leaves(record.service) if name not in _COUNTERS}
     return replace(record, started="", service=service)
 
 
-def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested objects, by dotted name."""
+def leaves(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested objects and of lists of objects, by dotted name."""
     for key, value in content.items():
-        if value and isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+        listed = isinstance(value, list) and any(isinstance(item, dict) for item in value)
+        if listed or (value and isinstance(value, dict)):
+            yield from leaves(dict(enumerate(value)) if listed else value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

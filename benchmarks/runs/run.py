@@ -126,9 +126,8 @@ class Run:
         try:
             segments = [parse(_SegmentUsage, line) for line in complete_lines(file)]
         except (OSError, ValueError) as error:
-            raise RunError(
-                f"{file} is damaged or of another version, use a new --out: {faults_of(error)}"
-            ) from error
+            reason = f"is damaged or of another version, use a new --out: {faults_of(error)}"
+            raise RunError(f"{file} {reason}") from error
         return [process for segment in segments for process in segment.processes]
 
     def pack(self) -> None:

@@ -11,7 +11,7 @@ from benchmarks.errors import RunError
 from benchmarks.runs.run import ClientUsage, Observation, answered
 
 _LAG_SHARE = 0.1  # of the median latency
-_LAG_REQUESTS = 100  # with fewer, the 99th percentile is the slowest request alone
+_LAG_REQUESTS = 100  # with fewer, the 99th percentile is the slowest request alone, and the median is judged
 _CORE_WINDOW_S = 1.0  # over less, start-up and a single scheduling delay decide the share
 
 
@@ -19,7 +19,9 @@ _CORE_WINDOW_S = 1.0  # over less, start-up and a single scheduling delay decide
 class Limits:
     """Limits of a client that is not the bottleneck."""
 
-    send_lag_ms: float = 5.0  # at p99; a tenth of the median latency is allowed as well
+    send_lag_ms: float = (
+        5.0  # at p99, or the median of few requests; a tenth of the median latency is allowed as well
+    )
     core_share: float = 0.9  # of one core, by each process
 
     @classmethod
@@ -61,27 +63,25 @@ def judge(
     limits: Limits = DEFAULT_LIMITS,
 ) -> Verdict:
     """Check the client's send lag (open loop only), its share of a core, and responses from the cache."""
-    verdict = Verdict([], [])
-    if open_loop:
-        _judge_lag(observations, limits, verdict)
+    invalid, not_judged = _judge_lag(observations, limits) if open_loop else ([], [])
     judged = [process.core_share for process in usage if process.wall_s >= _CORE_WINDOW_S]
     if judged and max(judged) > limits.core_share:
-        verdict.invalid_because.append(
+        invalid.append(
             f"a client process used {max(judged):.0%} of a core, so the client was the bottleneck: "
             "use more --processes"
         )
     if usage and not judged:
         longest_s = max(process.wall_s for process in usage)
-        verdict.not_judged.append(
+        not_judged.append(
             f"the client's share of a core: {longest_s:.2f} s is too short to judge, "
             f"the minimum is {_CORE_WINDOW_S:g} s"
         )
     cached = sum(observation.from_cache for observation in observations)
     if cached and not cache_expected:
-        verdict.invalid_because.append(
+        invalid.append(
             f"{cached} responses came from the service's cache: their latencies are not those of inference"
         )
-    return verdict
+    return Verdict(invalid, not_judged)
 
 
 def send_lag_ms(observations: Sequence[Observation], percent: float) -> float:
@@ -90,18 +90,19 @@ def send_lag_ms(observations: Sequence[Observation], percent: float) -> float:
     return float(np.percentile(lags_ms, percent)) if lags_ms else 0.0
 
 
-def _judge_lag(observations: Sequence[Observation], limits: Limits, verdict: Verdict) -> None:
+def _judge_lag(observations: Sequence[Observation], limits: Limits) -> tuple[list[str], list[str]]:
+    """The reasons for an invalid run, and the checks that are not judged."""
     latencies_ms = [observation.latency_ms for observation in answered(observations)]
     if not latencies_ms:
-        return
-    lag_ms, median_ms = send_lag_ms(observations, 99), float(np.median(latencies_ms))
-    if len(observations) < _LAG_REQUESTS:
-        verdict.not_judged.append(
-            f"the client's send lag: {len(observations)} requests are too few to judge, "
-            f"the minimum is {_LAG_REQUESTS}"
-        )
-    elif lag_ms > max(limits.send_lag_ms, _LAG_SHARE * median_ms):
-        verdict.invalid_because.append(
-            f"the client lagged: at p99 a request was sent {lag_ms:.1f} ms late, "
-            f"with a median latency of {median_ms:.1f} ms"
-        )
+        return [], []
+    few = (
+        f"the client's send lag at p99: {len(observations)} requests are too few to judge, "
+        f"the minimum is {_LAG_REQUESTS}"
+    )
+    not_judged, percent = ([few], 50) if len(observations) < _LAG_REQUESTS else ([], 99)
+    lag_ms, median_ms = send_lag_ms(observations, percent), float(np.median(latencies_ms))
+    lagged = (
+        f"the client lagged: at p{percent} a request was sent {lag_ms:.1f} ms late, "
+        f"with a median latency of {median_ms:.1f} ms"
+    )
+    return [lagged] if lag_ms > max(limits.send_lag_ms, _LAG_SHARE * median_ms) else [], not_judged

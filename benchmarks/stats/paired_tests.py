@@ -46,9 +46,9 @@ def compare_scores(
 ) -> tuple[dict[str, dict[str, Pair]], dict[str, Pair]]:
     """Pairs by domain and measure, and pairs of the means over domains by measure.
 
-    `a` and `b` hold (queries, len(names)) per domain, with the same query in the same row. In a domain, a
-    measure whose values are all 0 or 1 is tested with McNemar's test, another measure with sign flips, as are
-    the means.
+    `a` and `b` hold (queries, len(names)) per domain, with the same query in the same row. A measure whose
+    values are 0 or 1 for every query, in all domains and both runs, is tested with McNemar's test in each
+    domain; another measure with sign flips, as are the means.
     """
     differences = {domain: b[domain] - rows for domain, rows in a.items()}
     drawn = [resample(values) for values in (a, b, differences)]

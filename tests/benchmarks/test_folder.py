@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from benchmarks.__main__ import app
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.image_folder import write_dataset
 from benchmarks.errors import DataError
@@ -107,6 +109,13 @@ def test_broken_images_are_named_before_anything_is_written(images: Path, tmp_pa
     with pytest.raises(DataError, match=r"1 images .*black/1\.PNG"):
         write_dataset(images, tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+def test_the_command_prints_the_counts_of_each_domain(images: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["folder", str(images), "--out", str(tmp_path / "data")])
+    header, _, shoes, tea, *_ = (line.split() for line in done.stdout.splitlines())
+    assert header == ["domain", "classes", "single", "image", "train", "val", "test"]
+    assert (shoes[:3], tea[:3]) == (["shoes", "5", "1"], ["tea", "3", "0"])
 
 
 def test_images_without_class_folders_are_refused(tmp_path: Path) -> None:

@@ -122,3 +122,14 @@ def test_pairs_detect_differences_that_two_intervals_do_not() -> None:
     assert pair.difference.high < 0
     assert pair.significant
     assert mean["R@1"].significant
+
+
+def test_a_measure_that_is_binary_in_one_domain_only_is_tested_with_sign_flips() -> None:
+    rng = np.random.default_rng(0)
+    a = {"a": rng.integers(0, 2, (40, 1)).astype(float), "b": rng.random((40, 1))}
+    b = {"a": np.ones((40, 1)), "b": rng.random((40, 1))}
+    domains, _ = compare_scores(a, b, ["m"])
+    p_values = [sign_flip_p([b[domain][:, 0] - a[domain][:, 0]]) for domain in a]
+    assert [pairs["m"].p for pairs in domains.values()] == holm(p_values)
+    domains, _ = compare_scores({"a": a["a"]}, {"a": b["a"]}, ["m"])
+    assert domains["a"]["m"].p == mcnemar_p(b["a"][:, 0] - a["a"][:, 0])
