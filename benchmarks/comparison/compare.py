@@ -46,8 +46,8 @@ class Side:
         counts = {"valid": self.valid, "failed": self.failed, "retried": self.retried}
         latencies: dict[str, Any] = {}
         for percent, row in self.percentiles.items():
-            latencies[f"p{percent}_ms"] = row.value_ms
-            latencies[f"p{percent}_interval_ms"] = row.interval.to_json()
+            latencies[f"p{percent}_ms"] = row.ms
+            latencies[f"p{percent}_interval_ms"] = row.interval_ms
         return {"run": str(self.run.folder), **counts, **latencies, "images_per_s": self.images_per_s}
 
 
@@ -64,7 +64,7 @@ class Comparison:
 
     def ratio(self, percent: int) -> float:
         """B's latency over A's."""
-        return self.b.percentiles[percent].value_ms / self.a.percentiles[percent].value_ms
+        return self.b.percentiles[percent].ms / self.a.percentiles[percent].ms
 
     @property
     def images_per_s_ratio(self) -> float:

@@ -61,5 +61,5 @@ def describe_change(name: str, pair: Pair) -> str:
 
 def describe_p99(comparison: Comparison) -> str:
     """`p99 is 1.35 times the baseline's: 311.9 ms, baseline 231.0 ms`."""
-    before, after = (side.percentiles[99].value_ms for side in (comparison.a, comparison.b))
+    before, after = (side.percentiles[99].ms for side in (comparison.a, comparison.b))
     return f"p99 is {comparison.ratio(99):.2f} times the baseline's: {after:.1f} ms, baseline {before:.1f} ms"

@@ -42,7 +42,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         show(f"mean {measure}, 95%: {intervals}; {_conclusion({**domains, 'mean': mean})}")
     for name, side in sides:
         for percent in COMPARED:
-            show(f"{name}: {side.percentiles[percent]}")
+            show(f"{name}: {side.percentiles[percent].text}")
         show(f"{name}: {side.images_per_s:.1f} images/s")
     ratios = [f"p{percent} {comparison.ratio(percent):.2f}" for percent in COMPARED]
     ratios.append(f"images/s {comparison.images_per_s_ratio:.2f}")

@@ -46,7 +46,7 @@ def print_load(trial: Trial, observations: Sequence[Observation], slo_ms: float,
     Table(("stage", "mean ms", "at p99 and above"), rows).print(console)
     if successes:
         latencies_ms = np.array([observation.latency_ms for observation in successes])
-        console.print(str(percentile_of(latencies_ms, 99)), highlight=False)
+        console.print(percentile_of(latencies_ms, 99).text, highlight=False)
     console.print(f"send lag {send_lag_ms(observations, 99):.1f} ms at p99", highlight=False)
     console.print(
         f"{trial.requests:,} requests, {trial.good_share:.1%} within the SLO (200 in {slo_ms:g} ms), "

@@ -11,6 +11,7 @@ from benchmarks.runs.latency import Latency
 from benchmarks.runs.records import VERSION, RunRecord
 from benchmarks.runs.validity import DEFAULT_LIMITS, Limits
 from benchmarks.scoring.evaluation import SelfExclusion
+from benchmarks.stats.intervals import Percentile
 from benchmarks.targets.target import Target
 
 Scope = Literal["merged", "separate"]
@@ -116,19 +117,6 @@ class Totals(Counts, Latency):
     send_lag_p99_ms: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class PercentileSummary:
-    """A percentile of the latency, with its interval and the queries that it needs."""
-
-    percentile: int
-    ms: float
-    interval_ms: list[float | None]  # low, high; None: the sample is too small
-    answered: int
-    needed: int
-    enough: bool
-    text: Annotated[str, Field(alias="said")]
-
-
 @dataclass(frozen=True, slots=True)
 class Unanswered:
     """A query that failed or has too few hits."""
@@ -147,7 +135,7 @@ class RunSummary:
     scope: Scope
     separate: ScopeSummary | None  # None if the service searched: it ranks one scope only
     totals: Annotated[Totals, Field(alias="all")]
-    percentiles: list[PercentileSummary]
+    percentiles: list[Percentile]
     stages_ms: dict[str, float]
     tail_stages_ms: dict[str, float]  # of requests at or above p99
     confusion: dict[str, dict[str, int]]  # first hits, by the query's domain and the hit's
@@ -159,6 +147,6 @@ class RunSummary:
     left_out: dict[str, str]
     reference_rounding: bool = False
 
-    def percentile(self, percent: int) -> PercentileSummary | None:
+    def percentile(self, percent: int) -> Percentile | None:
         """The row of one percentile; None if nothing was answered."""
         return next((row for row in self.percentiles if row.percentile == percent), None)

@@ -16,7 +16,6 @@ from benchmarks.replay.records import (
     Counts,
     DomainAccuracy,
     DomainSummary,
-    PercentileSummary,
     RunSummary,
     ScopeSummary,
     Totals,
@@ -30,7 +29,6 @@ from benchmarks.scoring.measures import DEPTH, Judge, QueryScore
 from benchmarks.stats.intervals import (
     interval_of,
     percentile_of,
-    required_queries,
     resample,
 )
 
@@ -51,6 +49,8 @@ def summary_of(ranked: RankedRun) -> RunSummary:
     }
     main = scores[record.scope]
     with_status_200, verdict = answered(observations), verdict_on(ranked)
+    latencies_ms = np.array(ranked.latencies_ms)
+    percents = (50, 90, 95, 99) if len(latencies_ms) else ()
     times = {
         name: latency([observation for observation in observations if observation.domain == name])
         for name in main.domains
@@ -67,7 +67,7 @@ def summary_of(ranked: RankedRun) -> RunSummary:
         scope=record.scope,
         separate=scores["separate"] if len(scores) > 1 else None,
         totals=totals,
-        percentiles=_percentiles(ranked.latencies_ms),
+        percentiles=[percentile_of(latencies_ms, percent) for percent in percents],
         stages_ms=stages_of(with_status_200),
         tail_stages_ms=stages_of(tail_of(with_status_200)),
         confusion=_confusion(ranked.queries, ranked.rankings),
@@ -152,23 +152,6 @@ def _accuracy(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> Ac
 def _is_short(hit_ids: list[str] | None, score: QueryScore) -> bool:
     """True if the service returned fewer hits than the measure reads; missing hits count as wrong."""
     return hit_ids is not None and len(hit_ids) < min(score.n_q, DEPTH)
-
-
-def _percentiles(latencies_ms: Sequence[float]) -> list[PercentileSummary]:
-    percents = (50, 90, 95, 99) if latencies_ms else ()
-    rows = [percentile_of(np.asarray(latencies_ms), percent) for percent in percents]
-    return [
-        PercentileSummary(
-            percentile=row.percent,
-            ms=row.value_ms,
-            interval_ms=row.interval.to_json(),
-            answered=row.queries,
-            needed=required_queries(row.percent / 100),
-            enough=row.queries >= required_queries(row.percent / 100),
-            text=str(row),
-        )
-        for row in rows
-    ]
 
 
 def _confusion(queries: Mapping[str, Sequence[Record]], rankings: Rankings) -> dict[str, dict[str, int]]:

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -60,34 +62,40 @@ def interval_of(resampled: NDArray[np.float64]) -> Interval:
     return Interval(float(low), float(high))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Percentile:
-    """A percentile of a run's latencies."""
+    """A percentile of a run's latencies, its interval, and the queries that MLPerf requires for it."""
 
-    percent: int  # 99
-    value_ms: float
-    interval: Interval
-    queries: int
-
-    def __str__(self) -> str:
-        """`p99 17.2 ms [16.8, 18.0]; 2,059 of the 270,336 queries that MLPerf asks for`."""
-        ends = [
-            f"{end:.1f}" if math.isfinite(end) else "?" for end in (self.interval.low, self.interval.high)
-        ]
-        text = f"p{self.percent} {self.value_ms:.1f} ms [{', '.join(ends)}]"
-        required = required_queries(self.percent / 100)
-        if self.queries >= required:
-            return text
-        return f"{text}; {self.queries:,} of the {required:,} queries that MLPerf asks for"
+    percentile: int  # 99
+    ms: float
+    interval_ms: list[float | None]  # low, high; None: the sample is too small
+    answered: int
+    needed: int
+    enough: bool
+    text: Annotated[str, Field(alias="said")]
 
 
 def percentile_of(latencies_ms: NDArray[np.float64], percent: int) -> Percentile:
-    """Compute a percentile, and its interval, of at least one latency."""
+    """Compute a percentile, and its interval, of at least one latency.
+
+    Its text is `p99 17.2 ms [16.8, 18.0]; 2,059 of the 270,336 queries that MLPerf asks for`.
+    """
+    ms, ends = float(np.percentile(latencies_ms, percent)), percentile_interval(latencies_ms, percent / 100)
+    answered, needed = len(latencies_ms), required_queries(percent / 100)
+    interval_ms = ends.to_json()
+    text = (
+        f"p{percent} {ms:.1f} ms [{', '.join('?' if end is None else f'{end:.1f}' for end in interval_ms)}]"
+    )
+    if answered < needed:
+        text += f"; {answered:,} of the {needed:,} queries that MLPerf asks for"
     return Percentile(
-        percent=percent,
-        value_ms=float(np.percentile(latencies_ms, percent)),
-        interval=percentile_interval(latencies_ms, percent / 100),
-        queries=len(latencies_ms),
+        percentile=percent,
+        ms=ms,
+        interval_ms=interval_ms,
+        answered=answered,
+        needed=needed,
+        enough=answered >= needed,
+        text=text,
     )
 
 

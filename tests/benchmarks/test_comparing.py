@@ -171,7 +171,7 @@ def test_a_resent_query_counts_once_with_its_answer(data: Dataset) -> None:
     comparison = compare(run, run)
     assert comparison.a.failed == 0
     assert comparison.domains["a"]["R@1"].a == 1.0
-    assert comparison.a.percentiles[99].queries == 215
+    assert comparison.a.percentiles[99].answered == 215
 
 
 def test_what_rich_takes_for_markup_is_printed(data: Dataset) -> None:
