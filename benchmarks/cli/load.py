@@ -14,15 +14,9 @@ from rich.console import Console
 from benchmarks.cli.options import DATA, JSON, KEY, LOCAL, PROCESSES, URL, print_json
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import BenchmarkError, Interrupted, RunError, TargetError
+from benchmarks.load import records
 from benchmarks.load.driver import Client
 from benchmarks.load.null_server import null_server
-from benchmarks.load.records import (
-    ConcurrencySummary,
-    LoadRecord,
-    LoadSummary,
-    SaturateSummary,
-    TrafficOptions,
-)
 from benchmarks.load.saturate import SUSTAINED_SHARE, find_rate, knee
 from benchmarks.load.scenarios import Scenario, scenario_row
 from benchmarks.load.tables import plot_trials, print_load, print_trials
@@ -52,7 +46,7 @@ _FIRST_CONCURRENCY = 16  # for a first estimate of the rate
 
 
 @dataclass(frozen=True)
-class _Options(TrafficOptions):
+class _Options(records.TrafficOptions):
     """Options that the commands share."""
 
     data: Path
@@ -70,16 +64,16 @@ class _Options(TrafficOptions):
             client=Client(self.processes, key=self.key),
         )
 
-    def record(self, kind: str, scenario: Scenario | None = None) -> LoadRecord:
+    def record(self, kind: str, scenario: Scenario | None = None) -> records.LoadRecord:
         """Return the run's record: the options without the key, `/v1/info`. Raises TargetError."""
-        return LoadRecord(
+        return records.LoadRecord(
             kind=kind,
             url=self.url,
             data=str(self.data.resolve()),
             data_fingerprint=Dataset(self.data).fingerprint,
             service=asyncio.run(info_of(self.url, self.key)),
             scenario=scenario,
-            **{field.name: getattr(self, field.name) for field in fields(TrafficOptions)},
+            **{field.name: getattr(self, field.name) for field in fields(records.TrafficOptions)},
             **vars(provenance()),
         )
 
@@ -140,9 +134,10 @@ def saturate(
     if not first_rate:
         raise TargetError("the service answered no request")
     saturated = find_rate(lambda rate: attempt(scenario_row("Server", 0, rate, seed)), first_rate, repeats)
-    summary = SaturateSummary(saturated.rate_per_s, saturated.trials, saturated.confirmed, slo_ms=slo_ms)
+    trials, confirmed = saturated.trials, saturated.confirmed
+    summary = records.SaturateSummary(saturated.rate_per_s, trials, confirmed, slo_ms=slo_ms)
     write_summary(out, summary)
-    print_trials([*saturated.trials, *saturated.confirmed], None, console)
+    print_trials([*trials, *confirmed], None, console)
     console.print(
         f"{saturated.rate_per_s:.1f} requests/s: at least {SUSTAINED_SHARE:.0%} of the requests within the "
         f"SLO (200 in {slo_ms:g} ms), in {repeats} of {repeats} trials"
@@ -172,7 +167,7 @@ def concurrency(
     trials = [attempt(Scenario("ClosedLoop", streams=streams)) for streams in SWEEP]
     print_trials(trials, knee(trials), console)
     plot_trials(trials, knee(trials), out / "concurrency.png")
-    summary = ConcurrencySummary(trials=trials, knee=knee(trials).streams)
+    summary = records.ConcurrencySummary(trials=trials, knee=knee(trials).streams)
     write_summary(out, summary)
     if as_json:
         print_json(to_json(summary))
@@ -222,7 +217,7 @@ def _finish(
     if stopped and not observations:
         raise stopped
     trial = experiment.results(scenario, observations, run.client_usage())
-    summary = LoadSummary(**asdict(trial), complete=stopped is None)
+    summary = records.LoadSummary(**asdict(trial), complete=stopped is None)
     print_load(trial, observations, experiment.slo_ms, Console())
     if as_json:
         print_json(to_json(summary))

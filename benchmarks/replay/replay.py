@@ -12,8 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.datasets.dataset import Dataset, Record, Split
-from benchmarks.datasets.subset import subset
+from benchmarks.datasets.dataset import Dataset, Record, Split, subset
 from benchmarks.errors import DataError, TargetError
 from benchmarks.load.driver import Client, drive
 from benchmarks.load.requests import Load, LoadRequest, QueryImage, in_bulk

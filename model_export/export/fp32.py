@@ -19,19 +19,13 @@ from torch import nn
 from benchmarks.datasets.dataset import Dataset
 from model_export.descriptors.images import describe
 from model_export.errors import ParityError
-from model_export.export.canonical import (
-    generated_pixels,
-    parity_pixels,
-    parity_records,
-    write_canonical,
-    write_parity,
-)
-from model_export.export.onnx_file import save_checked
+from model_export.export import canonical
 from model_export.folders import atomic_model_folder
 from model_export.networks.graph import EmbeddingGraph, Trained
-from service.manifest import Manifest, Precision, Preprocessing, fingerprint, onnx_sha256
+from service.manifest import WEIGHTS_FILE, Manifest, Precision, Preprocessing, fingerprint, onnx_sha256
 
 MIN_COSINE = 0.99999  # of fp32 ONNX Runtime against torch, for every image compared
+_LARGEST_BYTES = 2**31 - 2**24  # protobuf's limit, less a margin for everything that is not a weight
 _GENERATED = 16
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "pillow", "numpy")
 _COPIED = ("strategy", "mean", "std", "domains", "data_fingerprint", "source", "source_sha256", "licence")
@@ -44,17 +38,21 @@ def export_model(trained: Trained, data: Dataset | None, out: Path) -> Manifest:
     """
     graph = EmbeddingGraph(trained.descriptor, trained.head)
     px = trained.preprocessing.input_px
-    if data and not parity_records(data):  # all images are missing, and allowed to be
+    if data and not canonical.parity_records(data):  # all images are missing, and allowed to be
         data = None
-    pixels = parity_pixels(data, trained.preprocessing) if data else generated_pixels(_GENERATED, px)
+    pixels = (
+        canonical.parity_pixels(data, trained.preprocessing)
+        if data
+        else canonical.generated_pixels(_GENERATED, px)
+    )
     with atomic_model_folder(out) as folder:
         onnx_file = folder / "model.onnx"
         write_onnx(graph, px, onnx_file)
         embeddings = describe(graph, pixels)  # (N, dim)
         check_parity(embeddings, onnx_file, pixels)
         if data:
-            write_parity(data, embeddings, folder)
-        write_canonical(lambda image: describe(graph, image), trained.preprocessing, folder)
+            canonical.write_parity(data, embeddings, folder)
+        canonical.write_canonical(lambda image: describe(graph, image), trained.preprocessing, folder)
         metadata = {
             "name": out.name,
             "precision": "fp32",
@@ -140,3 +138,10 @@ def file_fields(folder: Path, preprocessing: Preprocessing, precision: Precision
         "exported": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "tools": {tool: importlib.metadata.version(tool) for tool in _TOOLS},
     }
+
+
+def save_checked(model: onnx.ModelProto, file: Path) -> None:
+    """Write `file`, with WEIGHTS_FILE beside it if the weights are too large, and run ONNX's checker."""
+    weights_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    onnx.save(model, file, save_as_external_data=weights_bytes > _LARGEST_BYTES, location=WEIGHTS_FILE)
+    onnx.checker.check_model(file, full_check=True)

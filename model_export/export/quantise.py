@@ -20,7 +20,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
 from model_export.errors import SourceError
-from model_export.export.onnx_file import save_checked
+from model_export.export.fp32 import save_checked
 
 _WEIGHTED = ("Conv", "MatMul", "Gemm")
 _BATCH = 8

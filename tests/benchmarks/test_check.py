@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.datasets.check import check
-from benchmarks.datasets.dataset import Dataset, Record
-from benchmarks.datasets.subset import subset
+from benchmarks.datasets.dataset import Dataset, Record, subset
 from benchmarks.datasets.uned import DOMAINS
 from benchmarks.errors import DataError
 from tests.support.images import encode, noise

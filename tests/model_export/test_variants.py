@@ -48,7 +48,7 @@ def weight_types(folder: Path) -> Counter[str]:
 def test_weights_too_large_for_one_file_are_separate(
     tiny_models: Path, tiny_set: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model_export.export.onnx_file._LARGEST_BYTES", 1000)  # instead of protobuf's 2 GiB
+    monkeypatch.setattr("model_export.export.fp32._LARGEST_BYTES", 1000)  # instead of protobuf's 2 GiB
     large, single = tmp_path / "large", tiny_models / "vit"
     manifest = export_model(tiny_trained("vit"), tiny_set, large)
     names, single_names = ({file.name for file in folder.iterdir()} for folder in (large, single))
