@@ -221,6 +221,7 @@ def test_a_full_disk_and_a_missing_image_are_reported(searches: list[LoadRequest
     assert [observation.query_id for observation in Run(tmp_path / "run").observations()] == ids_of(searches)
 
 
+@pytest.mark.integration  # ten seconds without a response
 def test_an_unreachable_service_ends_the_run_and_observations_are_kept(
     searches: list[LoadRequest], tmp_path: Path
 ) -> None:

@@ -84,6 +84,7 @@ def assert_exact_is_exact(index: EdgeIndex) -> None:
         assert [int(hit.item.id) for hit in hits] == expected.tolist()
 
 
+@pytest.mark.integration  # builds a large graph, as the next test does
 def test_recall_of_a_graph_rises_with_ef(folder: Path) -> None:
     assert build_graph(folder, DIM, "none", FROM_ITEMS) == (20_000, 20_000)
     index = EdgeIndex(folder, DIM, "m")
@@ -96,6 +97,7 @@ def test_recall_of_a_graph_rises_with_ef(folder: Path) -> None:
     index.close()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("quantization", ["scalar-int8", "turbo-8bit", "turbo-4bit"])
 def test_quantized_candidates_are_scored_with_the_stored_vectors(
     folder: Path, quantization: Quantization
