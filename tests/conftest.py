@@ -19,7 +19,8 @@ from tests.support.remote import FakeNetwork, served
 from tests.support.waiting import LIMIT_S
 
 # A test is an integration test if it is in one of these areas, uses one of these fixtures, is in a file that
-# imports torch, or is marked as one, for its time too. All others are unit tests: the guard fails one that breaks the rule.
+# imports torch, or is marked as one, some only because they are slow. All others are unit tests: the guard
+# fails one that breaks the rule.
 INTEGRATION_AREAS = {"live", "model_export"}
 INTEGRATION_FIXTURES = {"service", "bounded", "octet", "live", "wrk"}
 
