@@ -1,11 +1,11 @@
 """`/v1/embed` and `/v1/embed/batch`: embed one image, or several."""
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from service.errors import ServiceError
 from service.http.body import form_of
-from service.http.handling import EmbedderDep, model_card
+from service.http.handling import EmbedderDep, json_response, model_card
 from service.http.schemas import EMBEDDING, EMBEDDINGS, IMAGE_BODY, IMAGES_BODY, response_of
 
 router = APIRouter()
@@ -17,7 +17,7 @@ async def embed(request: Request, embedder: EmbedderDep) -> Response:
     embedding = (await embedder.embed(await embedder.read_image(request))).embedding
     if "application/octet-stream" in request.headers.get("accept", ""):
         return Response(embedding.astype("<f4").tobytes(), media_type="application/octet-stream")
-    return JSONResponse({"embedding": embedding.tolist(), **model_card(embedder.model.manifest)})
+    return json_response({"embedding": embedding.tolist(), **model_card(embedder.model.manifest)})
 
 
 @router.post("/v1/embed/batch", openapi_extra=IMAGES_BODY, responses=response_of(EMBEDDINGS))
@@ -31,4 +31,4 @@ async def embed_batch(request: Request, embedder: EmbedderDep) -> Response:
         else {"embedding": result.embedding.tolist()}
         for result in results
     ]
-    return JSONResponse({"results": rows, **model_card(embedder.model.manifest)})
+    return json_response({"results": rows, **model_card(embedder.model.manifest)})

@@ -5,8 +5,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
+import orjson
 from fastapi import Depends, Query, Request
 from starlette.datastructures import UploadFile
+from starlette.responses import Response
 
 from service.core import Core
 from service.errors import FingerprintMismatch, InvalidRequest, ServiceError
@@ -133,6 +135,11 @@ async def check_parameters(request: Request) -> None:
             f"unknown query parameter: {', '.join(unknown)[:200]}; this route takes: "
             + (", ".join(names) or "none")
         )
+
+
+def json_response(content: Any) -> Response:
+    """Return a JSON response."""
+    return Response(orjson.dumps(content), media_type="application/json")
 
 
 def model_card(manifest: Manifest) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import contextlib
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from service import __version__
 from service.errors import ServiceError
-from service.http.handling import CoreDep
+from service.http.handling import CoreDep, json_response
 from service.http.schemas import DOMAINS, INFO, response_of
 from service.metrics import Processes
 
@@ -22,7 +22,7 @@ router = APIRouter()
 async def domains(core: CoreDep) -> Response:
     """Return the domains that have items, in the order of their names."""
     counts = await core.index.domains()
-    return JSONResponse({"domains": [{"name": name, "items": count} for name, count in counts.items()]})
+    return json_response({"domains": [{"name": name, "items": count} for name, count in counts.items()]})
 
 
 @router.get("/metrics", include_in_schema=False)
@@ -42,7 +42,7 @@ async def info(core: CoreDep) -> Response:
     """Return the model card, the active provider and precision, the index, and the limits."""
     settings, manifest = core.settings, core.manifest
     items, indexed_vectors = await core.index.counts()
-    return JSONResponse(
+    return json_response(
         {
             "version": __version__,
             "model": manifest.model_dump(mode="json"),

@@ -8,12 +8,12 @@ from urllib.parse import unquote
 from fastapi import APIRouter, Path, Request
 from fastapi import Query as QueryParam
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from service.errors import InvalidRequest, ServiceError
 from service.http import schemas
 from service.http.body import MAX_IMAGES, MAX_JSON_BYTES, form_of, media_type, parse_json, read_json
-from service.http.handling import CoreDep, Embedder, IndexEmbedderDep, faults_of
+from service.http.handling import CoreDep, Embedder, IndexEmbedderDep, faults_of, json_response
 from service.http.schemas import response_of
 from service.http.search import DomainName, check_embedding
 from service.index import Item
@@ -58,7 +58,7 @@ async def put_item(
     payload = check_payload(parse_json(fields.get("payload", "{}"), _MAX_PAYLOAD_BYTES))
     embedding = (await embedder.embed(image)).embedding
     (created,) = await embedder.core.index.upsert([Item(item_id, domain, label, embedding, payload)])
-    return JSONResponse({"id": item_id, "created": created})
+    return json_response({"id": item_id, "created": created})
 
 
 @router.post("/v1/items", openapi_extra=_BULK_BODY, responses=response_of(schemas.ITEMS))
@@ -77,20 +77,20 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     if items:
         await embedder.core.index.upsert(items)
     rows = [_result_json(entry, result) for entry, result in zip(entries, results, strict=True)]
-    return JSONResponse({"results": rows})
+    return json_response({"results": rows})
 
 
 @router.get(_ITEM, responses=response_of(schemas.ITEM))
 async def get_item(core: CoreDep, item_id: ItemPath) -> Response:
     """Return the item with its embedding."""
     item = await core.index.get(item_id)
-    return JSONResponse({**item.fields(), "embedding": item.embedding.tolist()})
+    return json_response({**item.fields(), "embedding": item.embedding.tolist()})
 
 
 @router.delete(_ITEM, responses=response_of(schemas.DELETED))
 async def delete_item(core: CoreDep, item_id: ItemPath) -> Response:
     """Delete the item. `deleted` is false if it did not exist."""
-    return JSONResponse({"deleted": await core.index.delete(item_id)})
+    return json_response({"deleted": await core.index.delete(item_id)})
 
 
 async def _read_form(request: Request, embedder: Embedder) -> tuple[list[Any], list[Embedded | ServiceError]]:

@@ -8,11 +8,11 @@ import numpy as np
 from fastapi import APIRouter, Request
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from service.errors import ImageTooLarge, InvalidRequest, ServiceError, UnsupportedMediaType
 from service.http.body import MAX_IMAGES, Link, check_values, media_type, read_body
-from service.http.handling import CoreDep, Embedder, StateDep, faults_of
+from service.http.handling import CoreDep, Embedder, StateDep, faults_of, json_response
 from service.http.schemas import JSON, OPENAI, body_of, response_of
 
 router = APIRouter()
@@ -60,7 +60,7 @@ async def embeddings(request: Request, core: CoreDep, state: StateDep) -> Respon
         vector = _encoded(result.embedding, body.encoding_format)
         data.append({"object": "embedding", "index": index, "embedding": vector})
     usage = {"prompt_tokens": 0, "total_tokens": 0}  # OpenAI's clients require it; an image has no tokens
-    return JSONResponse({"object": "list", "data": data, "model": manifest.name, "usage": usage})
+    return json_response({"object": "list", "data": data, "model": manifest.name, "usage": usage})
 
 
 def _parse(body: bytes, request: Request) -> _Body:

@@ -7,11 +7,11 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi import Query as QueryParam
 from numpy.typing import NDArray
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from service.errors import EmbeddingShape, InvalidRequest
 from service.http.body import Link, media_type, read_json
-from service.http.handling import Embedder, IndexEmbedderDep, model_card
+from service.http.handling import Embedder, IndexEmbedderDep, json_response, model_card
 from service.http.schemas import SEARCH, SEARCH_BODY, response_of
 from service.index import Hit, Query
 from service.settings import MAX_EF
@@ -50,7 +50,7 @@ async def search(
     hits, embedder.state.stages_ms["search"] = await core.timed_search(query)
     hits = [hit for hit in hits if hit.score >= min_score]
     groups = {"groups": _groups_json(hits, group_by)} if group_by else {}
-    return JSONResponse({**hits_json(hits), **groups, **model_card(embedder.model.manifest)})
+    return json_response({**hits_json(hits), **groups, **model_card(embedder.model.manifest)})
 
 
 def hits_json(hits: list[Hit]) -> dict[str, Any]:
