@@ -1,28 +1,22 @@
-"""The BentoML service: the mounted FastAPI app, and two native endpoints for BentoML's own clients.
+"""The BentoML service: the mounted FastAPI app.
 
 `bentoml serve service.bento:service`
 """
 
-import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any
 
 import bentoml
-from pydantic import Field
 
 from service.core import Core
-from service.errors import ServiceError, StartupError
+from service.errors import StartupError
 from service.http import patches
 from service.http.app import create_app
 from service.http.envelope import Envelope
-from service.http.handling import model_card
 from service.http.limits import MAX_REQUEST_S
-from service.http.problems import problem_response
-from service.http.search import hits_json
-from service.index import Query
 from service.logs import configure
 from service.settings import Settings, load_settings
 
@@ -54,28 +48,6 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
         def flush_traces(self) -> None:
             patches.flush_traces()
 
-        @bentoml.api
-        async def embed(self, image: Path) -> dict[str, Any]:
-            """Embed one image."""
-            try:
-                embedded = await core.model().pipeline.embed(await _content(image))
-            except ServiceError as error:
-                return _native_problem(error)
-            return {"embedding": embedded.embedding.tolist(), **model_card(core.manifest)}
-
-        @bentoml.api
-        async def search(
-            self, image: Path, k: Annotated[int, Field(ge=1, le=100)] = 10, domain: str | None = None
-        ) -> dict[str, Any]:
-            """Return the k nearest items of one image, of one domain or of all."""
-            try:
-                embedded = await core.model().pipeline.embed(await _content(image))
-                query = Query(embedded.embedding, k, (domain,) if domain else ())
-                hits, _ = await core.timed_search(query)
-            except ServiceError as error:
-                return _native_problem(error)
-            return {**hits_json(hits), **model_card(core.manifest)}
-
     service: bentoml.Service[Any] = UniversalImageEmbedding
     service.add_asgi_middleware(Envelope, core=core)
     return service
@@ -87,15 +59,6 @@ def _check_in_subprocess() -> None:
     command = [sys.executable, "-m", "service", "check"]
     if subprocess.run(command, env={**os.environ, "PYTHONPATH": search_path}, check=False).returncode:
         sys.exit(1)
-
-
-async def _content(file: Path) -> bytes:
-    return await asyncio.to_thread(file.read_bytes)  # BentoML's temporary copy of the upload
-
-
-def _native_problem(error: ServiceError) -> dict[str, Any]:
-    # BentoML rewrites the errors that an endpoint raises, but passes on a Response that it returns.
-    return cast("dict[str, Any]", problem_response(error))
 
 
 sys.setswitchinterval(_SWITCH_S)

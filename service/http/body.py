@@ -5,25 +5,28 @@ string in a file field is refused.
 """
 
 import contextlib
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from pydantic_core import from_json
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.types import Message
 
 from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
+from service.http.forms import Form, FormFile, parse_form
 
 MAX_IMAGES = 1000  # in one bulk request
 FORM_SLACK_BYTES = 64 * 1024  # boundaries and small fields around one image
 MAX_JSON_BYTES = 16 * 2**20  # items with their embeddings
 MAX_JSON_VALUES = 10_000  # any other JSON
-_MAX_FIELD_BYTES = 8 * 2**20
 _MAX_LINK_BYTES = 64 * 1024
+_MAX_ROW_BYTES = (
+    2**20
+)  # an item of a bulk request: its payload may have 64 KiB, and six times as many escaped
+_COUNTED_BYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,13 @@ def media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-async def read_image_and_fields(request: Request, max_bytes: int) -> tuple[bytes | Link, dict[str, str]]:
+async def read_image_and_fields(request: Request, max_bytes: int) -> tuple[bytes | Link, dict[str, bytes]]:
     """Return an image from a raw body, a multipart field `image` or a JSON link; and a form's text fields."""
     kind = media_type(request.headers)
     if kind == "multipart/form-data":
         async with form_of(request, max_bytes + FORM_SLACK_BYTES, max_files=1) as form:
             data = await file_bytes(form.get("image"), "image", max_bytes)
-            return data, {name: value for name, value in form.items() if isinstance(value, str)}
+            return data, {name: value for name, value in form.items() if isinstance(value, bytes)}
     if kind.startswith("image/") or kind in ("application/octet-stream", ""):
         return await read_body(request, max_bytes), {}
     if kind == "application/json":
@@ -58,30 +61,26 @@ async def read_image_and_fields(request: Request, max_bytes: int) -> tuple[bytes
 
 
 @contextlib.asynccontextmanager
-async def form_of(request: Request, max_bytes: int, max_files: int = MAX_IMAGES) -> AsyncIterator[FormData]:
-    """Parse the multipart form, and close its files at the end. Reads at most `max_bytes`."""
+async def form_of(request: Request, max_bytes: int, max_files: int = MAX_IMAGES) -> AsyncIterator[Form]:
+    """Parse the multipart form. Reads at most `max_bytes`."""
     if media_type(request.headers) != "multipart/form-data":
         kind = media_type(request.headers) or "a body without a content type"
         raise UnsupportedMediaType(f"the body must be multipart/form-data, not {kind}")
     bounded = _bounded(request, max_bytes)
-    try:
-        form = await bounded.form(max_files=max_files, max_fields=16, max_part_size=_MAX_FIELD_BYTES)
-    except (HTTPException, MultiPartException, UnicodeError, LookupError) as error:
-        # Starlette raises one of the first two depending on the scope; the others are caused by the charset.
-        detail = error.detail if isinstance(error, HTTPException) else str(error)
-        raise InvalidRequest(f"invalid multipart form: {detail}") from error
-    try:
-        yield form
-    finally:
-        await form.close()
+    yield await parse_form(request.headers["content-type"], bounded.stream(), max_files)
 
 
-async def file_bytes(value: UploadFile | str | None, field: str, max_bytes: int) -> bytes:
-    """Return the content of a file field."""
-    if not isinstance(value, UploadFile):
-        raise InvalidRequest(f"multipart field `{field}` is required, and must be a file")
-    _check_size(value.size or 0, max_bytes)
-    return await value.read()
+async def file_bytes(value: FormFile | bytes | None, field: str, max_bytes: int) -> bytes:
+    """Return the content of a file field, which the form then no longer holds."""
+    if value is None:
+        raise InvalidRequest(f"multipart field `{field}` is required")
+    if not isinstance(value, FormFile):
+        raise InvalidRequest(
+            f"multipart field `{field}` must be a file: its part has no filename, as in "
+            f'Content-Disposition: form-data; name="{field}"; filename="image.jpg"'
+        )
+    _check_size(len(value), max_bytes)
+    return value.pop()
 
 
 async def read_json(request: Request, max_bytes: int, max_values: int = MAX_JSON_VALUES) -> Any:
@@ -89,14 +88,44 @@ async def read_json(request: Request, max_bytes: int, max_values: int = MAX_JSON
     return parse_json(await read_body(request, max_bytes), max_values)
 
 
-def parse_json(text: bytes | str, max_values: int = MAX_JSON_VALUES) -> Any:
+def parse_json(text: bytes, max_values: int = MAX_JSON_VALUES) -> Any:
     """Parse strict JSON: no NaN, no lone surrogates; but 1e999 is infinite. Raises InvalidRequest."""
-    body = text.encode() if isinstance(text, str) else text
-    check_values(body, max_values)
+    check_values(text, max_values)
     try:
-        return from_json(body, allow_inf_nan=False)
+        return from_json(text.removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError as error:  # also for invalid UTF-8 and for too deep nesting
         raise InvalidRequest(f"invalid JSON: {error}") from error
+
+
+class RowsObject(msgspec.Struct):
+    """The object around the rows of a bulk request. Other members are ignored."""
+
+    items: list[msgspec.Raw]
+
+
+def parse_rows(text: bytes, max_values: int, shape: type[RowsObject | list[msgspec.Raw]]) -> list[Any]:
+    """Parse a JSON list of many rows, or an object around it. Not for the event loop's thread.
+
+    Each row is parsed by a separate call, because a parser holds Python's lock: 16 MB in one call stop all
+    threads for 70 ms. A row that is too large is an InvalidRequest in the list. Raises InvalidRequest.
+    """
+    check_values(text, max_values)
+    try:
+        body = msgspec.json.decode(text.removeprefix(BOM_UTF8), type=shape)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"`items` must be a list of 1 to {MAX_IMAGES} items") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequest(f"invalid JSON: {error}") from error
+    raw_rows = body.items if isinstance(body, RowsObject) else body
+    if not 1 <= len(raw_rows) <= MAX_IMAGES:
+        raise InvalidRequest(f"`items` must be a list of 1 to {MAX_IMAGES} items")
+    return [_parse_row(bytes(memoryview(row)), max_values) for row in raw_rows]
+
+
+def _parse_row(row: bytes, max_values: int) -> Any:
+    if len(row) > _MAX_ROW_BYTES:
+        return InvalidRequest("the item has too many bytes", limit=_MAX_ROW_BYTES, got=len(row))
+    return parse_json(row, max_values)
 
 
 def check_values(body: bytes, max_values: int) -> None:
@@ -104,18 +133,29 @@ def check_values(body: bytes, max_values: int) -> None:
 
     A parser holds Python's lock in any thread, and makes 64 bytes in memory of an empty list.
     """
-    got = sum(body.count(mark) for mark in (b",", b"[", b"{"))
-    if got > max_values:
-        raise InvalidRequest("the JSON has too many values", limit=max_values, got=got)
+    got = 0
+    for start in range(0, len(body), _COUNTED_BYTES):  # so that a long call does not hold the lock either
+        part = body[start : start + _COUNTED_BYTES]
+        got += sum(part.count(mark) for mark in (b",", b"[", b"{"))
+        if got > max_values:
+            raise InvalidRequest("the JSON has too many values", limit=max_values)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the raw body. Raises ImageTooLarge."""
+    """Return the raw body. Raises ImageTooLarge or UnsupportedMediaType."""
     return await _bounded(request, max_bytes).body()
 
 
 def _bounded(request: Request, max_bytes: int) -> Request:
-    """Return the request with a body that raises ImageTooLarge, before it is read if its length is known."""
+    """Return the request with a body that raises ImageTooLarge, before it is read if its length is known.
+
+    Raises UnsupportedMediaType for an encoded body.
+    """
+    header = ",".join(request.headers.getlist("content-encoding")).lower()
+    encodings = {name.strip() for name in header.split(",")} - {"", "identity"}
+    if encodings:
+        names = ", ".join(sorted(encodings))[:100]
+        raise UnsupportedMediaType(f"the body must not be encoded; its Content-Encoding is {names}")
     length = request.headers.get("content-length", "")
     _check_size(int(length) if length.isdecimal() else 0, max_bytes)
     got = 0

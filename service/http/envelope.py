@@ -16,7 +16,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.core import Core
 from service.errors import InvalidRequest, NotReady, ServiceError, Unauthorized
-from service.http.bentoml_guard import NATIVE_PATHS, checked_receive
 from service.http.body import FORM_SLACK_BYTES, MAX_JSON_BYTES
 from service.http.limits import Exchange, Intake, Reservation
 from service.http.problems import internal_error, problem_response
@@ -102,7 +101,7 @@ class Envelope:
             _keep_item_id(scope)
             state.deadline = _deadline(headers)
             with self._intake.body(headers, receive) as bounded:
-                await Exchange(self._route, bounded, send_labelled, state.deadline).run(scope)
+                await Exchange(self._app, bounded, send_labelled, state.deadline).run(scope)
         except ServiceError as error:  # not from FastAPI: its app responds to errors itself
             await problem_response(error)(scope, receive, send_labelled)
         except ClientDisconnect:  # the client does not receive it, but the metrics count it
@@ -128,12 +127,6 @@ class Envelope:
             matches = sum(hmac.compare_digest(key, valid.get_secret_value().encode()) for valid in keys)
             if scheme.lower() != "bearer" or not matches:
                 raise Unauthorized("a valid API key is required: `Authorization: Bearer KEY`")
-
-    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Starlette's routes also match a path that ends in a line break.
-        if scope["method"] == "POST" and scope["path"].rstrip("\n") in NATIVE_PATHS:
-            receive = await checked_receive(scope, receive, self._core.settings.max_image_bytes)
-        await self._app(scope, receive, send)
 
     def _label(self, scope: Scope, start: Message, stages_ms: dict[str, float]) -> None:
         """Set the headers of a response, and count it."""

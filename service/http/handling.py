@@ -7,13 +7,13 @@ from typing import Annotated, Any, TypeVar
 
 import orjson
 from fastapi import Depends, Query, Request
-from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from service.core import Core
 from service.errors import FingerprintMismatch, InvalidRequest, ServiceError
 from service.http.body import MAX_IMAGES, Link, file_bytes, read_image_and_fields
 from service.http.envelope import RequestState
+from service.http.forms import FormFile
 from service.inference.batching import Embedded
 from service.inference.model import Model
 from service.manifest import Manifest
@@ -49,7 +49,7 @@ class Embedder:
         image, _ = await self.read_image_and_fields(request)
         return image
 
-    async def read_image_and_fields(self, request: Request) -> tuple[bytes | Link, dict[str, str]]:
+    async def read_image_and_fields(self, request: Request) -> tuple[bytes | Link, dict[str, bytes]]:
         """Return the request's image, and the text fields of a form.
 
         Raises Overloaded, before it reads the body, if the image would not be admitted.
@@ -91,7 +91,7 @@ class Embedder:
             tasks = [group.create_task(embed_source(source)) for source in sources]
         return [task.result() for task in tasks]
 
-    async def embed_files(self, files: Sequence[UploadFile | str]) -> list[Embedded | ServiceError]:
+    async def embed_files(self, files: Sequence[FormFile | bytes]) -> list[Embedded | ServiceError]:
         """Embed the files of a form. Raises InvalidRequest if there are none, or too many."""
         if not 1 <= len(files) <= MAX_IMAGES:
             raise InvalidRequest(

@@ -1,10 +1,12 @@
 """`/v1/items`: index images, read and delete items."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import unquote
 
+import msgspec
 from fastapi import APIRouter, Path, Request
 from fastapi import Query as QueryParam
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
@@ -12,7 +14,16 @@ from starlette.responses import Response
 
 from service.errors import InvalidRequest, ServiceError
 from service.http import schemas
-from service.http.body import MAX_IMAGES, MAX_JSON_BYTES, form_of, media_type, parse_json, read_json
+from service.http.body import (
+    MAX_IMAGES,
+    MAX_JSON_BYTES,
+    RowsObject,
+    form_of,
+    media_type,
+    parse_json,
+    parse_rows,
+    read_body,
+)
 from service.http.handling import CoreDep, Embedder, IndexEmbedderDep, faults_of, json_response
 from service.http.schemas import response_of
 from service.http.search import DomainName, check_embedding
@@ -55,7 +66,7 @@ async def put_item(
 ) -> Response:
     """Index one image. Idempotent."""
     image, fields = await embedder.read_image_and_fields(request)
-    payload = check_payload(parse_json(fields.get("payload", "{}"), _MAX_PAYLOAD_BYTES))
+    payload = check_payload(parse_json(fields.get("payload", b"{}"), _MAX_PAYLOAD_BYTES))
     embedding = (await embedder.embed(image)).embedding
     (created,) = await embedder.core.index.upsert([Item(item_id, domain, label, embedding, payload)])
     return json_response({"id": item_id, "created": created})
@@ -67,12 +78,14 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     dim = embedder.model.manifest.dim
     embedded: Sequence[Embedded | ServiceError | None]
     if media_type(request.headers) == "application/json":
-        body = await read_json(request, MAX_JSON_BYTES, MAX_IMAGES * (dim + _MAX_ENTRY_VALUES))
-        entries = _entries(body.get("items") if isinstance(body, dict) else None)
+        body, max_values = await read_body(request, MAX_JSON_BYTES), MAX_IMAGES * (dim + _MAX_ENTRY_VALUES)
+        entries = await asyncio.to_thread(parse_rows, body, max_values, RowsObject)
         embedded = [None] * len(entries)
     else:
         entries, embedded = await _read_form(request, embedder)
-    results = [_item(entry, dim, image) for entry, image in zip(entries, embedded, strict=True)]
+    results = await asyncio.to_thread(
+        lambda: [_item(entry, dim, image) for entry, image in zip(entries, embedded, strict=True)]
+    )
     items = [result for result in results if isinstance(result, Item)]
     if items:
         await embedder.core.index.upsert(items)
@@ -96,9 +109,11 @@ async def delete_item(core: CoreDep, item_id: ItemPath) -> Response:
 async def _read_form(request: Request, embedder: Embedder) -> tuple[list[Any], list[Embedded | ServiceError]]:
     async with form_of(request, embedder.core.settings.max_request_bytes) as fields:
         items, files = fields.get("items"), fields.getlist("images")
-        if not isinstance(items, str):
+        if not isinstance(items, bytes):
             raise InvalidRequest("multipart field `items` is required, and must be a JSON list")
-        entries = _entries(parse_json(items, MAX_IMAGES * _MAX_ENTRY_VALUES))
+        entries = await asyncio.to_thread(
+            parse_rows, items, MAX_IMAGES * _MAX_ENTRY_VALUES, list[msgspec.Raw]
+        )
         if len(entries) != len(files):
             raise InvalidRequest(f"{len(files)} images, but {len(entries)} items")
         return entries, await embedder.embed_files(files)
@@ -133,16 +148,12 @@ def check_payload(value: Any) -> dict[str, Any]:
     return value
 
 
-def _entries(value: Any) -> list[Any]:
-    if not isinstance(value, list) or not 1 <= len(value) <= MAX_IMAGES:
-        raise InvalidRequest(f"`items` must be a list of 1 to {MAX_IMAGES} items")
-    return value
-
-
 def _item(entry: Any, dim: int, embedded: Embedded | ServiceError | None) -> Item | ServiceError:
     """Return the item of an entry, with the embedding of its image, or else its own."""
     if isinstance(embedded, ServiceError):
         return embedded
+    if isinstance(entry, ServiceError):
+        return entry
     try:
         if embedded:
             embedding = embedded.embedding

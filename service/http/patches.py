@@ -6,8 +6,7 @@ uvicorn's protocol           replaced by `heads.BoundedHeads`, which limits requ
     ├── TimeoutMiddleware         left out: `limits.Exchange` enforces the deadlines
     ├── Envelope                  added by `service.bento`: ids, keys, limits, headers
     ├── ContextMiddleware
-    └── router
-        ├── /embed, /search       BentoML's endpoints, in `service.bento`
+    └── router                    /livez, /readyz, /healthz, /docs.json
         └── everything else       the mounted FastAPI app, in `service.http.app`
 """
 
