@@ -40,12 +40,12 @@ def create_app(core: Core) -> FastAPI:
     app.state.core = core
     for router in (embed.router, openai.router, search.router, items.router, info.router):
         app.include_router(router, responses=PROBLEMS, dependencies=[Depends(check_parameters)])
-    app.openapi()  # computed once, before the first request with parameters
     for kind in (ServiceError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _respond_to_error)
     # Instead of BentoML's own page, which loads a tracker.
     app.add_api_route("/", _start_page, include_in_schema=False)
     app.add_api_route(_UNKNOWN, _no_such_route, methods=_METHODS, include_in_schema=False)
+    app.openapi()  # computed once, after the last route is added, for `check_parameters`
     return app
 
 

@@ -4,6 +4,7 @@ Images are neither decoded nor fetched here: a URL is returned as a `Link` if th
 string in a file field is refused.
 """
 
+import asyncio
 import contextlib
 from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Mapping
@@ -27,6 +28,7 @@ _MAX_ROW_BYTES = (
     2**20
 )  # an item of a bulk request: its payload may have 64 KiB, and six times as many escaped
 _COUNTED_BYTES = 2**16
+_JOINED_PIECES = 16  # of at most 320 KB, on the event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,8 @@ async def file_bytes(value: FormFile | bytes | None, field: str, max_bytes: int)
             f"multipart field `{field}` must be a file: its part has no filename, as in "
             f'Content-Disposition: form-data; name="{field}"; filename="image.jpg"'
         )
-    _check_size(len(value), max_bytes)
-    return value.pop()
+    _check_size(value.size_bytes, max_bytes)
+    return await _join(value.pop())
 
 
 async def read_json(request: Request, max_bytes: int, max_values: int = MAX_JSON_VALUES) -> Any:
@@ -143,7 +145,14 @@ def check_values(body: bytes, max_values: int) -> None:
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """Return the raw body. Raises ImageTooLarge or UnsupportedMediaType."""
-    return await _bounded(request, max_bytes).body()
+    return await _join([piece async for piece in _bounded(request, max_bytes).stream()])
+
+
+async def _join(pieces: list[bytes]) -> bytes:
+    """Join the pieces of a body; in a thread if they are many: 20 MB take from 5 to 80 ms."""
+    if len(pieces) < _JOINED_PIECES:
+        return b"".join(pieces)
+    return await asyncio.to_thread(b"".join, pieces)
 
 
 def _bounded(request: Request, max_bytes: int) -> Request:

@@ -1,12 +1,15 @@
 """`/v1/embed` and `/v1/embed/batch`: embed one image, or several."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.errors import ServiceError
 from service.http.body import form_of
-from service.http.handling import EmbedderDep, json_response, model_card
+from service.http.handling import EmbedderDep, json_response, model_card, rows_response
 from service.http.schemas import EMBEDDING, EMBEDDINGS, IMAGE_BODY, IMAGES_BODY, response_of
+from service.inference.batching import Embedded
 
 router = APIRouter()
 
@@ -25,10 +28,10 @@ async def embed_batch(request: Request, embedder: EmbedderDep) -> Response:
     """Embed several images. Each has its own embedding or error, in order."""
     async with form_of(request, embedder.core.settings.max_request_bytes) as fields:
         results = await embedder.embed_files(fields.getlist("images"))
-    rows = [
-        {"error": result.problem()}
-        if isinstance(result, ServiceError)
-        else {"embedding": result.embedding.tolist()}
-        for result in results
-    ]
-    return json_response({"results": rows, **model_card(embedder.model.manifest)})
+    return await rows_response("results", results, _row, model_card(embedder.model.manifest))
+
+
+def _row(result: Embedded | ServiceError) -> dict[str, Any]:
+    if isinstance(result, ServiceError):
+        return {"error": result.problem()}
+    return {"embedding": result.embedding.tolist()}

@@ -36,6 +36,8 @@ _POLICY = (
 )
 _ITEMS = "/v1/items/"
 _DEADLINE = re.compile(r"[1-9][0-9]{0,6}")
+_MAX_PARAMETERS = 1000  # in a query string
+_MAX_ITEM_PATH_BYTES = 6500  # 512 characters of four percent-encoded bytes each, and the start of the path
 _PRIORITY: tuple[Lookup, ...] = ("hit", "coalesced", "miss")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")  # safe to echo in a header
 
@@ -98,6 +100,7 @@ class Envelope:
 
         try:
             self._admit(scope["path"], headers)
+            _check_query(scope)
             _keep_item_id(scope)
             state.deadline = _deadline(headers)
             with self._intake.body(headers, receive) as bounded:
@@ -152,9 +155,18 @@ class Envelope:
             access_log.info("%(method)s %(route)s %(status)s", fields, extra={**fields, **times})
 
 
+def _check_query(scope: Scope) -> None:
+    """Raise InvalidRequest before FastAPI parses a query string of very many parameters."""
+    got = scope["query_string"].count(b"&") + 1
+    if got > _MAX_PARAMETERS:
+        raise InvalidRequest("the query string has too many parameters", limit=_MAX_PARAMETERS, got=got)
+
+
 def _keep_item_id(scope: Scope) -> None:
     """Percent-encode an item id again: it may hold any character, and some are special to a router."""
     if scope["path"].startswith(_ITEMS):
+        if len(scope["raw_path"]) > _MAX_ITEM_PATH_BYTES:
+            raise InvalidRequest("the item id has too many characters", limit=512)
         try:
             path = unquote_to_bytes(scope["raw_path"].split(b"?")[0]).decode()
         except UnicodeDecodeError as error:

@@ -1,6 +1,5 @@
 """Parses multipart forms. Files stay in memory, where their bytes are counted, and open no descriptors."""
 
-import io
 from collections.abc import AsyncIterator
 
 from python_multipart.exceptions import FormParserError
@@ -18,20 +17,18 @@ _MAX_PART_HEADER_BYTES = 4 * 2**10
 
 
 class FormFile:
-    """A file of a form."""
+    """A file of a form, in the pieces in which it arrived."""
 
-    __slots__ = ("_content",)
+    __slots__ = ("_pieces", "size_bytes")
 
-    def __init__(self, content: bytes) -> None:
-        self._content = content
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+        self.size_bytes = sum(map(len, pieces))
 
-    def __len__(self) -> int:
-        return len(self._content)
-
-    def pop(self) -> bytes:
-        """Return the content, which this object then no longer holds."""
-        content, self._content = self._content, b""
-        return content
+    def pop(self) -> list[bytes]:
+        """Return the pieces, which this object then no longer holds."""
+        pieces, self._pieces = self._pieces, []
+        return pieces
 
 
 Form = ImmutableMultiDict[str, FormFile | bytes]  # a part without a filename is text, in UTF-8
@@ -80,7 +77,8 @@ class _Parts:
 
     def on_part_begin(self) -> None:
         self._header = self._value = self._disposition = b""
-        self._content = io.BytesIO()
+        self._pieces: list[bytes] = []
+        self._text_bytes = 0
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -106,14 +104,16 @@ class _Parts:
             raise InvalidRequest(f"the multipart form has too many {kind} parts")
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self._content.write(memoryview(data)[start:end])
-        limit = _MAX_ITEMS_BYTES if self._name == "items" else _MAX_TEXT_BYTES
-        if not self._is_file and self._content.tell() > limit:
-            raise InvalidRequest(f"multipart field `{self._name[:100]}` has too many bytes", limit=limit)
+        self._pieces.append(data[start:end])
+        if not self._is_file:
+            self._text_bytes += end - start
+            limit = _MAX_ITEMS_BYTES if self._name == "items" else _MAX_TEXT_BYTES
+            if self._text_bytes > limit:
+                raise InvalidRequest(f"multipart field `{self._name[:100]}` has too many bytes", limit=limit)
 
     def on_part_end(self) -> None:
-        content = self._content.getvalue()  # without a copy
-        self.values.append((self._name, FormFile(content) if self._is_file else content))
+        content = FormFile(self._pieces) if self._is_file else b"".join(self._pieces)
+        self.values.append((self._name, content))
 
     def on_end(self) -> None:
         self.complete = True

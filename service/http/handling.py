@@ -19,6 +19,7 @@ from service.inference.model import Model
 from service.manifest import Manifest
 
 T = TypeVar("T")
+_UNREAD = ServiceError("the image was not read")  # replaced before it is returned
 
 
 async def _core(request: Request) -> Core:
@@ -78,18 +79,20 @@ class Embedder:
         self, sources: Sequence[T], read: Callable[[T], Awaitable[bytes | Link]]
     ) -> list[Embedded | ServiceError]:
         """Read and embed each source. Returns embeddings or errors, in order; concurrency is bounded."""
-        slots = asyncio.Semaphore(self.model.pipeline.bulk_width)
+        results: list[Embedded | ServiceError] = [_UNREAD] * len(sources)
+        numbered = iter(enumerate(sources))
 
-        async def embed_source(source: T) -> Embedded | ServiceError:
-            async with slots:
+        async def embed_next() -> None:
+            for index, source in numbered:
                 try:
-                    return await self.embed(await read(source))
+                    results[index] = await self.embed(await read(source))
                 except ServiceError as error:
-                    return error
+                    results[index] = error
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(embed_source(source)) for source in sources]
-        return [task.result() for task in tasks]
+            for _ in range(min(len(sources), self.model.pipeline.bulk_width)):
+                group.create_task(embed_next())
+        return results
 
     async def embed_files(self, files: Sequence[FormFile | bytes]) -> list[Embedded | ServiceError]:
         """Embed the files of a form. Raises InvalidRequest if there are none, or too many."""
@@ -140,6 +143,18 @@ async def check_parameters(request: Request) -> None:
 def json_response(content: Any) -> Response:
     """Return a JSON response."""
     return Response(orjson.dumps(content), media_type="application/json")
+
+
+async def rows_response(
+    name: str, sources: Sequence[T], row: Callable[[T], Any], members: Mapping[str, Any] | None = None
+) -> Response:
+    """Return a JSON response with the list `name` of many rows, encoded in a thread by one call each."""
+
+    def encode() -> bytes:
+        rows = [orjson.Fragment(orjson.dumps(row(source))) for source in sources]
+        return orjson.dumps({name: rows, **(members or {})})
+
+    return Response(await asyncio.to_thread(encode), media_type="application/json")
 
 
 def model_card(manifest: Manifest) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from service.http.body import (
     parse_rows,
     read_body,
 )
-from service.http.handling import CoreDep, Embedder, IndexEmbedderDep, faults_of, json_response
+from service.http.handling import CoreDep, Embedder, IndexEmbedderDep, faults_of, json_response, rows_response
 from service.http.schemas import response_of
 from service.http.search import DomainName, check_embedding
 from service.index import Item
@@ -89,8 +89,8 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     items = [result for result in results if isinstance(result, Item)]
     if items:
         await embedder.core.index.upsert(items)
-    rows = [_result_json(entry, result) for entry, result in zip(entries, results, strict=True)]
-    return json_response({"results": rows})
+    pairs = list(zip(entries, results, strict=True))
+    return await rows_response("results", pairs, lambda pair: _result_json(*pair))
 
 
 @router.get(_ITEM, responses=response_of(schemas.ITEM))

@@ -176,7 +176,7 @@ async def test_a_disconnected_client_counts_as_499(tmp_path: Path) -> None:
     async def send(message: Message) -> None:
         statuses.append(message.get("status"))
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/embed", "headers": []}
+    scope = {"type": "http", "method": "POST", "path": "/v1/embed", "query_string": b"", "headers": []}
     await Envelope(app, core)(scope, receive, send)
     assert statuses[0] == 499
     assert core.metrics._requests.labels("other", "499")._value.get() == 1

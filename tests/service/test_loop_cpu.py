@@ -1,0 +1,119 @@
+"""No legal request, at its route's size limit, delays the event loop's other work, such as `/livez`.
+
+Measured as CPU time of the loop's thread, which does not depend on what else the machine does. A new route
+needs a row for each of its bodies that can be large.
+"""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from service.http.body import MAX_IMAGES, MAX_JSON_BYTES
+from service.settings import Settings
+from tests.support.images import encode, noise
+from tests.support.probe import Call, ProbedServer, probed_server
+
+pytestmark = pytest.mark.integration
+
+LIMIT_MS = 50
+FORM = {"Content-Type": "multipart/form-data; boundary=frontier"}
+JSON = {"Content-Type": "application/json"}
+IMAGE = encode(noise(1, 16, 16))
+VECTOR = [0.125] * 64
+MAX = Settings()
+_SLACK_BYTES = 60_000  # of 64 KiB of a head or of a form
+
+
+def image_of(size_bytes: int, filler: bytes = b"\0") -> bytes:
+    """A valid PNG of this size: decoders ignore what follows its end."""
+    return (IMAGE + filler * (size_bytes // len(filler)))[:size_bytes]
+
+
+def form_of(*parts: tuple[str, bytes]) -> bytes:
+    """A form of files, except for the fields `items` and `payload`."""
+    pieces = []
+    for name, content in parts:
+        file = "" if name in ("items", "payload") else '; filename="a"'
+        head = f'--frontier\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
+        pieces += [head.encode(), content, b"\r\n"]
+    return b"".join([*pieces, b"--frontier--\r\n"])
+
+
+def entries(
+    payload_bytes: int, count: int = MAX_IMAGES, text: str = "x", **members: object
+) -> list[dict[str, object]]:
+    """Entries of a bulk request."""
+    payload = {"text": text * (payload_bytes // len(json.dumps(text)[1:-1]))}
+    entry = {"domain": "d", "label": "l", "payload": payload, **members}
+    return [{"id": str(n), **entry} for n in range(count)]
+
+
+def items_of(*args: int, text: str = "x") -> bytes:
+    """The JSON body of a bulk request with embeddings."""
+    body = json.dumps({"items": entries(*args, text=text, embedding=VECTOR)}).encode()
+    assert len(body) <= MAX_JSON_BYTES
+    return body
+
+
+def calls() -> Iterator[Call]:
+    """The requests. Bodies are built only for the test that sends them."""
+    full = MAX.max_image_bytes
+    each = MAX.max_request_bytes // MAX_IMAGES - 100
+    yield Call("raw image", "/v1/embed", image_of(full))
+    yield Call("raw image to search", "/v1/search", image_of(full))
+    yield Call("form", "/v1/embed", form_of(("image", image_of(full))), FORM)
+    yield Call("form of line breaks", "/v1/embed", form_of(("image", image_of(full, b"\r\n"))), FORM)
+    yield Call("form of dashes", "/v1/embed", form_of(("image", image_of(full, b"\r\n--"))), FORM)
+    put = "/v1/items/a?domain=d&label=l"
+    payload = json.dumps({"a": [[n] for n in range(6_000)]}).encode()
+    yield Call("payload", put, form_of(("image", IMAGE), ("payload", payload)), FORM, "PUT")
+    yield Call("1000 files", "/v1/embed/batch", form_of(*[("images", image_of(each))] * MAX_IMAGES), FORM)
+    yield Call("large files", "/v1/embed/batch", form_of(*[("images", image_of(full))] * 12), FORM)
+    yield Call("many empty files", "/v1/embed/batch", form_of(*[("images", b"")] * MAX_IMAGES), FORM)
+    listed = json.dumps(entries(8_000)).encode()
+    bulk = form_of(*[("images", image_of(each - 8_500))] * MAX_IMAGES, ("items", listed))
+    yield Call("bulk form", "/v1/items", bulk, FORM)
+    yield Call("bulk JSON", "/v1/items", items_of(16_000), JSON)
+    yield Call("bulk JSON of escapes", "/v1/items", items_of(15_900, text="é"), JSON)
+    yield Call("bulk JSON of one item", "/v1/items", items_of(16_000_000, 1, text="é"), JSON)
+    yield Call("bulk JSON of faults", "/v1/items", b'{"items":[' + b"[]," * 999 + b"[]]}", JSON)
+    flood = b'{"items":[' + b"," * (MAX_JSON_BYTES - 12) + b"]}"
+    yield Call("bulk JSON of commas", "/v1/items", flood, JSON, status=400)
+    search = json.dumps({"id": "x" * 1_000_000}).encode()
+    yield Call("search JSON", "/v1/search", search, JSON, status=400)
+    yield Call(
+        "search JSON of values", "/v1/search", json.dumps({"id": [0] * 9_000}).encode(), JSON, status=400
+    )
+    vector = json.dumps({"embedding": VECTOR}).encode()
+    yield Call("items with payloads", "/v1/items", items_of(60_000, 200), JSON)
+    yield Call("100 hits with payloads", "/v1/search?k=100&group_by=label", vector, JSON)
+    dense = {"domain": "dense", "payload": {"a": [0] * 31_000}}
+    for n in range(20):
+        listed = [
+            {**entry, "id": f"dense {n} {entry['id']}"} for entry in entries(0, 5, embedding=VECTOR, **dense)
+        ]
+        yield Call("items of many numbers", "/v1/items", json.dumps({"items": listed}).encode(), JSON)
+    yield Call("hits of many numbers", "/v1/search?k=100&group_by=label&domain=dense", vector, JSON)
+    for parameters in ("exclude=a&", "domain=d&", "x&", "%61=%62&"):
+        query = parameters * (_SLACK_BYTES // len(parameters))
+        yield Call(f"query string of {parameters}", f"/v1/search?{query}", vector, JSON, status=400)
+    for start in ("/v1/items/", "/v1/", "/"):
+        for piece in ("a", "%2F", "/"):
+            path = start + piece * (_SLACK_BYTES // len(piece))
+            yield Call(f"path {start} of {piece}", path, method="GET", status=400 if start != "/v1/" else 404)
+    headers = {f"a{n}": "" for n in range(6_000)}
+    yield Call("many headers", "/v1/embed", IMAGE, headers)
+    for path in ("/openapi.json", "/docs", "/v1/info", "/v1/domains"):
+        yield Call(path, path, method="GET")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbedServer]:
+    with probed_server(tmp_path_factory.mktemp("probe")) as server:
+        yield server
+
+
+def test_no_request_holds_the_event_loop(server: ProbedServer) -> None:
+    longest_ms = {call.name: round(server.max_cpu_ms(call)) for call in calls()}
+    assert {name: ms for name, ms in longest_ms.items() if ms >= LIMIT_MS} == {}
