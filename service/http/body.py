@@ -139,8 +139,8 @@ def check_values(body: bytes, max_values: int) -> None:
     for start in range(0, len(body), _COUNTED_BYTES):  # so that a long call does not hold the lock either
         part = body[start : start + _COUNTED_BYTES]
         got += sum(part.count(mark) for mark in (b",", b"[", b"{"))
-        if got > max_values:
-            raise InvalidRequest("the JSON has too many values", limit=max_values)
+    if got > max_values:
+        raise InvalidRequest("the JSON has too many values", limit=max_values, got=got)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:

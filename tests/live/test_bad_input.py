@@ -96,8 +96,8 @@ FORM = "multipart/form-data"
         ({"content": b"x", "headers": {"Content-Type": FORM}}, 400, "invalid-request"),
         (
             {"content": b"x", "headers": {"Content-Type": f"{FORM}; boundary=x; charset=undefined"}},
-            400,
-            "invalid-request",
+            415,
+            "unsupported-media-type",
         ),
         ({"content": b"x", "headers": {**PNG, "X-Deadline-Ms": "soon"}}, 400, "invalid-request"),
         ({"content": b"x", "headers": {**PNG, "X-Deadline-Ms": "1" * 5000}}, 400, "invalid-request"),

@@ -116,7 +116,7 @@ def test_invalid_http_is_refused(service: ServiceProcess, request_: bytes) -> No
     assert exchanged(service, request_).startswith(b"HTTP/1.1 400 ")
 
 
-@pytest.mark.parametrize("path", ["/docs", "/", "/v1/info", "/v1/nothing", "/metrics", "/embed"])
+@pytest.mark.parametrize("path", ["/docs", "/", "/v1/info", "/v1/nothing", "/metrics"])
 def test_responses_have_security_headers(http: httpx.Client, path: str) -> None:
     response = http.get(path)
     assert response.headers["x-content-type-options"] == "nosniff"

@@ -88,10 +88,10 @@ def calls() -> Iterator[Call]:
     vector = json.dumps({"embedding": VECTOR}).encode()
     yield Call("items with payloads", "/v1/items", items_of(60_000, 200), JSON)
     yield Call("100 hits with payloads", "/v1/search?k=100&group_by=label", vector, JSON)
-    dense = {"domain": "dense", "payload": {"a": [0] * 31_000}}
-    for n in range(20):
+    dense = {"domain": "dense", "payload": {"a": [0] * 21_000}}
+    for n in range(15):
         listed = [
-            {**entry, "id": f"dense {n} {entry['id']}"} for entry in entries(0, 5, embedding=VECTOR, **dense)
+            {**entry, "id": f"dense {n} {entry['id']}"} for entry in entries(0, 7, embedding=VECTOR, **dense)
         ]
         yield Call("items of many numbers", "/v1/items", json.dumps({"items": listed}).encode(), JSON)
     yield Call("hits of many numbers", "/v1/search?k=100&group_by=label&domain=dense", vector, JSON)
