@@ -144,8 +144,11 @@ def check_values(body: bytes, max_values: int) -> None:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the raw body. Raises ImageTooLarge or UnsupportedMediaType."""
-    return await _join([piece async for piece in _bounded(request, max_bytes).stream()])
+    """Return the raw body, JSON without a byte order mark. Raises ImageTooLarge or UnsupportedMediaType."""
+    pieces = [piece async for piece in _bounded(request, max_bytes).stream()]
+    if media_type(request.headers) == "application/json":
+        pieces[0] = pieces[0].removeprefix(BOM_UTF8)
+    return await _join(pieces)
 
 
 async def _join(pieces: list[bytes]) -> bytes:
