@@ -139,7 +139,7 @@ class Fetcher:
             if length is None:
                 reserve(len(chunk))
             chunks.append(chunk)
-        return b"".join(chunks)
+        return await asyncio.to_thread(b"".join, chunks)  # 20 MB may take 80 ms
 
     def _check_size(self, size: int) -> None:
         if size > self._max_bytes:

@@ -137,17 +137,19 @@ def _bad_images() -> list[Row]:
 
 def _bad_bodies() -> list[Row]:
     data, link = noise_image(2), form(("image", None, b"http://127.0.0.1/x.png"))
+    unsupported, utf_16 = "unsupported-media-type", f"{_FORM}; charset=utf-16"
     return [
-        Row("text", data, 415, "unsupported-media-type", "text/plain"),
-        Row("JSON instead of an image", b"{}", 415, "unsupported-media-type", _JSON),
-        Row("a web form", b"image=x", 415, "unsupported-media-type", "application/x-www-form-urlencoded"),
+        Row("text", data, 415, unsupported, "text/plain"),
+        Row("JSON instead of an image", b"{}", 415, unsupported, _JSON),
+        Row("a web form", b"image=x", 415, unsupported, "application/x-www-form-urlencoded"),
         Row("another field", form(("other", "x", data)), content_type=_FORM),
         Row("a string instead of a file", link, content_type=_FORM),
         Row("two files", form(("image", "x", data), ("image", "y", data)), content_type=_FORM),
         Row("no boundary", form(("image", "x", data)), content_type="multipart/form-data"),
         Row("another boundary", form(("image", "x", data)), content_type=f"{_FORM}s"),
         Row("a form cut off", form(("image", "x", data))[:-40], content_type=_FORM),
-        Row("an unknown charset", form(("image", "x", data)), content_type=f"{_FORM}; charset=undefined"),
+        Row("another charset", form(("image", "x", data)), 415, unsupported, utf_16),
+        Row("an encoded body", data, 415, unsupported, headers={"Content-Encoding": "gzip"}),
         Row("a deadline that is not a number", data, headers={"X-Deadline-Ms": "soon"}),
     ]
 
