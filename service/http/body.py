@@ -24,9 +24,8 @@ FORM_SLACK_BYTES = 64 * 1024  # boundaries and small fields around one image
 MAX_JSON_BYTES = 16 * 2**20  # items with their embeddings
 MAX_JSON_VALUES = 10_000  # any other JSON
 _MAX_LINK_BYTES = 64 * 1024
-_MAX_ROW_BYTES = (
-    2**20
-)  # an item of a bulk request: its payload may have 64 KiB, and six times as many escaped
+# An item of a bulk request. Its payload may have 64 KiB, which may be six times as many if escaped.
+_MAX_ROW_BYTES = 2**20
 _COUNTED_BYTES = 2**16
 _JOINED_PIECES = 16  # of at most 320 KB, on the event loop
 

@@ -34,6 +34,7 @@ class BoundedHeads(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the event loop, as are the next two methods."""
         super().connection_made(transport)
+        self._pieces: list[bytes] = []  # of a body, in this read
         self._start_timer(self.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -45,6 +46,7 @@ class BoundedHeads(HttpToolsProtocol):
         """Count the bytes of a head; refuse it, or set its timer."""
         self._finished = False
         super().data_received(data)
+        self._pass_on_body()
         self._unfinished_bytes = 0 if self._finished else self._unfinished_bytes + len(data)
         if self._unfinished_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             # While the response to this connection's last request is being sent, no other can be written.
@@ -70,11 +72,18 @@ class BoundedHeads(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._finished = True
-        super().on_body(body)
+        self._pieces.append(body)
 
     def on_message_complete(self) -> None:
         self._finished, self._in_message = True, False
+        self._pass_on_body()
         super().on_message_complete()
+
+    def _pass_on_body(self) -> None:
+        """Pass on what one read has of a body: uvicorn copies all of it for each chunk that is added."""
+        if self._pieces:
+            super().on_body(b"".join(self._pieces))
+            self._pieces.clear()
 
     @property
     def _idle(self) -> bool:

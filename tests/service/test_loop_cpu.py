@@ -63,6 +63,8 @@ def calls() -> Iterator[Call]:
     yield Call("form", "/v1/embed", form_of(("image", image_of(full))), FORM)
     yield Call("form of line breaks", "/v1/embed", form_of(("image", image_of(full, b"\r\n"))), FORM)
     yield Call("form of dashes", "/v1/embed", form_of(("image", image_of(full, b"\r\n--"))), FORM)
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in image_of(1_000_000)) + b"0\r\n\r\n"
+    yield Call("chunks of a byte", "/v1/embed", chunks, {"Transfer-Encoding": "chunked"})
     put = "/v1/items/a?domain=d&label=l"
     payload = json.dumps({"a": [[n] for n in range(6_000)]}).encode()
     yield Call("payload", put, form_of(("image", IMAGE), ("payload", payload)), FORM, "PUT")
