@@ -2,9 +2,11 @@
 
 A free thread takes the next piece of work: a batch of decoded images for the model, or an image to decode.
 Decoding and inference therefore share the cores instead of competing for them, and an image that arrives at
-an idle service is decoded and inferred by the same thread. A batch starts if it is full, if no image waits
-to be decoded, or if as many images as fill it were decoded (broken ones included): it never waits for
-requests that have not arrived.
+an idle service is decoded and inferred by the same thread. A batch starts if it is full, if no other image
+can be decoded now, or if decoding another one first would cost the decoded images more waiting than a larger
+batch saves: it never waits for requests that have not arrived.
+
+An image whose pixels exceed the budget waits without a thread, after its header was read.
 
 Failures are isolated. Images are decoded separately, cancelled images are skipped, and a failed batch is
 split in half and retried, so that a batch too large for the memory succeeds and only a faulty image fails.
@@ -25,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, NotReady, ServiceError
+from service.inference.budget import Budget
 from service.inference.cache import Lookup
 from service.settings import Settings
 
@@ -32,9 +35,10 @@ _log = logging.getLogger(__name__)
 Stage = Literal["decode", "infer"]
 DropReason = Literal["deadline", "gone"]
 
-_LATEST_WEIGHT = 0.1  # of the latest batch in the moving average
+_LATEST_WEIGHT = 0.1  # of the latest measurement in a moving average
 
-Decode = Callable[[bytes], NDArray[np.uint8]]
+Decode = Callable[[], NDArray[np.uint8]]
+ReadHeader = Callable[[bytes], tuple[int, Decode]]  # returns the number of pixels
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Clock = Callable[[], float]
 
@@ -55,14 +59,16 @@ class Embedded:
 Outcome = Embedded | ServiceError
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Image:
     data: bytes
-    decode: Decode
-    alone: bool  # in a batch of one
+    read_header: ReadHeader
+    alone: bool  # in a batch of one, and outside the budget
     future: asyncio.Future[Embedded]
     waiting_since: float
     deadline: float | None  # the client's; None after it disconnected
+    budget_px: int = 0
+    decode: Decode | None = None  # after reading the header
     pixels: NDArray[np.uint8] | None = None  # (H, W, 3), once decoded
     decode_ms: float = 0.0
     queue_ms: float = 0.0
@@ -74,6 +80,36 @@ class _Image:
         return Embedded(row.copy(), stages_ms)
 
 
+class _InferenceTime:
+    """The time of an inference as a fixed part and a part per image: a line through the latest batches.
+
+    The latest ones weigh most. As long as all had one size, the complete time counts as the fixed part.
+    """
+
+    def __init__(self) -> None:
+        self._images = self._seconds = 0.0  # moving averages
+        self._variance = self._covariance = 0.0  # of the images; of images and seconds
+
+    def add(self, images: int, seconds: float) -> None:
+        weight = _LATEST_WEIGHT if self._images else 1.0
+        more, longer = images - self._images, seconds - self._seconds
+        self._images += weight * more
+        self._seconds += weight * longer
+        self._variance = (1 - weight) * (self._variance + weight * more * more)
+        self._covariance = (1 - weight) * (self._covariance + weight * more * longer)
+
+    def of(self, images: int) -> float:
+        return self._seconds + self._per_image * (images - self._images)
+
+    @property
+    def fixed(self) -> float:
+        return max(0.0, self.of(0))
+
+    @property
+    def _per_image(self) -> float:
+        return max(0.0, self._covariance / self._variance) if self._variance else 0.0
+
+
 class Batcher:
     """Decodes and infers on its threads, so that the event loop never blocks."""
 
@@ -83,6 +119,7 @@ class Batcher:
         settings: Settings,
         on_batch: Callable[[int], None],
         on_drop: Callable[[Stage, DropReason], None],
+        pixels: Budget,
         clock: Clock = time.monotonic,
     ) -> None:
         """The threads call `on_batch` with the number of images of each inference.
@@ -93,15 +130,18 @@ class Batcher:
         self._settings = settings
         self._on_batch = on_batch
         self._on_drop = on_drop
+        self._budget = pixels
         self._clock = clock
         self._last_batch_at = clock()
-        self._decoded_since_batch = 0
         self._undecoded: deque[_Image] = deque()
+        self._over_budget: deque[_Image] = deque()  # the header was read, the pixels do not fit yet
         self._decoded: deque[_Image] = deque()
         self._busy_since: dict[int, float] = {}  # by thread
         self._inferring = 0
+        self._decode_s = 0.0  # moving average
+        self._inference_time = _InferenceTime()
         self.seconds_per_image = 0.0  # moving average over all threads together; 0 before the first batch
-        self._changed = threading.Condition()
+        self._changed = pixels.condition()
         self._closing = False
         self._threads = [
             threading.Thread(target=self._serve, args=(number,), name=f"images-{number}", daemon=True)
@@ -113,7 +153,7 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Number of images that wait to be decoded or inferred."""
-        return len(self._undecoded) + len(self._decoded)
+        return len(self._undecoded) + len(self._over_budget) + len(self._decoded)
 
     @property
     def alive(self) -> bool:
@@ -127,18 +167,18 @@ class Batcher:
             return self._clock() - min([self._last_batch_at, *self._busy_since.values()])
 
     async def submit(
-        self, data: bytes, decode: Decode, alone: bool = False, deadline: float | None = None
+        self, data: bytes, read_header: ReadHeader, alone: bool = False, deadline: float | None = None
     ) -> Embedded:
         """Embed an encoded image. Cancelling drops the image if it still waits.
 
-        `deadline`, on the event loop's clock, only determines the reported reason of a cancellation.
-        Raises what `decode` raises, EncoderFailed for this image alone, or NotReady after `close`.
+        `deadline`, on the event loop's clock, is when the caller cancels. A batch starts early to meet it.
+        Raises what `read_header` and its function raise, EncoderFailed for this image alone, or NotReady after `close`.
         """
         future: asyncio.Future[Embedded] = asyncio.get_running_loop().create_future()
         with self._changed:
             if self._closing:
                 raise NotReady("the service is stopping")
-            image = _Image(data, decode, alone, future, self._clock(), deadline)
+            image = _Image(data, read_header, alone, future, self._clock(), deadline)
             self._undecoded.append(image)
             self._changed.notify()
         try:
@@ -146,6 +186,8 @@ class Batcher:
         except asyncio.CancelledError:
             if deadline is not None and self._clock() < deadline:
                 image.deadline = None  # it must not expire before a thread drops the image
+            with self._changed:
+                self._changed.notify()  # it may be next for the budget
             raise
 
     def close(self) -> None:
@@ -157,46 +199,83 @@ class Batcher:
             thread.join()
 
     def _serve(self, thread: int) -> None:
-        while True:
-            with self._changed:
-                while not (images := self._take()):
-                    if self._closing and not self.waiting:
-                        return
-                    self._changed.wait()
-                decoded = images[0].pixels is not None
-                self._busy_since[thread] = self._clock()
-                self._inferring += decoded
-            outcomes = self._run(images) if decoded else self._decode(images[0])
+        while images := self._next(thread):
+            inferred = images[0].pixels is not None
+            outcomes = self._run(images) if inferred else self._decode(images[0])
             with self._changed:
                 del self._busy_since[thread]
-                if decoded:
+                if inferred:
                     self._inferring -= 1
                     self._last_batch_at = self._clock()
-                elif not outcomes:
-                    self._decoded.append(images[0])
-                self._changed.notify_all()
+                if self._closing:
+                    self._changed.notify_all()
             if outcomes:  # all in a single callback on the event loop
                 images[0].future.get_loop().call_soon_threadsafe(_settle, images, outcomes)
 
+    def _next(self, thread: int) -> list[_Image]:
+        """Wait for work. Empty after `close`, once nothing waits."""
+        with self._changed:
+            while not (images := self._take()):
+                if self._closing and not self.waiting:
+                    return []
+                self._changed.wait()
+            self._busy_since[thread] = self._clock()
+            self._inferring += images[0].pixels is not None
+            if self.waiting:
+                self._changed.notify()  # another thread may find work, and then notifies the next one
+            return images
+
     def _take(self) -> list[_Image]:
         """Take a batch to infer or one image to decode. Empty if there is no work for a free thread."""
-        while self._undecoded and self._undecoded[0].future.done():
-            self._drop(self._undecoded, "decode")
-        full = self._decoded_since_batch >= self._settings.max_batch
-        if (full or not self._undecoded) and (batch := self._take_batch()):
-            self._decoded_since_batch = 0
-            return batch
-        if not self._undecoded:
+        for images in (self._over_budget, self._undecoded):
+            while images and images[0].future.done():
+                self._budget.withdraw(images[0])
+                self._drop(images, "decode")
+        image = self._decodable()
+        free = self._settings.lanes - self._inferring
+        if free and self._decoded and (image is None or self._worth_starting()):
+            # If no more images will join, divide them among the free inferences.
+            share = self._settings.max_batch if image else math.ceil(len(self._decoded) / free)
+            if batch := self._take_batch(min(share, self._settings.max_batch)):
+                return batch
+        if image is None:
             return []
-        self._decoded_since_batch += 1
-        return [self._undecoded.popleft()]
+        if image.decode:
+            self._over_budget.remove(image)
+            self._budget.acquire(image.budget_px, image)
+        else:
+            self._undecoded.remove(image)
+        return [image]
 
-    def _take_batch(self) -> list[_Image]:
-        limit, free = self._settings.max_batch, self._settings.lanes - self._inferring
-        if not self._undecoded:  # no more images will join: divide them among the free inferences
-            limit = min(limit, math.ceil(len(self._decoded) / max(1, free)))
+    def _decodable(self) -> _Image | None:
+        """Return the next image to decode: while one waits for the budget, none that needs it passes."""
+        if not self._over_budget:
+            return self._undecoded[0] if self._undecoded else None
+        image = self._over_budget[0]
+        if self._budget.fits(image.budget_px, image):
+            return image
+        return next((image for image in self._undecoded if image.alone), None)
+
+    def _worth_starting(self) -> bool:
+        """Compare inferring the decoded images now with decoding another one first.
+
+        Decoding delays the decoded images, and adds to the waiting that they have behind them. It saves all
+        images behind them a part of an inference's fixed time, because batches of n + 1 instead of n images
+        are fewer. Both sides are in seconds, summed over the images.
+        """
+        images, now = len(self._decoded), self._clock()
+        if images >= self._settings.max_batch:
+            return True
+        waiting_costs = sum(now - image.waiting_since + self._decode_s for image in self._decoded)
+        behind = len(self._undecoded) + len(self._over_budget)
+        if waiting_costs > behind * self._inference_time.fixed / (images + 1):
+            return True
+        end = now + self._decode_s + self._inference_time.of(images + 1)
+        return any(image.deadline is not None and image.deadline < end for image in self._decoded)
+
+    def _take_batch(self, limit: int) -> list[_Image]:
         batch: list[_Image] = []
-        while free and self._decoded and len(batch) < limit:
+        while self._decoded and len(batch) < limit:
             if self._decoded[0].future.done():
                 self._drop(self._decoded, "infer")
             elif batch and (batch[0].alone or self._decoded[0].alone):
@@ -211,18 +290,41 @@ class Batcher:
         self._on_drop(stage, "deadline" if expired else "gone")
 
     def _decode(self, image: _Image) -> list[Outcome]:
-        """Return the error, if there is one."""
+        """Decode, or leave the image waiting for the budget. Return the error, if there is one."""
         start = self._clock()
+        image.queue_ms += (start - image.waiting_since) * 1e3
         try:
-            image.pixels = image.decode(image.data)
+            decode = image.decode or self._read_header(image, start)
+            if decode is None:
+                return []
+            try:
+                pixels = decode()
+            finally:
+                image.decode = None  # frees the bytes while the image waits
+                self._budget.release(image.budget_px)
         except Exception as error:  # the thread must survive any image
             return [_service_error(error, "decoding", ServiceError)]
-        finally:
-            image.data = b""  # frees the bytes while the image waits
-        image.queue_ms = (start - image.waiting_since) * 1e3
-        image.waiting_since = self._clock()
-        image.decode_ms = (image.waiting_since - start) * 1e3
+        with self._changed:
+            image.pixels = pixels
+            self._wait(image, self._decoded, start)
+            self._decode_s = _average(self._decode_s, image.decode_ms / 1e3)
         return []
+
+    def _read_header(self, image: _Image, start: float) -> Decode | None:
+        data, image.data = image.data, b""
+        pixels, decode = image.read_header(data)
+        with self._changed:
+            image.budget_px = 0 if image.alone else pixels
+            if self._budget.acquire(image.budget_px, image):
+                return decode
+            image.decode = decode
+            self._wait(image, self._over_budget, start)
+            return None
+
+    def _wait(self, image: _Image, images: deque[_Image], start: float) -> None:
+        image.waiting_since = self._clock()
+        image.decode_ms += (image.waiting_since - start) * 1e3
+        images.append(image)
 
     def _run(self, batch: list[_Image]) -> list[Outcome]:
         try:
@@ -237,18 +339,23 @@ class Batcher:
         start = self._clock()
         pixels = [image.pixels for image in batch if image.pixels is not None]
         embeddings = self._encode(np.stack(pixels))  # (N, dim) float32
-        infer_ms = (self._clock() - start) * 1e3
+        infer_s = self._clock() - start
+        self._inference_time.add(len(batch), infer_s)
         self._on_batch(len(batch))
-        decode_ms = sum(image.decode_ms for image in batch)
-        batch_ms = decode_ms / self._settings.threads + infer_ms / self._settings.lanes
-        weight = _LATEST_WEIGHT if self.seconds_per_image else 1
-        self.seconds_per_image += (batch_ms / 1e3 / len(batch) - self.seconds_per_image) * weight
+        decode_s = sum(image.decode_ms for image in batch) / 1e3
+        batch_s = decode_s / self._settings.threads + infer_s / self._settings.lanes
+        self.seconds_per_image = _average(self.seconds_per_image, batch_s / len(batch))
         return [
-            image.embedded(row, start, infer_ms)
+            image.embedded(row, start, infer_s * 1e3)
             if np.isfinite(row).all()
             else EncoderFailed("the model returned an embedding that is not finite")
             for image, row in zip(batch, embeddings, strict=True)
         ]
+
+
+def _average(average: float, latest: float) -> float:
+    """Return the moving average with the latest measurement, which is the first one if `average` is 0."""
+    return average + (latest - average) * (_LATEST_WEIGHT if average else 1)
 
 
 def _service_error(error: Exception, stage: str, kind: type[ServiceError]) -> ServiceError:

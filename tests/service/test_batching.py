@@ -15,9 +15,9 @@ from tests.support.batcher import (
     Gate,
     ManualClock,
     batching,
-    decode,
     embed,
     first_pixel,
+    read_header,
     submit_behind,
     until,
 )
@@ -85,7 +85,7 @@ async def test_dropped_images_are_reported_with_their_reason() -> None:
         first = asyncio.create_task(embed(batcher, 1))
         await asyncio.to_thread(gate.entered.acquire)
         late, early, unbounded = (
-            asyncio.create_task(batcher.submit(b"\2", decode, deadline=deadline))
+            asyncio.create_task(batcher.submit(b"\2", read_header, deadline=deadline))
             for deadline in (10.0, 10.0, None)
         )
         await until(lambda: batcher.waiting == 3)

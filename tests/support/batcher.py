@@ -6,16 +6,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, UndecodableImage
-from service.inference.batching import Batcher, Clock, DropReason, Embedded, Encode, Stage
+from service.inference.batching import Batcher, Clock, Decode, DropReason, Embedded, Encode, Stage
+from service.inference.budget import Budget
 from service.settings import Settings
 
 BAD = 13
 BROKEN, BUG = 250, 251  # the decoder fails on these
+
+
+def read_header(data: bytes) -> tuple[int, Decode]:
+    return 1, partial(decode, data)
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
@@ -27,7 +33,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 
 
 async def embed(batcher: Batcher, value: int, alone: bool = False) -> Embedded:
-    return await batcher.submit(bytes([value]), decode, alone)
+    return await batcher.submit(bytes([value]), read_header, alone)
 
 
 def first_pixel(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -68,10 +74,11 @@ def batching(
     lanes: int = 1,
     dropped: Callable[[Stage, DropReason], None] = lambda _, __: None,
     clock: Clock = time.monotonic,
+    pixels: Budget | None = None,
 ) -> Iterator[tuple[Batcher, list[int]]]:
     sizes: list[int] = []
     settings = Settings(threads=threads, lanes=lanes, max_batch=max_batch)
-    batcher = Batcher(encode, settings, sizes.append, dropped, clock)
+    batcher = Batcher(encode, settings, sizes.append, dropped, pixels or Budget(1000), clock)
     try:
         yield batcher, sizes
     finally:
