@@ -13,14 +13,11 @@ split in half and retried, so that a batch too large for the memory succeeds and
 """
 
 import asyncio
-import contextlib
-import logging
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -28,86 +25,24 @@ from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, NotReady, ServiceError
 from service.inference.budget import Budget
-from service.inference.cache import Lookup
+from service.inference.work import (
+    Decode,
+    Embedded,
+    Image,
+    InferenceTime,
+    Outcome,
+    ReadHeader,
+    average,
+    service_error,
+    settle,
+)
 from service.settings import Settings
 
-_log = logging.getLogger(__name__)
 Stage = Literal["decode", "infer"]
 DropReason = Literal["deadline", "gone"]
 
-_LATEST_WEIGHT = 0.1  # of the latest measurement in a moving average
-
-Decode = Callable[[], NDArray[np.uint8]]
-ReadHeader = Callable[[bytes], tuple[int, Decode]]  # returns the number of pixels
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Clock = Callable[[], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """An image's embedding and the milliseconds of each stage.
-
-    `queue` is the wait for a thread to decode, then for an inference to start; `infer` is the time of the
-    complete batch.
-    """
-
-    embedding: NDArray[np.float32]  # (dim,), unit norm
-    stages_ms: dict[str, float]  # (fetch,) decode, queue, infer; the last three not for a cache hit
-    cache: Lookup | None = None  # None: the cache is off
-
-
-Outcome = Embedded | ServiceError
-
-
-@dataclass(slots=True, eq=False)
-class _Image:
-    data: bytes
-    read_header: ReadHeader
-    alone: bool  # in a batch of one, and outside the budget
-    future: asyncio.Future[Embedded]
-    waiting_since: float
-    deadline: float | None  # the client's; None after it disconnected
-    budget_px: int = 0
-    decode: Decode | None = None  # after reading the header
-    pixels: NDArray[np.uint8] | None = None  # (H, W, 3), once decoded
-    decode_ms: float = 0.0
-    queue_ms: float = 0.0
-
-    def embedded(self, row: NDArray[np.float32], start: float, infer_ms: float) -> Embedded:
-        queue_ms = self.queue_ms + (start - self.waiting_since) * 1e3
-        stages_ms = {"decode": self.decode_ms, "queue": queue_ms, "infer": infer_ms}
-        # A copy, because a view that is kept (by a cache) would keep the complete batch in memory.
-        return Embedded(row.copy(), stages_ms)
-
-
-class _InferenceTime:
-    """The time of an inference as a fixed part and a part per image: a line through the latest batches.
-
-    The latest ones weigh most. As long as all had one size, the complete time counts as the fixed part.
-    """
-
-    def __init__(self) -> None:
-        self._images = self._seconds = 0.0  # moving averages
-        self._variance = self._covariance = 0.0  # of the images; of images and seconds
-
-    def add(self, images: int, seconds: float) -> None:
-        weight = _LATEST_WEIGHT if self._images else 1.0
-        more, longer = images - self._images, seconds - self._seconds
-        self._images += weight * more
-        self._seconds += weight * longer
-        self._variance = (1 - weight) * (self._variance + weight * more * more)
-        self._covariance = (1 - weight) * (self._covariance + weight * more * longer)
-
-    def of(self, images: int) -> float:
-        return self._seconds + self._per_image * (images - self._images)
-
-    @property
-    def fixed(self) -> float:
-        return max(0.0, self.of(0))
-
-    @property
-    def _per_image(self) -> float:
-        return max(0.0, self._covariance / self._variance) if self._variance else 0.0
 
 
 class Batcher:
@@ -133,13 +68,13 @@ class Batcher:
         self._budget = pixels
         self._clock = clock
         self._last_batch_at = clock()
-        self._undecoded: deque[_Image] = deque()
-        self._over_budget: deque[_Image] = deque()  # the header was read, the pixels do not fit yet
-        self._decoded: deque[_Image] = deque()
+        self._undecoded: deque[Image] = deque()
+        self._over_budget: deque[Image] = deque()  # the header was read, the pixels do not fit yet
+        self._decoded: deque[Image] = deque()
         self._busy_since: dict[int, float] = {}  # by thread
         self._inferring = 0
         self._decode_s = 0.0  # moving average
-        self._inference_time = _InferenceTime()
+        self._inference_time = InferenceTime()
         self.seconds_per_image = 0.0  # moving average over all threads together; 0 before the first batch
         self._changed = pixels.condition()
         self._closing = False
@@ -172,13 +107,13 @@ class Batcher:
         """Embed an encoded image. Cancelling drops the image if it still waits.
 
         `deadline`, on the event loop's clock, is when the caller cancels. A batch starts early to meet it.
-        Raises what `read_header` and its function raise, EncoderFailed for this image alone, or NotReady after `close`.
+        Raises the errors of decoding, EncoderFailed for this image alone, or NotReady after `close`.
         """
         future: asyncio.Future[Embedded] = asyncio.get_running_loop().create_future()
         with self._changed:
             if self._closing:
                 raise NotReady("the service is stopping")
-            image = _Image(data, read_header, alone, future, self._clock(), deadline)
+            image = Image(data, read_header, alone, future, self._clock(), deadline)
             self._undecoded.append(image)
             self._changed.notify()
         try:
@@ -200,32 +135,34 @@ class Batcher:
 
     def _serve(self, thread: int) -> None:
         while images := self._next(thread):
-            inferred = images[0].pixels is not None
-            outcomes = self._run(images) if inferred else self._decode(images[0])
-            with self._changed:
-                del self._busy_since[thread]
-                if inferred:
+            if images[0].pixels is None:
+                outcomes = self._decode(images[0])
+            else:
+                outcomes = self._run(images)
+                with self._changed:
+                    del self._busy_since[thread]
                     self._inferring -= 1
                     self._last_batch_at = self._clock()
-                if self._closing:
-                    self._changed.notify_all()
             if outcomes:  # all in a single callback on the event loop
-                images[0].future.get_loop().call_soon_threadsafe(_settle, images, outcomes)
+                images[0].future.get_loop().call_soon_threadsafe(settle, images, outcomes)
 
-    def _next(self, thread: int) -> list[_Image]:
+    def _next(self, thread: int) -> list[Image]:
         """Wait for work. Empty after `close`, once nothing waits."""
         with self._changed:
             while not (images := self._take()):
                 if self._closing and not self.waiting:
                     return []
+                self._busy_since.pop(thread, None)
                 self._changed.wait()
             self._busy_since[thread] = self._clock()
             self._inferring += images[0].pixels is not None
-            if self.waiting:
+            if self._closing:
+                self._changed.notify_all()
+            elif self.waiting:
                 self._changed.notify()  # another thread may find work, and then notifies the next one
             return images
 
-    def _take(self) -> list[_Image]:
+    def _take(self) -> list[Image]:
         """Take a batch to infer or one image to decode. Empty if there is no work for a free thread."""
         for images in (self._over_budget, self._undecoded):
             while images and images[0].future.done():
@@ -247,7 +184,7 @@ class Batcher:
             self._undecoded.remove(image)
         return [image]
 
-    def _decodable(self) -> _Image | None:
+    def _decodable(self) -> Image | None:
         """Return the next image to decode: while one waits for the budget, none that needs it passes."""
         if not self._over_budget:
             return self._undecoded[0] if self._undecoded else None
@@ -257,11 +194,10 @@ class Batcher:
         return next((image for image in self._undecoded if image.alone), None)
 
     def _worth_starting(self) -> bool:
-        """Compare inferring the decoded images now with decoding another one first.
+        """Compare the costs of decoding another image before the decoded ones are inferred.
 
-        Decoding delays the decoded images, and adds to the waiting that they have behind them. It saves all
-        images behind them a part of an inference's fixed time, because batches of n + 1 instead of n images
-        are fewer. Both sides are in seconds, summed over the images.
+        It adds to their waiting, and saves each image behind them a part of an inference's fixed time: that
+        is shared by n + 1 instead of n images. Both sides are seconds, summed over the images.
         """
         images, now = len(self._decoded), self._clock()
         if images >= self._settings.max_batch:
@@ -273,8 +209,8 @@ class Batcher:
         end = now + self._decode_s + self._inference_time.of(images + 1)
         return any(image.deadline is not None and image.deadline < end for image in self._decoded)
 
-    def _take_batch(self, limit: int) -> list[_Image]:
-        batch: list[_Image] = []
+    def _take_batch(self, limit: int) -> list[Image]:
+        batch: list[Image] = []
         while self._decoded and len(batch) < limit:
             if self._decoded[0].future.done():
                 self._drop(self._decoded, "infer")
@@ -284,12 +220,12 @@ class Batcher:
                 batch.append(self._decoded.popleft())
         return batch
 
-    def _drop(self, images: deque[_Image], stage: Stage) -> None:
+    def _drop(self, images: deque[Image], stage: Stage) -> None:
         deadline = images.popleft().deadline
         expired = deadline is not None and self._clock() >= deadline
         self._on_drop(stage, "deadline" if expired else "gone")
 
-    def _decode(self, image: _Image) -> list[Outcome]:
+    def _decode(self, image: Image) -> list[Outcome]:
         """Decode, or leave the image waiting for the budget. Return the error, if there is one."""
         start = self._clock()
         image.queue_ms += (start - image.waiting_since) * 1e3
@@ -297,45 +233,43 @@ class Batcher:
             decode = image.decode or self._read_header(image, start)
             if decode is None:
                 return []
-            try:
-                pixels = decode()
-            finally:
-                image.decode = None  # frees the bytes while the image waits
-                self._budget.release(image.budget_px)
+            pixels = decode()
         except Exception as error:  # the thread must survive any image
-            return [_service_error(error, "decoding", ServiceError)]
+            self._budget.release(image.budget_px)
+            return [service_error(error, "decoding", ServiceError)]
         with self._changed:
-            image.pixels = pixels
+            self._budget.release(image.budget_px)
+            image.pixels, image.decode = pixels, None  # frees the bytes
             self._wait(image, self._decoded, start)
-            self._decode_s = _average(self._decode_s, image.decode_ms / 1e3)
+            self._decode_s = average(self._decode_s, image.decode_ms / 1e3)
         return []
 
-    def _read_header(self, image: _Image, start: float) -> Decode | None:
+    def _read_header(self, image: Image, start: float) -> Decode | None:
         data, image.data = image.data, b""
         pixels, decode = image.read_header(data)
+        image.budget_px = 0 if image.alone else pixels
         with self._changed:
-            image.budget_px = 0 if image.alone else pixels
             if self._budget.acquire(image.budget_px, image):
                 return decode
             image.decode = decode
             self._wait(image, self._over_budget, start)
             return None
 
-    def _wait(self, image: _Image, images: deque[_Image], start: float) -> None:
+    def _wait(self, image: Image, images: deque[Image], start: float) -> None:
         image.waiting_since = self._clock()
         image.decode_ms += (image.waiting_since - start) * 1e3
         images.append(image)
 
-    def _run(self, batch: list[_Image]) -> list[Outcome]:
+    def _run(self, batch: list[Image]) -> list[Outcome]:
         try:
             return self._encode_batch(batch)
         except Exception as error:  # the thread must survive any batch
             if len(batch) > 1:
                 half = len(batch) // 2
                 return self._run(batch[:half]) + self._run(batch[half:])
-            return [_service_error(error, "inference", EncoderFailed)]
+            return [service_error(error, "inference", EncoderFailed)]
 
-    def _encode_batch(self, batch: list[_Image]) -> list[Outcome]:
+    def _encode_batch(self, batch: list[Image]) -> list[Outcome]:
         start = self._clock()
         pixels = [image.pixels for image in batch if image.pixels is not None]
         embeddings = self._encode(np.stack(pixels))  # (N, dim) float32
@@ -344,31 +278,10 @@ class Batcher:
         self._on_batch(len(batch))
         decode_s = sum(image.decode_ms for image in batch) / 1e3
         batch_s = decode_s / self._settings.threads + infer_s / self._settings.lanes
-        self.seconds_per_image = _average(self.seconds_per_image, batch_s / len(batch))
+        self.seconds_per_image = average(self.seconds_per_image, batch_s / len(batch))
         return [
             image.embedded(row, start, infer_s * 1e3)
             if np.isfinite(row).all()
             else EncoderFailed("the model returned an embedding that is not finite")
             for image, row in zip(batch, embeddings, strict=True)
         ]
-
-
-def _average(average: float, latest: float) -> float:
-    """Return the moving average with the latest measurement, which is the first one if `average` is 0."""
-    return average + (latest - average) * (_LATEST_WEIGHT if average else 1)
-
-
-def _service_error(error: Exception, stage: str, kind: type[ServiceError]) -> ServiceError:
-    if isinstance(error, ServiceError):
-        return error
-    _log.exception("%s failed", stage)
-    return kind(f"{stage} failed: {type(error).__name__}")
-
-
-def _settle(images: list[_Image], outcomes: list[Outcome]) -> None:
-    for image, outcome in zip(images, outcomes, strict=True):
-        with contextlib.suppress(asyncio.InvalidStateError):  # cancelled meanwhile
-            if isinstance(outcome, Embedded):
-                image.future.set_result(outcome)
-            else:
-                image.future.set_exception(outcome)

@@ -9,11 +9,12 @@ from dataclasses import replace
 from functools import partial
 
 from service.errors import Overloaded
-from service.inference.batching import Batcher, Embedded
+from service.inference.batching import Batcher
 from service.inference.budget import Budget
 from service.inference.cache import Cache
 from service.inference.encoder import Encoder
 from service.inference.images import read_header
+from service.inference.work import Embedded
 from service.metrics import ModelMetrics
 from service.settings import Settings
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, NotReady, ServiceError, UndecodableImage
-from service.inference.batching import Embedded
+from service.inference.work import Embedded
 from tests.support.batcher import (
     BAD,
     BROKEN,

@@ -5,7 +5,7 @@ import contextlib
 import threading
 
 from service.errors import UndecodableImage
-from service.inference.batching import Decode
+from service.inference.work import Decode
 from tests.support.batcher import BROKEN, Gate, ManualClock, batching, embed, first_pixel, read_header
 
 

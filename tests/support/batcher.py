@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, UndecodableImage
-from service.inference.batching import Batcher, Clock, Decode, DropReason, Embedded, Encode, Stage
+from service.inference.batching import Batcher, Clock, DropReason, Encode, Stage
 from service.inference.budget import Budget
+from service.inference.work import Decode, Embedded
 from service.settings import Settings
 
 BAD = 13
