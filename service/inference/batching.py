@@ -24,18 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, NotReady, ServiceError
+from service.inference import work
 from service.inference.budget import Budget
-from service.inference.work import (
-    Decode,
-    Embedded,
-    Image,
-    InferenceTime,
-    Outcome,
-    ReadHeader,
-    average,
-    service_error,
-    settle,
-)
+from service.inference.work import Decode, Embedded, Image, MeasuredTime, Outcome, ReadHeader
 from service.settings import Settings
 
 Stage = Literal["decode", "infer"]
@@ -73,8 +64,8 @@ class Batcher:
         self._decoded: deque[Image] = deque()
         self._busy_since: dict[int, float] = {}  # by thread
         self._inferring = 0
-        self._decode_s = 0.0  # moving average
-        self._inference_time = InferenceTime()
+        self._decode_time = MeasuredTime()  # by bytes
+        self._inference_time = MeasuredTime()  # by images
         self.seconds_per_image = 0.0  # moving average over all threads together; 0 before the first batch
         self._changed = pixels.condition()
         self._closing = False
@@ -113,7 +104,7 @@ class Batcher:
         with self._changed:
             if self._closing:
                 raise NotReady("the service is stopping")
-            image = Image(data, read_header, alone, future, self._clock(), deadline)
+            image = Image(data, read_header, alone, future, self._clock(), deadline, len(data))
             self._undecoded.append(image)
             self._changed.notify()
         try:
@@ -144,7 +135,7 @@ class Batcher:
                     self._inferring -= 1
                     self._last_batch_at = self._clock()
             if outcomes:  # all in a single callback on the event loop
-                images[0].future.get_loop().call_soon_threadsafe(settle, images, outcomes)
+                images[0].future.get_loop().call_soon_threadsafe(work.settle, images, outcomes)
 
     def _next(self, thread: int) -> list[Image]:
         """Wait for work. Empty after `close`, once nothing waits."""
@@ -169,11 +160,11 @@ class Batcher:
                 self._budget.withdraw(images[0])
                 self._drop(images, "decode")
         image = self._decodable()
-        free = self._settings.lanes - self._inferring
-        if free and self._decoded and (image is None or self._worth_starting()):
-            # If no more images will join, divide them among the free inferences.
-            share = self._settings.max_batch if image else math.ceil(len(self._decoded) / free)
-            if batch := self._take_batch(min(share, self._settings.max_batch)):
+        limit, free = self._settings.max_batch, self._settings.lanes - self._inferring
+        if free and self._decoded and (image is None or self._worth_starting(image)):
+            if image is None:  # no more images will join: divide them among the free inferences
+                limit = min(limit, math.ceil(len(self._decoded) / free))
+            if batch := self._take_batch(limit):
                 return batch
         if image is None:
             return []
@@ -193,20 +184,20 @@ class Batcher:
             return image
         return next((image for image in self._undecoded if image.alone), None)
 
-    def _worth_starting(self) -> bool:
-        """Compare the costs of decoding another image before the decoded ones are inferred.
+    def _worth_starting(self, undecoded: Image) -> bool:
+        """Compare the costs of decoding one more image before the decoded ones are inferred.
 
         It adds to their waiting, and saves each image behind them a part of an inference's fixed time: that
         is shared by n + 1 instead of n images. Both sides are seconds, summed over the images.
         """
         images, now = len(self._decoded), self._clock()
-        if images >= self._settings.max_batch:
-            return True
-        waiting_costs = sum(now - image.waiting_since + self._decode_s for image in self._decoded)
+        decode_s = self._decode_time.of(undecoded.data_bytes)
+        waiting_costs = sum(now - image.waiting_since + decode_s for image in self._decoded)
         behind = len(self._undecoded) + len(self._over_budget)
-        if waiting_costs > behind * self._inference_time.fixed / (images + 1):
+        batching_saves = behind * self._inference_time.of(0) / (images + 1)
+        if images >= self._settings.max_batch or waiting_costs > batching_saves:
             return True
-        end = now + self._decode_s + self._inference_time.of(images + 1)
+        end = now + decode_s + self._inference_time.of(images + 1)
         return any(image.deadline is not None and image.deadline < end for image in self._decoded)
 
     def _take_batch(self, limit: int) -> list[Image]:
@@ -236,12 +227,12 @@ class Batcher:
             pixels = decode()
         except Exception as error:  # the thread must survive any image
             self._budget.release(image.budget_px)
-            return [service_error(error, "decoding", ServiceError)]
+            return [work.service_error(error, "decoding", ServiceError)]
         with self._changed:
             self._budget.release(image.budget_px)
             image.pixels, image.decode = pixels, None  # frees the bytes
             self._wait(image, self._decoded, start)
-            self._decode_s = average(self._decode_s, image.decode_ms / 1e3)
+            self._decode_time.add(image.data_bytes, image.decode_ms / 1e3)
         return []
 
     def _read_header(self, image: Image, start: float) -> Decode | None:
@@ -267,7 +258,7 @@ class Batcher:
             if len(batch) > 1:
                 half = len(batch) // 2
                 return self._run(batch[:half]) + self._run(batch[half:])
-            return [service_error(error, "inference", EncoderFailed)]
+            return [work.service_error(error, "inference", EncoderFailed)]
 
     def _encode_batch(self, batch: list[Image]) -> list[Outcome]:
         start = self._clock()
@@ -278,7 +269,7 @@ class Batcher:
         self._on_batch(len(batch))
         decode_s = sum(image.decode_ms for image in batch) / 1e3
         batch_s = decode_s / self._settings.threads + infer_s / self._settings.lanes
-        self.seconds_per_image = average(self.seconds_per_image, batch_s / len(batch))
+        self.seconds_per_image = work.average(self.seconds_per_image, batch_s / len(batch))
         return [
             image.embedded(row, start, infer_s * 1e3)
             if np.isfinite(row).all()

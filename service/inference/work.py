@@ -45,6 +45,7 @@ class Image:
     future: asyncio.Future[Embedded]
     waiting_since: float
     deadline: float | None  # the client's; None after it disconnected
+    data_bytes: int
     budget_px: int = 0
     decode: Decode | None = None  # after reading the header
     pixels: NDArray[np.uint8] | None = None  # (H, W, 3), once decoded
@@ -77,37 +78,29 @@ def service_error(error: Exception, stage: str, kind: type[ServiceError]) -> Ser
     return kind(f"{stage} failed: {type(error).__name__}")
 
 
-class InferenceTime:
-    """The time of an inference as a fixed part and a part per image: a line through the latest batches.
+class MeasuredTime:
+    """The time of a piece of work as a fixed part and a part per unit: a line through the latest measurements.
 
-    As long as all batches had one size, the complete time counts as the fixed part.
+    As long as all had one size, the complete time counts as the fixed part.
     """
 
     def __init__(self) -> None:
-        self._images = self._seconds = 0.0  # moving averages
-        self._variance = self._covariance = 0.0  # of the images; of images and seconds
+        self._units = self._seconds = 0.0  # moving averages
+        self._variance = self._covariance = 0.0  # of the units; of units and seconds
 
-    def add(self, images: int, seconds: float) -> None:
+    def add(self, units: int, seconds: float) -> None:
         """Add a measurement."""
-        weight = _LATEST_WEIGHT if self._images else 1
-        more, longer = images - self._images, seconds - self._seconds
-        self._images += weight * more
+        weight = _LATEST_WEIGHT if self._units else 1
+        more, longer = units - self._units, seconds - self._seconds
+        self._units += weight * more
         self._seconds += weight * longer
         self._variance = (1 - weight) * (self._variance + weight * more * more)
         self._covariance = (1 - weight) * (self._covariance + weight * more * longer)
 
-    def of(self, images: int) -> float:
-        """Return the expected seconds of a batch."""
-        return self._seconds + self._per_image * (images - self._images)
-
-    @property
-    def fixed(self) -> float:
-        """The expected seconds that do not depend on the number of images."""
-        return max(0.0, self.of(0))
-
-    @property
-    def _per_image(self) -> float:
-        return max(0.0, self._covariance / self._variance) if self._variance else 0.0
+    def of(self, units: int) -> float:
+        """Return the expected seconds."""
+        per_unit = max(0.0, self._covariance / self._variance) if self._variance else 0.0
+        return max(0.0, self._seconds + per_unit * (units - self._units))
 
 
 def average(previous: float, latest: float) -> float:

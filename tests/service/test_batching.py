@@ -1,6 +1,7 @@
 """The batcher: batch composition, and the result or error of each image in a batch."""
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from tests.support.batcher import (
 
 
 async def test_a_single_image_does_not_wait_for_a_batch() -> None:
-    with batching(first_pixel) as (batcher, sizes):
+    with batching(first_pixel, clock=time.monotonic) as (batcher, sizes):
         async with asyncio.timeout(60):  # a batching window would delay every image, a busy machine does not
             embedded = await embed(batcher, 7)
             while embedded.stages_ms["queue"] >= 1:

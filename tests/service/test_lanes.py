@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import time
 
 from service.errors import UndecodableImage
 from service.inference.work import Decode
@@ -45,7 +46,7 @@ async def test_images_are_decoded_while_an_inference_runs() -> None:
 
 
 async def test_endless_broken_images_do_not_starve_valid_ones() -> None:
-    with batching(first_pixel, threads=2, lanes=2) as (batcher, _):
+    with batching(first_pixel, threads=2, lanes=2, clock=time.monotonic) as (batcher, _):
         stop = asyncio.Event()
 
         async def flood() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +66,36 @@ class ManualClock:
         return self.now_s
 
 
+class SteppedClock(ManualClock):
+    """A clock that advances to the end of the earliest sleep once enough threads sleep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = threading.Condition()
+        self._ends: list[float] = []  # of the sleeps
+        self._stopped = False
+
+    def sleep(self, seconds: float) -> None:
+        with self._changed:
+            end = self.now_s + seconds
+            self._ends.append(end)
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: self._stopped or self.now_s >= end, 60)
+
+    def step(self, sleeping: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self._ends) == sleeping, 60)
+            self.now_s = min(self._ends)
+            self._ends = [end for end in self._ends if end > self.now_s]
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """End all sleeps."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
 @contextmanager
 def batching(
     encode: Encode,
@@ -74,12 +103,12 @@ def batching(
     threads: int = 1,
     lanes: int = 1,
     dropped: Callable[[Stage, DropReason], None] = lambda _, __: None,
-    clock: Clock = time.monotonic,
+    clock: Clock | None = None,
     pixels: Budget | None = None,
 ) -> Iterator[tuple[Batcher, list[int]]]:
     sizes: list[int] = []
     settings = Settings(threads=threads, lanes=lanes, max_batch=max_batch)
-    batcher = Batcher(encode, settings, sizes.append, dropped, pixels or Budget(1000), clock)
+    batcher = Batcher(encode, settings, sizes.append, dropped, pixels or Budget(1000), clock or ManualClock())
     try:
         yield batcher, sizes
     finally:
