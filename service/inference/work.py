@@ -79,7 +79,7 @@ def service_error(error: Exception, stage: str, kind: type[ServiceError]) -> Ser
 
 
 class MeasuredTime:
-    """The time of a piece of work as a fixed part and a part per unit: a line through the latest measurements.
+    """The time of a piece of work as a fixed part and a part per unit: a line through the latest ones.
 
     As long as all had one size, the complete time counts as the fixed part.
     """
