@@ -43,7 +43,7 @@ class Encoder:
     """A model in ONNX Runtime, for up to `lanes` concurrent calls.
 
     On a CPU each concurrent inference uses its share of the threads, so that no core idles at the end of
-    each layer; the only image in flight uses all threads, through a second session (docs/decisions/01). Other
+    each layer; a single image in flight uses all threads, through a second session (docs/decisions/01). Other
     providers prepare for each new batch size, so batches are padded to a few sizes, all run once at start.
     """
 
