@@ -225,12 +225,13 @@ class Batcher:
             if decode is None:
                 return []
             pixels = decode()
+            decode = image.decode = None  # frees the encoded image and its pixels at full size
         except Exception as error:  # the thread must survive any image
             self._budget.release(image.budget_px)
             return [work.service_error(error, "decoding", ServiceError)]
         with self._changed:
             self._budget.release(image.budget_px)
-            image.pixels, image.decode = pixels, None  # frees the bytes
+            image.pixels = pixels
             self._wait(image, self._decoded, start)
             self._decode_time.add(image.data_bytes, image.decode_ms / 1e3)
         return []
