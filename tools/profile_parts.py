@@ -17,6 +17,7 @@ PARTS = {
     "service/inference/images.py": "decode",
     "_serve (service/inference/batching": "queue",
     "service/inference/batching.py": "queue",
+    "service/inference/work.py": "queue",
     "service/inference/pipeline.py": "queue",
     "service/metrics.py": "metrics",
     "service/http/body.py": "parsing",

@@ -19,8 +19,8 @@ from service.errors import InvalidRequest, NotReady, ServiceError, Unauthorized
 from service.http.body import FORM_SLACK_BYTES, MAX_JSON_BYTES
 from service.http.limits import Exchange, Intake, Reservation
 from service.http.problems import internal_error, problem_response
-from service.inference.batching import Embedded
 from service.inference.cache import Lookup
+from service.inference.work import Embedded
 from service.logs import access_log, request_id
 
 _ALWAYS = {"/livez", "/healthz", "/metrics"}  # available even while the service is not serving

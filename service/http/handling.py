@@ -14,8 +14,8 @@ from service.errors import FingerprintMismatch, InvalidRequest, ServiceError
 from service.http.body import MAX_IMAGES, Link, file_bytes, read_image_and_fields
 from service.http.envelope import RequestState
 from service.http.forms import FormFile
-from service.inference.batching import Embedded
 from service.inference.model import Model
+from service.inference.work import Embedded
 from service.manifest import Manifest
 
 T = TypeVar("T")

@@ -28,7 +28,7 @@ from service.http.handling import CoreDep, Embedder, IndexEmbedderDep, faults_of
 from service.http.schemas import response_of
 from service.http.search import DomainName, check_embedding
 from service.index import Item
-from service.inference.batching import Embedded
+from service.inference.work import Embedded
 
 router = APIRouter()
 

@@ -2,76 +2,38 @@
 
 A free thread takes the next piece of work: a batch of decoded images for the model, or an image to decode.
 Decoding and inference therefore share the cores instead of competing for them, and an image that arrives at
-an idle service is decoded and inferred by the same thread. A batch starts if it is full, if no image waits
-to be decoded, or if as many images as fill it were decoded (broken ones included): it never waits for
-requests that have not arrived.
+an idle service is decoded and inferred by the same thread. A batch starts if it is full, if no other image
+can be decoded now, or if decoding another one first would cost the decoded images more waiting than a larger
+batch saves: it never waits for requests that have not arrived.
+
+An image whose pixels exceed the budget waits without a thread, after its header was read.
 
 Failures are isolated. Images are decoded separately, cancelled images are skipped, and a failed batch is
 split in half and retried, so that a batch too large for the memory succeeds and only a faulty image fails.
 """
 
 import asyncio
-import contextlib
-import logging
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, NotReady, ServiceError
-from service.inference.cache import Lookup
+from service.inference import work
+from service.inference.budget import Budget
+from service.inference.work import Decode, Embedded, Image, MeasuredTime, Outcome, ReadHeader
 from service.settings import Settings
 
-_log = logging.getLogger(__name__)
 Stage = Literal["decode", "infer"]
 DropReason = Literal["deadline", "gone"]
 
-_LATEST_WEIGHT = 0.1  # of the latest batch in the moving average
-
-Decode = Callable[[bytes], NDArray[np.uint8]]
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Clock = Callable[[], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """An image's embedding and the milliseconds of each stage.
-
-    `queue` is the wait for a thread to decode, then for an inference to start; `infer` is the time of the
-    complete batch.
-    """
-
-    embedding: NDArray[np.float32]  # (dim,), unit norm
-    stages_ms: dict[str, float]  # (fetch,) decode, queue, infer; the last three not for a cache hit
-    cache: Lookup | None = None  # None: the cache is off
-
-
-Outcome = Embedded | ServiceError
-
-
-@dataclass(slots=True)
-class _Image:
-    data: bytes
-    decode: Decode
-    alone: bool  # in a batch of one
-    future: asyncio.Future[Embedded]
-    waiting_since: float
-    deadline: float | None  # the client's; None after it disconnected
-    pixels: NDArray[np.uint8] | None = None  # (H, W, 3), once decoded
-    decode_ms: float = 0.0
-    queue_ms: float = 0.0
-
-    def embedded(self, row: NDArray[np.float32], start: float, infer_ms: float) -> Embedded:
-        queue_ms = self.queue_ms + (start - self.waiting_since) * 1e3
-        stages_ms = {"decode": self.decode_ms, "queue": queue_ms, "infer": infer_ms}
-        # A copy, because a view that is kept (by a cache) would keep the complete batch in memory.
-        return Embedded(row.copy(), stages_ms)
 
 
 class Batcher:
@@ -83,6 +45,7 @@ class Batcher:
         settings: Settings,
         on_batch: Callable[[int], None],
         on_drop: Callable[[Stage, DropReason], None],
+        pixels: Budget,
         clock: Clock = time.monotonic,
     ) -> None:
         """The threads call `on_batch` with the number of images of each inference.
@@ -93,15 +56,18 @@ class Batcher:
         self._settings = settings
         self._on_batch = on_batch
         self._on_drop = on_drop
+        self._budget = pixels
         self._clock = clock
         self._last_batch_at = clock()
-        self._decoded_since_batch = 0
-        self._undecoded: deque[_Image] = deque()
-        self._decoded: deque[_Image] = deque()
+        self._undecoded: deque[Image] = deque()
+        self._over_budget: deque[Image] = deque()  # the header was read, the pixels do not fit yet
+        self._decoded: deque[Image] = deque()
         self._busy_since: dict[int, float] = {}  # by thread
         self._inferring = 0
+        self._decode_time = MeasuredTime()  # by bytes
+        self._inference_time = MeasuredTime()  # by images
         self.seconds_per_image = 0.0  # moving average over all threads together; 0 before the first batch
-        self._changed = threading.Condition()
+        self._changed = pixels.condition()
         self._closing = False
         self._threads = [
             threading.Thread(target=self._serve, args=(number,), name=f"images-{number}", daemon=True)
@@ -113,7 +79,7 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Number of images that wait to be decoded or inferred."""
-        return len(self._undecoded) + len(self._decoded)
+        return len(self._undecoded) + len(self._over_budget) + len(self._decoded)
 
     @property
     def alive(self) -> bool:
@@ -127,18 +93,18 @@ class Batcher:
             return self._clock() - min([self._last_batch_at, *self._busy_since.values()])
 
     async def submit(
-        self, data: bytes, decode: Decode, alone: bool = False, deadline: float | None = None
+        self, data: bytes, read_header: ReadHeader, alone: bool = False, deadline: float | None = None
     ) -> Embedded:
         """Embed an encoded image. Cancelling drops the image if it still waits.
 
-        `deadline`, on the event loop's clock, only determines the reported reason of a cancellation.
-        Raises what `decode` raises, EncoderFailed for this image alone, or NotReady after `close`.
+        `deadline`, on the event loop's clock, is when the caller cancels. A batch starts early to meet it.
+        Raises the errors of decoding, EncoderFailed for this image alone, or NotReady after `close`.
         """
         future: asyncio.Future[Embedded] = asyncio.get_running_loop().create_future()
         with self._changed:
             if self._closing:
                 raise NotReady("the service is stopping")
-            image = _Image(data, decode, alone, future, self._clock(), deadline)
+            image = Image(data, read_header, alone, future, self._clock(), deadline, len(data))
             self._undecoded.append(image)
             self._changed.notify()
         try:
@@ -146,6 +112,8 @@ class Batcher:
         except asyncio.CancelledError:
             if deadline is not None and self._clock() < deadline:
                 image.deadline = None  # it must not expire before a thread drops the image
+            with self._changed:
+                self._changed.notify()  # it may be next for the budget
             raise
 
     def close(self) -> None:
@@ -157,46 +125,84 @@ class Batcher:
             thread.join()
 
     def _serve(self, thread: int) -> None:
-        while True:
-            with self._changed:
-                while not (images := self._take()):
-                    if self._closing and not self.waiting:
-                        return
-                    self._changed.wait()
-                decoded = images[0].pixels is not None
-                self._busy_since[thread] = self._clock()
-                self._inferring += decoded
-            outcomes = self._run(images) if decoded else self._decode(images[0])
-            with self._changed:
-                del self._busy_since[thread]
-                if decoded:
+        while images := self._next(thread):
+            if images[0].pixels is None:
+                outcomes = self._decode(images[0])
+            else:
+                outcomes = self._run(images)
+                with self._changed:
+                    del self._busy_since[thread]
                     self._inferring -= 1
                     self._last_batch_at = self._clock()
-                elif not outcomes:
-                    self._decoded.append(images[0])
-                self._changed.notify_all()
             if outcomes:  # all in a single callback on the event loop
-                images[0].future.get_loop().call_soon_threadsafe(_settle, images, outcomes)
+                images[0].future.get_loop().call_soon_threadsafe(work.settle, images, outcomes)
 
-    def _take(self) -> list[_Image]:
+    def _next(self, thread: int) -> list[Image]:
+        """Wait for work. Empty after `close`, once nothing waits."""
+        with self._changed:
+            while not (images := self._take()):
+                if self._closing and not self.waiting:
+                    return []
+                self._busy_since.pop(thread, None)
+                self._changed.wait()
+            self._busy_since[thread] = self._clock()
+            self._inferring += images[0].pixels is not None
+            if self._closing:
+                self._changed.notify_all()
+            elif self.waiting:
+                self._changed.notify()  # another thread may find work, and then notifies the next one
+            return images
+
+    def _take(self) -> list[Image]:
         """Take a batch to infer or one image to decode. Empty if there is no work for a free thread."""
-        while self._undecoded and self._undecoded[0].future.done():
-            self._drop(self._undecoded, "decode")
-        full = self._decoded_since_batch >= self._settings.max_batch
-        if (full or not self._undecoded) and (batch := self._take_batch()):
-            self._decoded_since_batch = 0
-            return batch
-        if not self._undecoded:
-            return []
-        self._decoded_since_batch += 1
-        return [self._undecoded.popleft()]
-
-    def _take_batch(self) -> list[_Image]:
+        for images in (self._over_budget, self._undecoded):
+            while images and images[0].future.done():
+                self._budget.withdraw(images[0])
+                self._drop(images, "decode")
+        image = self._decodable()
         limit, free = self._settings.max_batch, self._settings.lanes - self._inferring
-        if not self._undecoded:  # no more images will join: divide them among the free inferences
-            limit = min(limit, math.ceil(len(self._decoded) / max(1, free)))
-        batch: list[_Image] = []
-        while free and self._decoded and len(batch) < limit:
+        if free and self._decoded and (image is None or self._worth_starting(image)):
+            if image is None:  # no more images will join: divide them among the free inferences
+                limit = min(limit, math.ceil(len(self._decoded) / free))
+            if batch := self._take_batch(limit):
+                return batch
+        if image is None:
+            return []
+        if image.decode:
+            self._over_budget.remove(image)
+            self._budget.acquire(image.budget_px, image)
+        else:
+            self._undecoded.remove(image)
+        return [image]
+
+    def _decodable(self) -> Image | None:
+        """Return the next image to decode: while one waits for the budget, none that needs it passes."""
+        if not self._over_budget:
+            return self._undecoded[0] if self._undecoded else None
+        image = self._over_budget[0]
+        if self._budget.fits(image.budget_px, image):
+            return image
+        return next((image for image in self._undecoded if image.alone), None)
+
+    def _worth_starting(self, undecoded: Image) -> bool:
+        """Compare the costs of decoding one more image before the decoded ones are inferred.
+
+        It adds to their waiting, and saves each image behind them a part of an inference's fixed time: that
+        is shared by n + 1 instead of n images. Both sides are seconds, summed over the images.
+        """
+        images, now = len(self._decoded), self._clock()
+        decode_s = self._decode_time.of(undecoded.data_bytes)
+        waiting_costs = sum(now - image.waiting_since + decode_s for image in self._decoded)
+        behind = len(self._undecoded) + len(self._over_budget)
+        batching_saves = behind * self._inference_time.of(0) / (images + 1)
+        if images >= self._settings.max_batch or waiting_costs > batching_saves:
+            return True
+        end = now + decode_s + self._inference_time.of(images + 1)
+        return any(image.deadline is not None and image.deadline < end for image in self._decoded)
+
+    def _take_batch(self, limit: int) -> list[Image]:
+        batch: list[Image] = []
+        while self._decoded and len(batch) < limit:
             if self._decoded[0].future.done():
                 self._drop(self._decoded, "infer")
             elif batch and (batch[0].alone or self._decoded[0].alone):
@@ -205,63 +211,69 @@ class Batcher:
                 batch.append(self._decoded.popleft())
         return batch
 
-    def _drop(self, images: deque[_Image], stage: Stage) -> None:
+    def _drop(self, images: deque[Image], stage: Stage) -> None:
         deadline = images.popleft().deadline
         expired = deadline is not None and self._clock() >= deadline
         self._on_drop(stage, "deadline" if expired else "gone")
 
-    def _decode(self, image: _Image) -> list[Outcome]:
-        """Return the error, if there is one."""
+    def _decode(self, image: Image) -> list[Outcome]:
+        """Decode, or leave the image waiting for the budget. Return the error, if there is one."""
         start = self._clock()
+        image.queue_ms += (start - image.waiting_since) * 1e3
         try:
-            image.pixels = image.decode(image.data)
+            decode = image.decode or self._read_header(image, start)
+            if decode is None:
+                return []
+            pixels = decode()
+            decode = image.decode = None  # frees the encoded image and its pixels at full size
         except Exception as error:  # the thread must survive any image
-            return [_service_error(error, "decoding", ServiceError)]
-        finally:
-            image.data = b""  # frees the bytes while the image waits
-        image.queue_ms = (start - image.waiting_since) * 1e3
-        image.waiting_since = self._clock()
-        image.decode_ms = (image.waiting_since - start) * 1e3
+            self._budget.release(image.budget_px)
+            return [work.service_error(error, "decoding", ServiceError)]
+        with self._changed:
+            self._budget.release(image.budget_px)
+            image.pixels = pixels
+            self._wait(image, self._decoded, start)
+            self._decode_time.add(image.data_bytes, image.decode_ms / 1e3)
         return []
 
-    def _run(self, batch: list[_Image]) -> list[Outcome]:
+    def _read_header(self, image: Image, start: float) -> Decode | None:
+        data, image.data = image.data, b""
+        pixels, decode = image.read_header(data)
+        image.budget_px = 0 if image.alone else pixels
+        with self._changed:
+            if self._budget.acquire(image.budget_px, image):
+                return decode
+            image.decode = decode
+            self._wait(image, self._over_budget, start)
+            return None
+
+    def _wait(self, image: Image, images: deque[Image], start: float) -> None:
+        image.waiting_since = self._clock()
+        image.decode_ms += (image.waiting_since - start) * 1e3
+        images.append(image)
+
+    def _run(self, batch: list[Image]) -> list[Outcome]:
         try:
             return self._encode_batch(batch)
         except Exception as error:  # the thread must survive any batch
             if len(batch) > 1:
                 half = len(batch) // 2
                 return self._run(batch[:half]) + self._run(batch[half:])
-            return [_service_error(error, "inference", EncoderFailed)]
+            return [work.service_error(error, "inference", EncoderFailed)]
 
-    def _encode_batch(self, batch: list[_Image]) -> list[Outcome]:
+    def _encode_batch(self, batch: list[Image]) -> list[Outcome]:
         start = self._clock()
         pixels = [image.pixels for image in batch if image.pixels is not None]
         embeddings = self._encode(np.stack(pixels))  # (N, dim) float32
-        infer_ms = (self._clock() - start) * 1e3
+        infer_s = self._clock() - start
+        self._inference_time.add(len(batch), infer_s)
         self._on_batch(len(batch))
-        decode_ms = sum(image.decode_ms for image in batch)
-        batch_ms = decode_ms / self._settings.threads + infer_ms / self._settings.lanes
-        weight = _LATEST_WEIGHT if self.seconds_per_image else 1
-        self.seconds_per_image += (batch_ms / 1e3 / len(batch) - self.seconds_per_image) * weight
+        decode_s = sum(image.decode_ms for image in batch) / 1e3
+        batch_s = decode_s / self._settings.threads + infer_s / self._settings.lanes
+        self.seconds_per_image = work.average(self.seconds_per_image, batch_s / len(batch))
         return [
-            image.embedded(row, start, infer_ms)
+            image.embedded(row, start, infer_s * 1e3)
             if np.isfinite(row).all()
             else EncoderFailed("the model returned an embedding that is not finite")
             for image, row in zip(batch, embeddings, strict=True)
         ]
-
-
-def _service_error(error: Exception, stage: str, kind: type[ServiceError]) -> ServiceError:
-    if isinstance(error, ServiceError):
-        return error
-    _log.exception("%s failed", stage)
-    return kind(f"{stage} failed: {type(error).__name__}")
-
-
-def _settle(images: list[_Image], outcomes: list[Outcome]) -> None:
-    for image, outcome in zip(images, outcomes, strict=True):
-        with contextlib.suppress(asyncio.InvalidStateError):  # cancelled meanwhile
-            if isinstance(outcome, Embedded):
-                image.future.set_result(outcome)
-            else:
-                image.future.set_exception(outcome)

@@ -1,8 +1,7 @@
 """A limit on an amount in flight: bytes of request bodies, or pixels being decoded."""
 
-import contextlib
 import threading
-from collections.abc import Iterator
+from collections import deque
 
 
 class Budget:
@@ -11,33 +10,48 @@ class Budget:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._held = 0
-        self._changed = threading.Condition()  # reentrant
+        self._lock = threading.RLock()
+        self._tickets: deque[object] = deque()  # of refused amounts, the first one is next
+        self._conditions: list[threading.Condition] = []
 
-    def fits(self, amount: int) -> bool:
+    def condition(self) -> threading.Condition:
+        """Return a condition with this budget's lock, notified when a refused amount may fit."""
+        self._conditions.append(threading.Condition(self._lock))
+        return self._conditions[-1]
+
+    def fits(self, amount: int, ticket: object = None) -> bool:
         """Return True if `amount` could be acquired now."""
-        with self._changed:
-            return not self._held or not amount or self._held + amount <= self._limit
+        with self._lock:
+            first = not self._tickets or self._tickets[0] is ticket
+            return not amount or (first and (not self._held or self._held + amount <= self._limit))
 
-    def acquire(self, amount: int) -> bool:
-        """Acquire `amount` and return True, or return False if it does not fit."""
-        with self._changed:
-            fits = self.fits(amount)
-            self._held += amount if fits else 0
+    def acquire(self, amount: int, ticket: object = None) -> bool:
+        """Acquire `amount` and return True, or return False if it does not fit.
+
+        A refused amount with a ticket is next after those refused before it: later ones do not fit until it
+        has been acquired with the same ticket, or the ticket is withdrawn.
+        """
+        with self._lock:
+            if fits := self.fits(amount, ticket):
+                self._held += amount
+                self.withdraw(ticket)
+            elif ticket is not None and ticket not in self._tickets:
+                self._tickets.append(ticket)
             return fits
+
+    def withdraw(self, ticket: object) -> None:
+        """Give up a refused amount, if there is one with this ticket."""
+        with self._lock:
+            if ticket in self._tickets:
+                self._tickets.remove(ticket)
+                self._notify()
 
     def release(self, amount: int) -> None:
         """Return an amount that was acquired."""
-        with self._changed:
+        with self._lock:
             self._held -= amount
-            self._changed.notify_all()
+            self._notify()
 
-    @contextlib.contextmanager
-    def acquired(self, amount: int) -> Iterator[None]:
-        """Wait until `amount` fits, and hold it. Blocks: not for the event loop's thread."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.fits(amount))
-            self._held += amount
-        try:
-            yield
-        finally:
-            self.release(amount)
+    def _notify(self) -> None:
+        for condition in self._conditions if self._tickets else ():
+            condition.notify_all()

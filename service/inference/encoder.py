@@ -43,7 +43,7 @@ class Encoder:
     """A model in ONNX Runtime, for up to `lanes` concurrent calls.
 
     On a CPU each concurrent inference uses its share of the threads, so that no core idles at the end of
-    each layer; a single image uses all threads, through a second session (docs/decisions/01). Other
+    each layer; a single image in flight uses all threads, through a second session (docs/decisions/01). Other
     providers prepare for each new batch size, so batches are padded to a few sizes, all run once at start.
     """
 
@@ -62,6 +62,7 @@ class Encoder:
         if provider == "cpu" and lanes > 1:
             self._narrow = session_factory(folder, provider, max(1, threads // lanes))
         self._running = 0
+        self.crowded: Callable[[], bool] = lambda: False  # True while other images need the cores
         self._lock = threading.Lock()
         self.manifest = manifest
         self._check_graph(folder)
@@ -75,7 +76,8 @@ class Encoder:
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 (N, H, W, 3) -> float32 (N, dim), unit norm. Raises EncoderFailed."""
         with self._lock:
-            session = self._wide if self._running == 0 and len(pixels) == 1 else self._narrow
+            single = len(pixels) == 1 and self._running == 0 and not self.crowded()
+            session = self._wide if single else self._narrow
             self._running += 1
         try:
             padded = _padded(pixels, self._buckets)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from service.errors import NotReady, ServiceError, StartupError
-from service.inference.batching import Embedded
+from service.inference.work import Embedded
 from service.manifest import MIN_COSINE, load_canonical
 
 _log = logging.getLogger(__name__)

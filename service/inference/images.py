@@ -1,10 +1,10 @@
 """Image decoding and preprocessing: encoded image -> uint8 (input_px, input_px, 3), RGB."""
 
-import contextlib
 import io
 import itertools
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,27 +38,35 @@ _DRAFT_SCALE = 2  # times the resized side, so that the filter still averages se
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def decode(
-    data: bytes,
-    preprocessing: Preprocessing,
-    max_pixels: int,
-    acquired: Callable[[int], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
-) -> NDArray[np.uint8]:
+def decode(data: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDArray[np.uint8]:
     """Decode, convert, resize, crop and rotate an image to uint8 (input_px, input_px, 3).
 
-    Takes the first frame of an animated or multi-page image. Decodes within `acquired(pixels)`, where the
-    number of pixels is read from the header.
+    Takes the first frame of an animated or multi-page image.
     Raises UndecodableImage, or ImageTooLarge if width x height exceeds `max_pixels`.
+    """
+    _, decode_pixels = read_header(data, preprocessing, max_pixels)
+    return decode_pixels()
+
+
+def read_header(
+    data: bytes, preprocessing: Preprocessing, max_pixels: int
+) -> tuple[int, Callable[[], NDArray[np.uint8]]]:
+    """Return the number of pixels to decode, and the function that does the rest of `decode`.
+
+    Raises the same errors as `decode`.
     """
     image = _open(data, max_pixels)
     if preprocessing.jpeg == "draft":
         min_px = _DRAFT_SCALE * preprocessing.resize_px
         image.draft(None, (min_px, min_px))  # has an effect on JPEG only
-    with acquired(image.width * image.height):
-        orientation = _load(image)
-        if preprocessing.interpolation == "bilinear-no-antialias":
-            return _sampled_square(_to_rgb(image), preprocessing)
-        square = _centre_square(_to_rgb(image), preprocessing)
+    return image.width * image.height, partial(_decode_pixels, image, preprocessing)
+
+
+def _decode_pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    orientation = _load(image)
+    if preprocessing.interpolation == "bilinear-no-antialias":
+        return _sampled_square(_to_rgb(image), preprocessing)
+    square = _centre_square(_to_rgb(image), preprocessing)
     # Rotating the centre crop gives the same pixels as rotating the image, and touches far fewer.
     if preprocessing.exif == "apply" and orientation in _ROTATIONS:
         square = square.transpose(_ROTATIONS[orientation])

@@ -9,11 +9,12 @@ from dataclasses import replace
 from functools import partial
 
 from service.errors import Overloaded
-from service.inference.batching import Batcher, Embedded
+from service.inference.batching import Batcher
 from service.inference.budget import Budget
 from service.inference.cache import Cache
 from service.inference.encoder import Encoder
-from service.inference.images import decode
+from service.inference.images import read_header
+from service.inference.work import Embedded
 from service.metrics import ModelMetrics
 from service.settings import Settings
 
@@ -28,18 +29,19 @@ class Pipeline:
         self._queue_limit = settings.queue_limit
         self.in_flight = 0  # images
         self._cache: Cache[Embedded] | None = Cache(settings.cache_items) if settings.cache_items else None
-        self._decode_golden = partial(
-            decode,
+        self._read_header = partial(
+            read_header,
             preprocessing=encoder.manifest.preprocessing,
             max_pixels=settings.max_image_pixels,
         )
-        self._decode = partial(self._decode_golden, acquired=pixels.acquired)
         self.batcher = Batcher(
             encoder.encode,
             settings,
             metrics.batch_images.observe,
             lambda stage, reason: metrics.dropped[stage, reason].inc(),
+            pixels,
         )
+        encoder.crowded = lambda: self.in_flight > 1
         # A bulk request keeps all threads busy without filling the queue that other requests wait in.
         concurrent = settings.threads + settings.lanes * settings.max_batch
         self.bulk_width = min(2 * concurrent, max(1, settings.queue_limit // 2))
@@ -92,8 +94,7 @@ class Pipeline:
         golden: bool = False,
     ) -> Embedded:
         with admission:
-            image_decoder = self._decode_golden if golden else self._decode
-            embedded = await self.batcher.submit(data, image_decoder, alone=golden, deadline=deadline)
+            embedded = await self.batcher.submit(data, self._read_header, alone=golden, deadline=deadline)
         self._metrics.observe_stages(embedded.stages_ms)
         return embedded
 

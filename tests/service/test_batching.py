@@ -1,13 +1,14 @@
 """The batcher: batch composition, and the result or error of each image in a batch."""
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, NotReady, ServiceError, UndecodableImage
-from service.inference.batching import Embedded
+from service.inference.work import Embedded
 from tests.support.batcher import (
     BAD,
     BROKEN,
@@ -15,16 +16,16 @@ from tests.support.batcher import (
     Gate,
     ManualClock,
     batching,
-    decode,
     embed,
     first_pixel,
+    read_header,
     submit_behind,
     until,
 )
 
 
 async def test_a_single_image_does_not_wait_for_a_batch() -> None:
-    with batching(first_pixel) as (batcher, sizes):
+    with batching(first_pixel, clock=time.monotonic) as (batcher, sizes):
         async with asyncio.timeout(60):  # a batching window would delay every image, a busy machine does not
             embedded = await embed(batcher, 7)
             while embedded.stages_ms["queue"] >= 1:
@@ -85,7 +86,7 @@ async def test_dropped_images_are_reported_with_their_reason() -> None:
         first = asyncio.create_task(embed(batcher, 1))
         await asyncio.to_thread(gate.entered.acquire)
         late, early, unbounded = (
-            asyncio.create_task(batcher.submit(b"\2", decode, deadline=deadline))
+            asyncio.create_task(batcher.submit(b"\2", read_header, deadline=deadline))
             for deadline in (10.0, 10.0, None)
         )
         await until(lambda: batcher.waiting == 3)

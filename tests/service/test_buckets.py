@@ -1,4 +1,4 @@
-"""Batch sizes on other providers than the CPU, recorded by a stub session."""
+"""Batch sizes on other providers than the CPU, and the choice of a session, recorded by stub sessions."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,8 +8,12 @@ import pytest
 from numpy.typing import NDArray
 
 from service.errors import StartupError
+from service.inference.budget import Budget
 from service.inference.encoder import Encoder, buckets
+from service.inference.pipeline import Pipeline
 from service.manifest import Manifest
+from service.metrics import Metrics, ModelMetrics
+from service.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -79,3 +83,21 @@ def test_batches_are_padded_to_sizes_that_ran_at_start(
         pixels[:, 0, 0, 0] = range(count)
         assert encoder.encode(pixels)[:, 0].tolist() == list(range(count))
     assert session.sizes[len(warmed) :] == later
+
+
+def test_only_a_single_image_in_flight_uses_all_threads(zoo_model: Path, manifest: Manifest) -> None:
+    sessions: dict[int, Session] = {}
+
+    def open_stub(_: Path, __: str, threads: int) -> Session:
+        return sessions.setdefault(threads, Session(manifest))
+
+    settings = Settings(threads=4, lanes=2)
+    encoder = Encoder(zoo_model, manifest, "cpu", 4, 2, session_factory=open_stub)
+    pipeline = Pipeline(encoder, settings, ModelMetrics(Metrics(), manifest.name), Budget(10**9))
+    image = np.zeros((1, manifest.input_px, manifest.input_px, 3), dtype=np.uint8)
+    for in_flight in (1, 2):
+        pipeline.in_flight = in_flight
+        encoder.encode(image)
+    encoder.encode(np.concatenate([image, image]))
+    pipeline.close()
+    assert {threads: session.sizes for threads, session in sessions.items()} == {4: [1], 2: [1, 2]}

@@ -1,6 +1,5 @@
 """Decoding of every kind of image that a client may send."""
 
-import contextlib
 import io
 import struct
 import zlib
@@ -11,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.errors import ImageTooLarge, Overloaded, UndecodableImage
-from service.inference.images import FORMATS, decode
+from service.errors import ImageTooLarge, UndecodableImage
+from service.inference.images import FORMATS, decode, read_header
 from service.manifest import fingerprint
 from tests.support.images import MAX_PIXELS, SQUARE, encode, exif, noise, pixels_of, quadrants
 
@@ -175,17 +174,12 @@ def test_the_pixel_limit_is_exact() -> None:
         decode(data, SQUARE, 999)
 
 
-def test_capacity_is_reserved_before_pixels_are_decoded() -> None:
-    reserved: list[int] = []
-
-    def refusing(pixels: int) -> contextlib.AbstractContextManager[None]:
-        reserved.append(pixels)
-        raise Overloaded("full")
-
-    for data in (encode(noise(1, 30, 20)), encode(noise(1, 30, 20), "JPEG")[:-50]):  # the second is damaged
-        with pytest.raises(Overloaded):
-            decode(data, SQUARE, 10**6, refusing)
-    assert reserved == [600, 600]
+def test_the_header_gives_the_number_of_pixels_before_they_are_decoded() -> None:
+    assert read_header(encode(noise(1, 30, 20)), SQUARE, 10**6)[0] == 600
+    pixels, decode_pixels = read_header(encode(noise(1, 30, 20), "JPEG")[:-50], SQUARE, 10**6)
+    assert pixels == 600
+    with pytest.raises(UndecodableImage):
+        decode_pixels()
 
 
 @pytest.mark.parametrize(
@@ -200,17 +194,11 @@ def test_capacity_is_reserved_before_pixels_are_decoded() -> None:
 def test_large_jpegs_are_decoded_at_reduced_size_if_the_manifest_says_so(
     size: tuple[int, int], kind: str, decoded_px: int
 ) -> None:
-    decoded: list[int] = []
-
-    def counting(pixels: int) -> contextlib.AbstractContextManager[None]:
-        decoded.append(pixels)
-        return contextlib.nullcontext()
-
     data = encode(noise(1, 55, 26).resize(size), kind)
     draft = SQUARE.model_copy(update={"jpeg": "draft"})
-    reduced = decode(data, draft, MAX_PIXELS, counting)
-    full = decode(data, SQUARE, MAX_PIXELS, counting)
-    assert decoded == [decoded_px, size[0] * size[1]]
+    pixels, decode_reduced = read_header(data, draft, MAX_PIXELS)
+    assert pixels == decoded_px
+    reduced, full = decode_reduced(), decode(data, SQUARE, MAX_PIXELS)
     assert np.abs(reduced.astype(int) - full).mean() < 2
 
 

@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 import threading
-
-import numpy as np
-from numpy.typing import NDArray
+import time
 
 from service.errors import UndecodableImage
-from tests.support.batcher import BROKEN, Gate, ManualClock, batching, decode, embed, first_pixel
+from service.inference.work import Decode
+from tests.support.batcher import BROKEN, Gate, ManualClock, batching, embed, first_pixel, read_header
 
 
 async def test_inferences_run_concurrently_and_a_stalled_one_is_detected() -> None:
@@ -31,14 +30,12 @@ async def test_inferences_run_concurrently_and_a_stalled_one_is_detected() -> No
 async def test_images_are_decoded_while_an_inference_runs() -> None:
     gate, decoded = Gate(), threading.Semaphore(0)
 
-    def counting_decode(data: bytes) -> NDArray[np.uint8]:
+    def counting(data: bytes) -> tuple[int, Decode]:
         decoded.release()
-        return decode(data)
+        return read_header(data)
 
     with batching(gate, threads=2) as (batcher, sizes):
-        tasks = [
-            asyncio.create_task(batcher.submit(bytes([value]), counting_decode)) for value in range(1, 7)
-        ]
+        tasks = [asyncio.create_task(batcher.submit(bytes([value]), counting)) for value in range(1, 7)]
         for _ in tasks:
             await asyncio.to_thread(decoded.acquire)
         gate.open.release(len(tasks))
@@ -49,7 +46,7 @@ async def test_images_are_decoded_while_an_inference_runs() -> None:
 
 
 async def test_endless_broken_images_do_not_starve_valid_ones() -> None:
-    with batching(first_pixel, threads=2, lanes=2) as (batcher, _):
+    with batching(first_pixel, threads=2, lanes=2, clock=time.monotonic) as (batcher, _):
         stop = asyncio.Event()
 
         async def flood() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import threading
 from pathlib import Path
 
 import pytest
@@ -44,32 +43,29 @@ def intake(max_bytes: int = 100, largest_bytes: int = 1000, timeout_s: float = 3
 
 def test_a_budget_grants_up_to_its_limit() -> None:
     budget = Budget(10)
-    with budget.acquired(6), budget.acquired(4):
-        assert not budget.acquire(1)
-        assert budget.acquire(0)
-    assert budget.acquire(10)
+    assert budget.acquire(6)
+    assert budget.acquire(4)
+    assert not budget.acquire(1)
+    assert budget.acquire(0)
     budget.release(10)
-    with budget.acquired(99):  # above the limit, but alone
-        assert not budget.acquire(1)
+    assert budget.acquire(99)  # above the limit, but alone
+    assert not budget.acquire(1)
+    budget.release(99)
     assert budget.acquire(1)
     assert not budget.acquire(99)
 
 
-def test_a_waiting_thread_acquires_released_budget() -> None:
-    budget, entered = Budget(10), threading.Event()
-
-    def wait() -> None:
-        with budget.acquired(5):
-            entered.set()
-
-    assert budget.acquire(8)
-    waiting = threading.Thread(target=wait)
-    waiting.start()
-    assert not entered.wait(0.1)
-    budget.release(8)
-    waiting.join(20)
-    assert entered.is_set()
-    assert budget.acquire(10)  # the thread released its own amount
+def test_refused_tickets_are_granted_in_their_order() -> None:
+    budget, first, second = Budget(10), object(), object()
+    assert budget.acquire(5)
+    assert not budget.acquire(9, first)
+    assert not budget.acquire(1, second)
+    assert not budget.fits(1)
+    assert budget.acquire(0)
+    budget.withdraw(first)
+    assert not budget.fits(1)
+    assert budget.acquire(1, second)
+    assert budget.acquire(4)
 
 
 async def test_a_body_above_every_routes_limit_acquires_nothing() -> None:

@@ -2,20 +2,26 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import EncoderFailed, UndecodableImage
-from service.inference.batching import Batcher, Clock, DropReason, Embedded, Encode, Stage
+from service.inference.batching import Batcher, Clock, DropReason, Encode, Stage
+from service.inference.budget import Budget
+from service.inference.work import Decode, Embedded
 from service.settings import Settings
 
 BAD = 13
 BROKEN, BUG = 250, 251  # the decoder fails on these
+
+
+def read_header(data: bytes) -> tuple[int, Decode]:
+    return 1, partial(decode, data)
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
@@ -27,7 +33,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 
 
 async def embed(batcher: Batcher, value: int, alone: bool = False) -> Embedded:
-    return await batcher.submit(bytes([value]), decode, alone)
+    return await batcher.submit(bytes([value]), read_header, alone)
 
 
 def first_pixel(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -60,6 +66,36 @@ class ManualClock:
         return self.now_s
 
 
+class SteppedClock(ManualClock):
+    """A clock that advances to the end of the earliest sleep once enough threads sleep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = threading.Condition()
+        self._ends: list[float] = []  # of the sleeps
+        self._stopped = False
+
+    def sleep(self, seconds: float) -> None:
+        with self._changed:
+            end = self.now_s + seconds
+            self._ends.append(end)
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: self._stopped or self.now_s >= end, 60)
+
+    def step(self, sleeping: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self._ends) == sleeping, 60)
+            self.now_s = min(self._ends)
+            self._ends = [end for end in self._ends if end > self.now_s]
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """End all sleeps."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
 @contextmanager
 def batching(
     encode: Encode,
@@ -67,11 +103,12 @@ def batching(
     threads: int = 1,
     lanes: int = 1,
     dropped: Callable[[Stage, DropReason], None] = lambda _, __: None,
-    clock: Clock = time.monotonic,
+    clock: Clock | None = None,
+    pixels: Budget | None = None,
 ) -> Iterator[tuple[Batcher, list[int]]]:
     sizes: list[int] = []
     settings = Settings(threads=threads, lanes=lanes, max_batch=max_batch)
-    batcher = Batcher(encode, settings, sizes.append, dropped, clock)
+    batcher = Batcher(encode, settings, sizes.append, dropped, pixels or Budget(1000), clock or ManualClock())
     try:
         yield batcher, sizes
     finally:
