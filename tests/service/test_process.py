@@ -12,7 +12,10 @@ from service.settings import load_settings
 CORES = 64
 V2 = "31 23 0:28 {root} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = "33 31 0:30 {root} /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
-OTHERS = "32 23 0:29 / / rw - overlay overlay rw\n35 31 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+OTHERS = (
+    "32 23 0:29 / / rw - overlay overlay rw\n"
+    "35 31 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+)
 HYBRID = "36 31 0:32 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
 
 
