@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _drop_blank(cls, values: dict[str, Any]) -> dict[str, Any]:
-        # Compose files and charts pass settings that nobody has set as empty values. Not so for the keys: the
+        # Compose files and charts pass unset settings as empty values. Not so for the keys: the
         # service would be open to everyone.
         return {
             name: value
