@@ -61,7 +61,6 @@ def _address(host: str, port: int) -> str:
 @app.command()
 def check() -> None:
     """Start the service without serving: check settings, models, index and golden images."""
-
     settings = load_settings()
     stop_without_supervisor(settings.stop_timeout_s)  # that of the service that is being started
 
