@@ -17,12 +17,10 @@ from service.core import Core
 from service.errors import SettingsError, StartupError
 from service.index.edge import GRAPH_FROM_ITEMS
 from service.index.optimise import optimise as build
+from service.process import stop_without_supervisor
 from service.settings import Settings, load_settings
 from service.tune import print_tuned
 from service.tune import tune as measure
-
-# Longer than clients keep idle connections: a request on a connection that is being closed fails.
-_KEEP_ALIVE_S = 75
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON in the last line.")]
 
@@ -31,34 +29,43 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pret
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. `::` is all of IPv4 and IPv6, 0.0.0.0 all of IPv4.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
 ) -> None:
     """Serve over HTTP, supervised by BentoML. The settings are environment variables, `UIE_*`."""
-    _check_port(host, port)
-    stop_timeout_s = load_settings().stop_timeout_s
+    address = _address(host, port)
+    settings = load_settings()
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
     command = [sys.executable, "-m", "bentoml", "serve", "service.bento:service"]
-    command += ["--host", host, "--port", str(port), "--timeout-keep-alive", str(_KEEP_ALIVE_S)]
-    command += ["--timeout-graceful-shutdown", str(stop_timeout_s)]
+    command += ["--host", address, "--port", str(port)]
+    command += ["--timeout-keep-alive", str(settings.keep_alive_s)]
+    command += ["--timeout-graceful-shutdown", str(settings.stop_timeout_s)]
     os.execv(sys.executable, command)  # noqa: S606 (the supervisor takes over this process)
 
 
-def _check_port(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            raise SettingsError(f"cannot listen on {host}:{port}: {error}") from error
+def _address(host: str, port: int) -> str:
+    """Return the IP address of `host`, of IPv4 if it has both. Raises SettingsError if it cannot be used."""
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, *_, address = min(addresses, key=lambda info: info[0] is not socket.AF_INET)
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise SettingsError(f"cannot listen on {host}, port {port}: {error}") from error
+    return str(address[0])
 
 
 @app.command()
 def check() -> None:
     """Start the service without serving: check settings, models, index and golden images."""
+    settings = load_settings()
+    stop_without_supervisor(settings.stop_timeout_s)  # that of the service that is being started
 
     async def start_and_close() -> None:
-        core = Core(load_settings())
+        core = Core(settings)
         try:
             await core.start()
         finally:

@@ -18,6 +18,7 @@ from service.http.app import create_app
 from service.http.envelope import Envelope
 from service.http.limits import MAX_REQUEST_S
 from service.logs import configure
+from service.process import announce_supervisor, raise_descriptor_limit, stop_without_supervisor
 from service.settings import Settings, load_settings
 
 # How long a computing thread waits for Python's lock while the event loop holds it (decision 01).
@@ -66,6 +67,11 @@ try:
     _settings = load_settings()
     patches.apply(_settings)
     configure(_settings)
+    if bentoml.server_context.worker_index is None:
+        announce_supervisor()
+    else:
+        raise_descriptor_limit()
+        stop_without_supervisor(_settings.stop_timeout_s)
     service = build_service(_settings)
 except StartupError as refusal:
     sys.exit(f"service: {refusal}")

@@ -1,18 +1,37 @@
 """Settings: read once from `UIE_*` environment variables, frozen, and passed down."""
 
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    HttpUrl,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsError
 from service.hosts import parse_host
+from service.process import usable_cpus
 
 _ROOT = Path(__file__).resolve().parent.parent
 _RESERVED = {"UIE_GALLERY_DIR"}  # part of the contract, for the web page that is not implemented yet
-_CORES = len(os.sched_getaffinity(0))
+# What Kubernetes adds to the environment of each pod in a namespace with a Service named `uie` or `uie-...`.
+_KUBERNETES = re.compile(
+    r"UIE_(\w+_)?("
+    r"SERVICE_HOST=[0-9a-f.:]+"
+    r"|SERVICE_PORT(_\w+)?=\d+"
+    r"|PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://[0-9a-f.:\[\]]+:\d+"
+    r"|PORT_\d+_(TCP|UDP|SCTP)_(PROTO=(tcp|udp|sctp)|PORT=\d+|ADDR=[0-9a-f.:]+)"
+    r")"
+)
 
 MAX_EF = 4096
 Quantization = Literal["none", "scalar-int8", "turbo-8bit", "turbo-4bit"]
@@ -30,13 +49,18 @@ class Settings(BaseSettings):
         "BentoML's store. Requests select a model by name; the index contains the first one's embeddings.",
     )
     provider: str = Field("cpu", pattern="^[a-z]+$", description="Provider of ONNX Runtime: cpu, cuda, ...")
-    threads: int = Field(_CORES, ge=1, description="Threads that decode images and run the model.")
+    workers: int = Field(1, ge=1, description="Service processes. More than one requires a Qdrant server.")
+    threads: int = Field(
+        default_factory=lambda values: max(1, usable_cpus() // values.get("workers", 1)),
+        ge=1,
+        description="Threads that decode images and run the model, in each worker. Default: the usable CPUs, "
+        "by affinity and cgroup quota, divided by the workers.",
+    )
     lanes: int = Field(
         default_factory=lambda values: min(2, values.get("threads", 1)),
         ge=1,
         description="Concurrent inferences. On a CPU they share the threads; a single image uses all.",
     )
-    workers: int = Field(1, ge=1, description="Service processes. More than one requires a Qdrant server.")
 
     data_dir: Path = Field(Path("data/index"), description="Folder of the embedded index.")
     qdrant_url: str | None = Field(None, description="URL of a Qdrant server. None: the embedded index.")
@@ -73,6 +97,9 @@ class Settings(BaseSettings):
         512_000_000, ge=1, description="Maximum pixels in decoding, 4-22 bytes each."
     )
     body_timeout_s: float = Field(60, gt=0, description="Timeout for receiving a request body, in seconds.")
+    keep_alive_s: int = Field(
+        75, ge=1, description="Seconds before an idle connection is closed: longer than clients reuse it."
+    )
     stop_timeout_s: int = Field(25, ge=1, description="Seconds to finish requests in flight after SIGTERM.")
     cache_items: int = Field(0, ge=0, description="Embeddings in the cache, 0.6 KB each. 0: no cache.")
     log_format: Literal["text", "json"] = Field(
@@ -85,6 +112,17 @@ class Settings(BaseSettings):
     golden_interval_s: float = Field(30, gt=0, description="Seconds between checks with the golden image.")
     max_batch: int = Field(16, ge=1, le=1024, description="Maximum number of images per inference.")
     queue_limit: int = Field(512, ge=1, description="Maximum images, and maximum index calls, in flight.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_blank(cls, values: dict[str, Any]) -> dict[str, Any]:
+        # Compose files and charts pass unset settings as empty values. Not so for the keys: the
+        # service would be open to everyone.
+        return {
+            name: value
+            for name, value in values.items()
+            if name == "api_keys" or not isinstance(value, str) or value.strip()
+        }
 
     @field_validator("index_quantization", mode="before")
     @classmethod
@@ -107,6 +145,17 @@ class Settings(BaseSettings):
         if field.field_name == "api_keys" and not parts:
             raise ValueError("set without a key: the service would be open to everyone")
         return parts
+
+    @field_validator("qdrant_url", "otlp_url")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            TypeAdapter(HttpUrl).validate_python(value)
+        except ValidationError as error:  # the message has no value: a URL may contain a password
+            raise ValueError("must be a URL that begins with http:// or https:// and names a host") from error
+        return value.strip()
 
     @field_validator("url_hosts")
     @classmethod
@@ -154,7 +203,11 @@ def _folder(model: str) -> Path:
 def load_settings() -> Settings:
     """Read the environment. Raises SettingsError with one sentence per invalid setting."""
     names = {f"UIE_{name.upper()}" for name in Settings.model_fields} | _RESERVED
-    unknown = sorted(name for name in os.environ if name.startswith("UIE_") and name not in names)
+    unknown = sorted(
+        name
+        for name, value in os.environ.items()
+        if name.startswith("UIE_") and name not in names and not _KUBERNETES.fullmatch(f"{name}={value}")
+    )
     if unknown:  # a misspelt UIE_API_KEYS must not start an open service
         raise SettingsError(f"no such setting: {', '.join(unknown)}")
     try:

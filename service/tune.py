@@ -86,10 +86,13 @@ def tune(settings: Settings, folder: Path | None, console: Console, effort: Effo
     else:
         predicted = min(decoded_per_s, inferred_per_s)
     chosen = {"lanes": point.lanes, "max_batch": point.max_batch}
+    workers = 1 + int(predicted // _MAX_RATE_PER_PROCESS)
+    threads = max(1, settings.threads // workers)  # measured in one process, which had all
     return Tuned(
-        threads=settings.threads,
-        **chosen,
-        workers=1 + int(predicted // _MAX_RATE_PER_PROCESS),
+        threads=threads,
+        lanes=min(point.lanes, threads),
+        max_batch=point.max_batch,
+        workers=workers,
         decode_ms=decode_s * 1e3,
         infer_images_per_s=inferred_per_s,
         predicted_images_per_s=predicted,

@@ -1,5 +1,6 @@
 """The service as a separate process: start, wait until ready, stop."""
 
+import ctypes
 import errno
 import os
 import signal
@@ -22,6 +23,8 @@ _STOP_TIMEOUT_S = 120
 # another process may take one meanwhile.
 _STARTS = 5
 _IN_USE = os.strerror(errno.EADDRINUSE)
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,12 @@ def running_module(
         with log.open("w") as stream:
             # In a new session Ctrl-C reaches this process only, which then stops the service.
             process = subprocess.Popen(
-                command, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                env=environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_stop_with_parent,  # noqa: PLW1509 (it only makes a system call)
             )
         try:
             if _becomes_ready(process, url):
@@ -103,6 +111,11 @@ def port_is_free(port: int) -> bool:
         except (OSError, OverflowError):
             return False
         return True
+
+
+def _stop_with_parent() -> None:
+    """Let the kernel send SIGTERM to this process when the thread that started it ends, even if killed."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _becomes_ready(process: subprocess.Popen[bytes], url: str) -> bool:

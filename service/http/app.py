@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -19,8 +18,8 @@ from service.http import embed, info, items, openai, search
 from service.http.handling import check_parameters, faults_of
 from service.http.problems import internal_error, problem_response
 from service.http.schemas import PROBLEMS
+from service.http.stopping import refuse_before_stopping
 
-_REFUSALS_S = 0.5  # between SIGTERM and the stop
 _UNKNOWN = "/v1/{rest:path}"
 _METHODS = ["DELETE", "GET", "PATCH", "POST", "PUT"]
 _log = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ def create_app(core: Core) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await core.start()
-        _refuse_before_stopping(core)
+        refuse_before_stopping(core)
         yield
         await asyncio.to_thread(core.close)
 
@@ -47,22 +46,6 @@ def create_app(core: Core) -> FastAPI:
     app.add_api_route(_UNKNOWN, _no_such_route, methods=_METHODS, include_in_schema=False)
     app.openapi()  # computed once, after the last route is added, for `check_parameters`
     return app
-
-
-def _refuse_before_stopping(core: Core) -> None:
-    """Delay uvicorn's SIGTERM handler by half a second, during which new requests are refused.
-
-    The handler closes connections without a request in the app, even if a request has arrived but has not
-    been read: the delay gives those a response.
-    """
-    loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
-    assert callable(stop), "uvicorn handles SIGTERM before the app starts"
-
-    def refuse(number: int, _: object) -> None:
-        core.stopping = True
-        loop.call_soon_threadsafe(loop.call_later, _REFUSALS_S, stop, number, None)
-
-    signal.signal(signal.SIGTERM, refuse)
 
 
 def _respond_to_error(request: Request, error: Exception) -> Response:

@@ -19,6 +19,7 @@ from typing import Any
 
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.http import traffic
+from bentoml._internal.utils.circus import Arbiter
 from opentelemetry.instrumentation import asgi
 from starlette.types import ASGIApp
 from uvicorn.config import HTTP_PROTOCOLS
@@ -32,6 +33,7 @@ def apply(settings: Settings) -> None:
     _separate_metrics()
     # uvicorn chooses its protocol by this table; BentoML leaves the choice to it.
     HTTP_PROTOCOLS["auto"] = f"{BoundedHeads.__module__}:{BoundedHeads.__name__}"
+    _stop_listening_first(Arbiter)
     # It sets a timer for each request and never cancels it: 3.6 KB stay allocated for ten minutes, 200 MB
     # at a hundred requests a second (decision 13).
     traffic.TimeoutMiddleware = _left_out  # type: ignore[assignment,misc]
@@ -51,6 +53,20 @@ def tracing(settings: Settings) -> Any:
 def flush_traces() -> None:
     """Export the last traces: workers end without their exit handlers."""
     BentoMLContainer.tracer_provider.get().shutdown()
+
+
+def _stop_listening_first(arbiter: type[Arbiter]) -> None:
+    """Close the supervisor's sockets before it stops its workers.
+
+    The kernel would accept connections as long as the last worker finishes its requests, and reset them then.
+    """
+    stop_workers = arbiter.stop
+
+    def stop(self: Arbiter) -> Any:
+        self.sockets.close_all()
+        return stop_workers(self)
+
+    arbiter.stop = stop  # type: ignore[method-assign]
 
 
 def _left_out(app: ASGIApp, **_: Any) -> ASGIApp:

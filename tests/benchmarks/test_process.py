@@ -1,13 +1,18 @@
 """Starts of the service: repeated only if an address is in use."""
 
+import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.errors import TargetError
 from benchmarks.targets.process import free_port, running_module
+from tests.support.paths import ROOT
+from tests.support.waiting import LIMIT_S
 
 # A module instead of the service: `failures` starts fail with `reason`, later ones answer `/readyz`.
 MODULE = """
@@ -29,6 +34,17 @@ class Ready(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[-1])), Ready).serve_forever()
 """
 IN_USE = "zmq.error.ZMQError: Address already in use (addr='tcp://127.0.0.1:41235')"
+
+
+HARNESS = """
+import sys
+from pathlib import Path
+from benchmarks.targets.process import running_module
+
+with running_module(Path(sys.argv[1]), None, ("fake_service",), {}) as service:
+    print(service.pid, flush=True)
+    sys.stdin.read()
+"""
 
 
 def ports_of(folder: Path, failures: int, reason: str, port: int | None = None) -> list[int]:
@@ -71,3 +87,17 @@ def test_a_given_port_that_is_in_use_is_tried_once(tmp_path: Path) -> None:
         with pytest.raises(TargetError, match="Address already in use"):
             ports_of(tmp_path / "run", sys.maxsize, IN_USE, other.getsockname()[1])
     assert len((tmp_path / "run" / "starts").read_text().split()) == 1
+
+
+def test_a_killed_harness_does_not_leave_its_service_behind(tmp_path: Path) -> None:
+    (tmp_path / "fake_service.py").write_text(MODULE)
+    variables = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "STARTS": str(tmp_path / "starts"), "FAILURES": "0"}
+    command = [sys.executable, "-c", HARNESS, str(tmp_path / "log")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **variables}
+    ) as harness:
+        assert harness.stdout
+        service = psutil.Process(int(harness.stdout.readline()))
+        harness.kill()
+    service.wait(LIMIT_S)

@@ -40,7 +40,7 @@ LAYERS = {
         core tune
         inference index fetch logs
         settings manifest client
-        metrics errors hosts calls __init__
+        metrics errors hosts calls process __init__
     """,
     "model_export": """
         __main__

@@ -1,6 +1,8 @@
 """Startup: settings, manifest, model and provider, and the errors that stop it."""
 
+import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,11 +13,12 @@ import pytest
 
 from benchmarks.errors import TargetError
 from benchmarks.targets.process import running_service
+from service.__main__ import serve
 from service.errors import ManifestError, SettingsError, StartupError
 from service.inference.encoder import Encoder
 from service.inference.images import decode
 from service.manifest import Manifest, fingerprint, load_canonical, load_manifest, sha256_of
-from service.settings import load_settings
+from service.settings import Settings, load_settings
 from tests.support.images import encode, noise
 
 
@@ -37,7 +40,16 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("UIE_WORKERS", "2", "UIE_WORKERS=2 needs UIE_QDRANT_URL"),
         ("UIE_API_KEYS", "", "UIE_API_KEYS"),
         ("UIE_API_KEYS", " , ", "UIE_API_KEYS"),
+        ("UIE_API_KEYS", "  ", "UIE_API_KEYS"),
         ("UIE_API_KEY", "secret", "no such setting: UIE_API_KEY"),
+        ("UIE_PORT", "3000", "no such setting: UIE_PORT"),
+        ("UIE_SERVICE_HOST", "example.org", "no such setting: UIE_SERVICE_HOST"),
+        ("UIE_KEEP_ALIVE_S", "0", "UIE_KEEP_ALIVE_S"),
+        ("UIE_QDRANT_URL", "localhost:6333", "UIE_QDRANT_URL: must be a URL that begins with http"),
+        ("UIE_QDRANT_URL", "qdrant", "UIE_QDRANT_URL: must be a URL"),
+        ("UIE_QDRANT_URL", "http://:6333", "UIE_QDRANT_URL: must be a URL"),
+        ("UIE_QDRANT_URL", "http://qdrant:99999", "UIE_QDRANT_URL: must be a URL"),
+        ("UIE_OTLP_URL", "collector:4318", "UIE_OTLP_URL: must be a URL"),
     ],
 )
 def test_an_error_names_the_invalid_setting(
@@ -47,6 +59,55 @@ def test_an_error_names_the_invalid_setting(
     with pytest.raises(SettingsError) as refusal:
         load_settings()
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("value", ["", "  "])
+@pytest.mark.parametrize("name", sorted(set(Settings.model_fields) - {"api_keys"}))
+def test_a_blank_setting_counts_as_not_set(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    defaults = load_settings()
+    monkeypatch.setenv(f"UIE_{name.upper()}", value)
+    assert load_settings() == defaults
+
+
+@pytest.mark.parametrize("prefix", ["UIE", "UIE_HTTP_API"])
+@pytest.mark.parametrize(("address", "host"), [("10.0.0.7", "10.0.0.7"), ("fd00::7", "[fd00::7]")])
+def test_the_variables_that_kubernetes_adds_for_a_service_are_ignored(
+    monkeypatch: pytest.MonkeyPatch, prefix: str, address: str, host: str
+) -> None:
+    defaults = load_settings()
+    added = {
+        "SERVICE_HOST": address,
+        "SERVICE_PORT": "3000",
+        "SERVICE_PORT_HTTP": "3000",
+        "PORT": f"tcp://{host}:3000",
+        "PORT_3000_TCP": f"tcp://{host}:3000",
+        "PORT_3000_TCP_PROTO": "tcp",
+        "PORT_3000_TCP_PORT": "3000",
+        "PORT_3000_TCP_ADDR": address,
+    }
+    for name, value in added.items():
+        monkeypatch.setenv(f"{prefix}_{name}", value)
+    assert load_settings() == defaults
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("::", "::"), ("::1", "::1"), ("localhost", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")],  # noqa: S104
+)
+def test_the_service_listens_on_an_address_of_either_family(
+    monkeypatch: pytest.MonkeyPatch, host: str, address: str
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _, command: commands.append(command))
+    monkeypatch.setenv("UIE_KEEP_ALIVE_S", "12")
+    serve(host, 0)
+    options = dict(itertools.pairwise(commands[0]))
+    assert (options["--host"], options["--timeout-keep-alive"]) == (address, "12")
+
+
+def test_a_host_without_an_address_is_refused() -> None:
+    with pytest.raises(SettingsError, match="cannot listen"):
+        serve("no such host", 0)
 
 
 def test_two_workers_may_share_a_qdrant_server(monkeypatch: pytest.MonkeyPatch) -> None:
