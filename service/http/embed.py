@@ -23,6 +23,7 @@ async def embed(request: Request, embedder: EmbedderDep) -> Response:
 @router.post("/v1/embed/batch", openapi_extra=IMAGES_BODY, responses=response_of(EMBEDDINGS))
 async def embed_batch(request: Request, embedder: EmbedderDep) -> Response:
     """Embed several images. Each has its own embedding or error, in order."""
+    embedder.admit_bulk()
     async with form_of(request, embedder.core.settings.max_request_bytes) as fields:
         results = await embedder.embed_files(fields.getlist("images"))
     rows = [

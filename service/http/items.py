@@ -67,6 +67,7 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     dim = embedder.model.manifest.dim
     embedded: Sequence[Embedded | ServiceError | None]
     if media_type(request.headers) == "application/json":
+        embedder.state.body.admit_bulk()  # its items need no inference
         body = await read_json(request, MAX_JSON_BYTES, MAX_IMAGES * (dim + _MAX_ENTRY_VALUES))
         entries = _entries(body.get("items") if isinstance(body, dict) else None)
         embedded = [None] * len(entries)
@@ -75,7 +76,7 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     results = [_item(entry, dim, image) for entry, image in zip(entries, embedded, strict=True)]
     items = [result for result in results if isinstance(result, Item)]
     if items:
-        await embedder.core.index.upsert(items)
+        await embedder.core.index.upsert(items, admitted=True)
     rows = [_result_json(entry, result) for entry, result in zip(entries, results, strict=True)]
     return json_response({"results": rows})
 
@@ -94,6 +95,7 @@ async def delete_item(core: CoreDep, item_id: ItemPath) -> Response:
 
 
 async def _read_form(request: Request, embedder: Embedder) -> tuple[list[Any], list[Embedded | ServiceError]]:
+    embedder.admit_bulk()
     async with form_of(request, embedder.core.settings.max_request_bytes) as fields:
         items, files = fields.get("items"), fields.getlist("images")
         if not isinstance(items, str):
