@@ -18,7 +18,7 @@ from service.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceEr
 from service.http import embed, info, items, openai, search
 from service.http.handling import check_parameters, faults_of
 from service.http.problems import internal_error, problem_response
-from service.http.schemas import PROBLEMS
+from service.http.schemas import PROBLEMS, complete
 
 _REFUSALS_S = 0.5  # between SIGTERM and the stop
 _UNKNOWN = "/v1/{rest:path}"
@@ -40,12 +40,12 @@ def create_app(core: Core) -> FastAPI:
     app.state.core = core
     for router in (embed.router, openai.router, search.router, items.router, info.router):
         app.include_router(router, responses=PROBLEMS, dependencies=[Depends(check_parameters)])
-    app.openapi()  # computed once, before the first request with parameters
     for kind in (ServiceError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _respond_to_error)
     # Instead of BentoML's own page, which loads a tracker.
     app.add_api_route("/", _start_page, include_in_schema=False)
     app.add_api_route(_UNKNOWN, _no_such_route, methods=_METHODS, include_in_schema=False)
+    complete(app.openapi())  # computed once, after the last route
     return app
 
 

@@ -15,14 +15,16 @@ from service.http import schemas
 from service.http.body import MAX_IMAGES, MAX_JSON_BYTES, form_of, media_type, parse_json, read_json
 from service.http.handling import CoreDep, Embedder, IndexEmbedderDep, faults_of, json_response
 from service.http.schemas import response_of
-from service.http.search import DomainName, check_embedding
+from service.http.search import DomainName, ItemId, check_embedding, check_id
 from service.index import Item
 from service.inference.batching import Embedded
 
 router = APIRouter()
 
 # The envelope leaves ids percent-encoded, so that slashes and line breaks pass through the routers.
-ItemPath = Annotated[str, AfterValidator(unquote), Path(min_length=1, max_length=512)]
+ItemPath = Annotated[
+    str, AfterValidator(unquote), AfterValidator(check_id), Path(min_length=1, max_length=512)
+]
 Label = Annotated[str, QueryParam(max_length=512)]
 
 _MAX_PAYLOAD_BYTES = 64 * 2**10
@@ -34,17 +36,19 @@ _ITEM = "/v1/items/{item_id}"
 class _Entry(BaseModel, extra="ignore", strict=True):
     """An entry of the field `items`, without its embedding."""
 
-    id: str = Field(min_length=1, max_length=512)
-    domain: str = Field(pattern="^[a-z0-9_-]{1,64}$")
+    id: ItemId
+    domain: DomainName
     label: str = Field(max_length=512)
-    payload: Any = {}
+    payload: Any = None
 
 
 _ENCODED_ITEMS = {"type": "string", "description": "JSON list, in the order of the images"}
 _BULK_BODY = schemas.body_of(
     {
         schemas.FORM: schemas.object_of(images=schemas.IMAGES, items=_ENCODED_ITEMS),
-        schemas.JSON: schemas.object_of(items=schemas.list_of(_Entry.model_json_schema())),
+        schemas.JSON: schemas.object_of(
+            items=schemas.list_of(schemas.with_embedding(_Entry.model_json_schema()))
+        ),
     }
 )
 
@@ -107,11 +111,13 @@ async def _read_form(request: Request, embedder: Embedder) -> tuple[list[Any], l
 
 
 def check_payload(value: Any) -> dict[str, Any]:
-    """Return a payload that the index stores without loss. Raises InvalidRequest.
+    """Return a payload that the index stores without loss; null is an empty one. Raises InvalidRequest.
 
     The engine cannot read back values nested more than about 120 levels deep, not even from its own log,
     and converts integers over 64 bits to floats.
     """
+    if value is None:
+        return {}
     if not isinstance(value, dict):
         raise InvalidRequest("`payload` must be a JSON object")
     try:

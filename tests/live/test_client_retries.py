@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import numpy as np
@@ -23,7 +24,7 @@ LOST = {"error": {"status": 503, "type": "index-unavailable", "detail": "gone"}}
 BAD = {"error": {"status": 400, "type": "undecodable-image", "detail": "bad"}}
 
 
-def answering(*rows: list[dict[str, object]] | int) -> tuple[httpx.MockTransport, list[httpx.Request]]:
+def answering(*rows: list[Any] | int) -> tuple[httpx.MockTransport, list[httpx.Request]]:
     """A server with these results or statuses, and the requests that it received."""
     remaining, requests = list(rows), list[httpx.Request]()
 
@@ -38,7 +39,7 @@ def answering(*rows: list[dict[str, object]] | int) -> tuple[httpx.MockTransport
 
 
 def problems(results: list[Problem | None]) -> list[int | None]:
-    return [result and result.status for result in results]
+    return [result.status if result else None for result in results]
 
 
 def new_items(count: int) -> list[NewItem]:
