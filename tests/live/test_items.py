@@ -83,7 +83,7 @@ def test_dots_are_no_ids(http: httpx.Client, item_id: str) -> None:
     assert problem_of(http.post("/v1/search", json={"id": item_id})) == (400, "invalid-request")
     entry = {"id": item_id, "domain": "d", "label": "l"}
     by_embedding = http.post("/v1/items", json={"items": [{**entry, "embedding": [1.0] * 64}]})
-    form = {"data": {"items": json.dumps([entry])}, "files": {"images": encode(noise(1))}}
+    form: dict[str, Any] = {"data": {"items": json.dumps([entry])}, "files": {"images": encode(noise(1))}}
     for response in (by_embedding, http.post("/v1/items", **form)):
         [result] = response.json()["results"]
         assert (result["id"], result["error"]["type"]) == (item_id, "invalid-request")
@@ -91,7 +91,7 @@ def test_dots_are_no_ids(http: httpx.Client, item_id: str) -> None:
 
 def test_a_null_payload_is_an_empty_one(http: httpx.Client) -> None:
     entry = {"id": "null-payload", "domain": "nulls", "label": "l", "payload": None}
-    form = {"data": {"items": json.dumps([entry])}, "files": {"images": encode(noise(1))}}
+    form: dict[str, Any] = {"data": {"items": json.dumps([entry])}, "files": {"images": encode(noise(1))}}
     for request in ({"json": {"items": [{**entry, "embedding": [1.0] * 64}]}}, form):
         assert http.post("/v1/items", **request).json()["results"] == [{"id": "null-payload"}]
         assert http.get("/v1/items/null-payload").json()["payload"] == {}
