@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 T = TypeVar("T")
 Vector = NDArray[np.float32]
 
+_MAX_IDS_IN_URL = 20
+
 
 class Problem(Exception):
     """An error response of the service; `members` is the RFC 9457 problem object."""
@@ -73,6 +75,7 @@ class Call(Generic[T]):
     path: str
     read: Callable[[httpx.Response], T]
     arguments: dict[str, Any] = field(default_factory=dict)  # of httpx's `request`
+    only: Callable[[list[int]], "Call[T]"] | None = None  # the same call for some rows of a bulk request
 
 
 def _raw(image: bytes) -> dict[str, Any]:
@@ -92,7 +95,14 @@ def embed(image: bytes, model: str | None = None) -> Call[Vector]:
 
 def embed_many(images: Sequence[bytes], model: str | None = None) -> Call[list[Vector | Problem]]:
     """Embed up to 1,000 encoded images. Returns an embedding or a Problem for each, in order."""
-    return Call("POST", "/v1/embed/batch", _results(_vector), {"files": _files(images), **_params(model)})
+    arguments = {"files": _files(images), **_params(model)}
+    return Call(
+        "POST",
+        "/v1/embed/batch",
+        _results(_vector),
+        arguments,
+        lambda rows: embed_many([images[row] for row in rows], model),
+    )
 
 
 def search(
@@ -103,7 +113,10 @@ def search(
     exact: bool = False,
     exclude: Sequence[str] = (),
 ) -> Call[SearchResult]:
-    """Find the k nearest items of an encoded image, an embedding, or an indexed item's id."""
+    """Find the k nearest items of an encoded image, an embedding, or an indexed item's id.
+
+    `exclude` takes up to 1,000 ids; with an image they must fit a URL.
+    """
 
     def read(response: httpx.Response) -> SearchResult:
         body = response.json()
@@ -112,18 +125,16 @@ def search(
         ]
         return SearchResult(hits, body["domains"])
 
-    params = {
-        "k": k,
-        "domain": list(domains),
-        "min_score": min_score,
-        "exact": exact,
-        "exclude": list(exclude),
-    }
+    params: dict[str, Any] = {"k": k, "domain": list(domains), "min_score": min_score, "exact": exact}
+    excluded = {"exclude": list(exclude)}
     if isinstance(query, bytes):
-        arguments = _raw(query)
+        return Call("POST", "/v1/search", read, {"params": params | excluded, **_raw(query)})
+    body: dict[str, Any] = {"id": query} if isinstance(query, str) else {"embedding": query.tolist()}
+    if len(exclude) > _MAX_IDS_IN_URL:
+        body |= excluded
     else:
-        arguments = {"json": {"id": query} if isinstance(query, str) else {"embedding": query.tolist()}}
-    return Call("POST", "/v1/search", read, {"params": params, **arguments})
+        params |= excluded
+    return Call("POST", "/v1/search", read, {"params": params, "json": body})
 
 
 def put(
@@ -154,7 +165,13 @@ def put_many(items: Sequence[NewItem]) -> Call[list[Problem | None]]:
     else:
         rows = [{**row, "embedding": vector.tolist()} for row, vector in zip(rows, vectors, strict=True)]
         arguments = {"json": {"items": rows}}
-    return Call("POST", "/v1/items", _results(lambda _: None), arguments)
+    return Call(
+        "POST",
+        "/v1/items",
+        _results(lambda _: None),
+        arguments,
+        lambda rows: put_many([items[row] for row in rows]),
+    )
 
 
 def get(id: str) -> Call[Item]:  # noqa: A002

@@ -4,16 +4,18 @@
         hits = client.search(Path("shoe.jpg").read_bytes(), k=5).hits
 
 Both retry if the service is overloaded (429) or not ready (503), and send the remaining time as the
-deadline. Errors of single images of `embed_many` or items of `put_many` are returned in the list, and are
-not retried.
+deadline. Of `embed_many` and `put_many` they also retry the images or items that were refused for such a
+reason, and only these. Other errors of single ones are returned in the list.
 """
 
 import asyncio
 import random
+import threading
 import time
 from collections.abc import Awaitable, Callable
-from functools import wraps
-from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+from concurrent.futures import Future
+from functools import partial, wraps
+from typing import Any, Generic, ParamSpec, Self, TypeVar, cast, overload
 
 import httpx
 
@@ -84,12 +86,16 @@ class Client(_Methods):
         self._http.close()
 
     def _send(self, call: Call[T]) -> T:
-        retries = _Retries(self._timeout_s)
+        retries = _Retries(call, self._timeout_s)
         while True:
-            response = self._http.request(call.method, call.path, **retries.arguments(call))
+            send = partial(self._http.request, **retries.arguments())
+            try:
+                response = _run(send, retries.left_s)
+            except (httpx.TransportError, TimeoutError) as error:
+                return retries.partial_result(error)
             wait_s = retries.wait_s(response)
             if wait_s is None:
-                return _result(call, response)
+                return retries.result(response)
             time.sleep(wait_s)
 
 
@@ -110,38 +116,98 @@ class AsyncClient(_Methods):
         await self._http.aclose()
 
     async def _send(self, call: Call[T]) -> T:
-        retries = _Retries(self._timeout_s)
+        retries = _Retries(call, self._timeout_s)
         while True:
-            response = await self._http.request(call.method, call.path, **retries.arguments(call))
+            try:
+                async with asyncio.timeout(retries.left_s):
+                    response = await self._http.request(**retries.arguments())
+            except (httpx.TransportError, TimeoutError) as error:
+                return retries.partial_result(error)
             wait_s = retries.wait_s(response)
             if wait_s is None:
-                return _result(call, response)
+                return retries.result(response)
             await asyncio.sleep(wait_s)
 
 
-class _Retries:
-    """The deadline and the back-off of a call."""
+def _run(function: Callable[[], T], timeout_s: float) -> T:
+    """Call in a thread, which is left behind at the timeout: httpx limits each step, not their sum.
 
-    def __init__(self, timeout_s: float) -> None:
+    Raises TimeoutError.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(timeout_s)
+
+
+class _Retries(Generic[T]):
+    """The deadline, the back-off and the results of a call."""
+
+    def __init__(self, call: Call[T], timeout_s: float) -> None:
+        self._call = call
+        self._remaining = call  # without the rows that have a final result
+        self._rows: list[Any] | None = None  # results of a bulk request
+        self._refused: list[int] = []
         self._ends = time.monotonic() + timeout_s
         self._wait_s = _FIRST_WAIT_S
 
-    def arguments(self, call: Call[T]) -> dict[str, Any]:
-        """Return httpx's arguments, with the remaining time as timeout and deadline."""
-        left_s = max(0.001, self._ends - time.monotonic())
+    @property
+    def left_s(self) -> float:
+        """The remaining time."""
+        return max(0.001, self._ends - time.monotonic())
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of httpx's `request`, with the remaining time as timeout and deadline."""
+        call, left_s = self._remaining, self.left_s
         deadline_ms = int(min(_MAX_DEADLINE_MS, max(1, left_s * 1e3)))
         headers = {**call.arguments.get("headers", {}), "X-Deadline-Ms": str(deadline_ms)}
-        return {**call.arguments, "headers": headers, "timeout": left_s}
+        target = {"method": call.method, "url": call.path, "timeout": left_s}
+        return {**call.arguments, **target, "headers": headers}
 
     def wait_s(self, response: httpx.Response) -> float | None:
-        """Return the seconds to wait before a retry, or None if this response is final."""
-        if response.status_code not in _RETRIED:
+        """Return the seconds to wait before a retry, or None if there is none."""
+        if response.is_success and self._call.only:
+            self._collect(cast("list[Any]", self._remaining.read(response)))
+            if not self._refused:
+                return None
+            self._remaining = self._call.only(self._refused)
+        elif response.status_code not in _RETRIED:
             return None
         retry_after = response.headers.get("retry-after", "")
         wait_s = max(self._wait_s, float(retry_after) if retry_after.isdecimal() else 0)
         wait_s *= random.uniform(1, 1.5)  # noqa: S311 (jitter)
         self._wait_s *= 2
         return wait_s if time.monotonic() + wait_s < self._ends else None
+
+    def _collect(self, results: list[Any]) -> None:
+        """Keep the results of the rows that were sent, and the numbers of those that were refused."""
+        if self._rows is None:
+            self._rows, self._refused = results, list(range(len(results)))
+        for row, result in zip(self._refused, results, strict=True):
+            self._rows[row] = result
+        self._refused = [
+            row
+            for row in self._refused
+            if isinstance(self._rows[row], Problem) and self._rows[row].status in _RETRIED
+        ]
+
+    def result(self, response: httpx.Response) -> T:
+        """Return the result of the call after its last response."""
+        return _result(self._call, response) if self._rows is None else cast("T", self._rows)
+
+    def partial_result(self, error: Exception) -> T:
+        """Return the rows that have a result, the others as problems. Raises httpx.TransportError if none."""
+        if self._rows is not None:
+            return cast("T", self._rows)
+        if isinstance(error, TimeoutError):
+            raise httpx.ReadTimeout("the call did not finish within its timeout") from error
+        raise error
 
 
 def _result(call: Call[T], response: httpx.Response) -> T:

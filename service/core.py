@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from service.errors import NotReady, Overloaded, SettingsError, UnknownModel
 from service.fetch import Fetcher
@@ -106,13 +106,17 @@ class Core:
             raise UnknownModel("this model is not served", served=served)
         return _started(self._models.get(name or served[0]))
 
-    def too_many_bytes(self) -> Overloaded:
-        """Count and return the error for a body that exceeds the limit on bytes in flight."""
-        self.metrics.shed.labels("", "bytes").inc()
+    def too_many_bytes(self, reason: Literal["bytes", "bulk"]) -> Overloaded:
+        """Count and return the error for a body that exceeds the limit on bytes in flight.
+
+        Bulk requests have a share of that limit.
+        """
+        self.metrics.shed.labels("", reason).inc()
+        pipelines = [model.pipeline for model in self._models.values()]
         return Overloaded(
-            "too many request bytes in flight",
-            limit=self.settings.max_bytes_in_flight,
-            retry_after_s=max(model.pipeline.retry_after_s for model in self._models.values()),
+            f"too many bytes of {'bulk requests' if reason == 'bulk' else 'requests'} in flight",
+            limit=self.settings.max_bytes_in_flight // (2 if reason == "bulk" else 1),
+            retry_after_s=max(pipeline.retry_after_s(in_bulk=True) for pipeline in pipelines),
         )
 
     async def count_items(self, max_age_s: float = 5) -> None:

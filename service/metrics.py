@@ -52,7 +52,7 @@ class Metrics:
         )
         self.shed = counter(
             "uie_shed",
-            "Requests and images refused with 429, by the limit: queue, bytes, index, deadline.",
+            "Requests refused with 429, by the limit: queue, bytes, bulk, index, deadline.",
             ["model", "reason"],
         )
         self.dropped = counter(

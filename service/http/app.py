@@ -17,7 +17,7 @@ from service.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceEr
 from service.http import embed, info, items, openai, search
 from service.http.handling import check_parameters, faults_of
 from service.http.problems import internal_error, problem_response
-from service.http.schemas import PROBLEMS
+from service.http.schemas import PROBLEMS, complete
 from service.http.stopping import refuse_before_stopping
 
 _UNKNOWN = "/v1/{rest:path}"
@@ -44,7 +44,7 @@ def create_app(core: Core) -> FastAPI:
     # Instead of BentoML's own page, which loads a tracker.
     app.add_api_route("/", _start_page, include_in_schema=False)
     app.add_api_route(_UNKNOWN, _no_such_route, methods=_METHODS, include_in_schema=False)
-    app.openapi()  # computed once, after the last route is added, for `check_parameters`
+    complete(app.openapi())  # computed once, after the last route, for `check_parameters`
     return app
 
 

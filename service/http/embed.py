@@ -9,7 +9,7 @@ from service.errors import ServiceError
 from service.http.body import form_of
 from service.http.handling import EmbedderDep, json_response, model_card, rows_response
 from service.http.schemas import EMBEDDING, EMBEDDINGS, IMAGE_BODY, IMAGES_BODY, response_of
-from service.inference.batching import Embedded
+from service.inference.work import Embedded
 
 router = APIRouter()
 
@@ -26,6 +26,7 @@ async def embed(request: Request, embedder: EmbedderDep) -> Response:
 @router.post("/v1/embed/batch", openapi_extra=IMAGES_BODY, responses=response_of(EMBEDDINGS))
 async def embed_batch(request: Request, embedder: EmbedderDep) -> Response:
     """Embed several images. Each has its own embedding or error, in order."""
+    embedder.admit_bulk()
     async with form_of(request, embedder.core.settings.max_request_bytes) as fields:
         results = await embedder.embed_files(fields.getlist("images"))
     return await rows_response("results", results, _row, model_card(embedder.model.manifest))

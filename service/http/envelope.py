@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.core import Core
 from service.errors import InvalidRequest, NotReady, ServiceError, Unauthorized
 from service.http.body import FORM_SLACK_BYTES, MAX_JSON_BYTES
-from service.http.limits import Exchange, Intake, Reservation
+from service.http.limits import Body, Exchange, Intake
 from service.http.problems import internal_error, problem_response
 from service.inference.cache import Lookup
 from service.inference.work import Embedded
@@ -48,7 +48,7 @@ class RequestState:
 
     request_id: str
     fingerprint: str  # of the response's header: the default model's, unless the route sets another
-    reservation: Reservation  # for the bytes of an image that the service fetches
+    body: Body
     deadline: float | None = None  # the client's, in the event loop's time
     stages_ms: dict[str, float] = field(default_factory=dict)  # of several images, the longest of each stage
     cache: Lookup | None = None
@@ -83,7 +83,7 @@ class Envelope:
         state = RequestState(
             _request_id(headers.get("x-request-id")),
             self._core.manifest.fingerprint,
-            self._intake.reservation,
+            Body(self._intake, headers, receive),
         )
         scope.setdefault("state", {})["request"] = state
         request_id.set(state.request_id)
@@ -103,8 +103,8 @@ class Envelope:
             _check_query(scope)
             _keep_item_id(scope)
             state.deadline = _deadline(headers)
-            with self._intake.body(headers, receive) as bounded:
-                await Exchange(self._app, bounded, send_labelled, state.deadline).run(scope)
+            with state.body as body:
+                await Exchange(self._app, body.receive, send_labelled, state.deadline).run(scope)
         except ServiceError as error:  # not from FastAPI: its app responds to errors itself
             await problem_response(error)(scope, receive, send_labelled)
         except ClientDisconnect:  # the client does not receive it, but the metrics count it

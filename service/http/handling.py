@@ -19,7 +19,6 @@ from service.inference.work import Embedded
 from service.manifest import Manifest
 
 T = TypeVar("T")
-_UNREAD = ServiceError("the image was not read")  # replaced before it is returned
 
 
 async def _core(request: Request) -> Core:
@@ -58,20 +57,29 @@ class Embedder:
         self.model.pipeline.check_capacity(self.state.deadline)
         return await read_image_and_fields(request, self.core.settings.max_image_bytes)
 
-    async def embed(self, image: bytes | Link) -> Embedded:
-        """Embed an image, or fetch it and embed it.
+    def admit_bulk(self) -> None:
+        """Admit a request with several images before its body is read. Raises Overloaded.
+
+        Its images then wait for capacity instead of being refused.
+        """
+        self.model.pipeline.check_capacity(self.state.deadline, in_bulk=True)
+        self.state.body.admit_bulk()
+
+    async def embed(self, image: bytes | Link, in_bulk: bool = False) -> Embedded:
+        """Embed an image, or fetch it and embed it. `in_bulk`: as one of several of an admitted request.
 
         Raises InvalidRequest or UnfetchableImage for a URL, and the errors of the pipeline.
         """
         pipeline, deadline = self.model.pipeline, self.state.deadline
+        admission = pipeline.counted() if in_bulk else None
         if isinstance(image, bytes):
-            embedded = await pipeline.embed(image, deadline)
+            embedded = await pipeline.embed(image, deadline, admission)
         elif self.core.fetcher is None:
             raise InvalidRequest("fetching images by URL is disabled: UIE_URL_HOSTS is empty")
         else:
-            with self.state.reservation() as reserve:  # held until it is embedded, as a body's bytes are
+            with self.state.body.fetched() as reserve:  # held until it is embedded, as a body's bytes are
                 fetch = partial(self.core.fetcher.fetch, image.url, reserve)
-                embedded = await pipeline.embed_fetched(fetch, deadline)
+                embedded = await pipeline.embed_fetched(fetch, deadline, admission)
         self.state.record(embedded)
         return embedded
 
@@ -79,20 +87,33 @@ class Embedder:
         self, sources: Sequence[T], read: Callable[[T], Awaitable[bytes | Link]]
     ) -> list[Embedded | ServiceError]:
         """Read and embed each source. Returns embeddings or errors, in order; concurrency is bounded."""
-        results: list[Embedded | ServiceError] = [_UNREAD] * len(sources)
-        numbered = iter(enumerate(sources))
 
-        async def embed_next() -> None:
-            for index, source in numbered:
-                try:
-                    results[index] = await self.embed(await read(source))
-                except ServiceError as error:
-                    results[index] = error
+        async def embed_source(source: T) -> Embedded | ServiceError:
+            try:
+                return await self.embed(await read(source), in_bulk=True)
+            except ServiceError as error:
+                return error
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(len(sources), self.model.pipeline.bulk_width)):
-                group.create_task(embed_next())
-        return results
+        return await self.model.pipeline.in_bulk([embed_source(source) for source in sources])
+
+    async def embed_all(
+        self, sources: Sequence[T], read: Callable[[T], Awaitable[bytes | Link]]
+    ) -> list[Embedded]:
+        """Embed as `embed_many`, but raise the first error, with its `index`, and cancel the rest.
+
+        A single image may be refused: only several of them are a bulk request.
+        """
+        in_bulk = len(sources) > 1
+
+        async def embed_source(index: int, source: T) -> Embedded:
+            try:
+                return await self.embed(await read(source), in_bulk)
+            except ServiceError as error:
+                # A copy: if images coalesce, another request has the same error.
+                raise type(error)(error.detail, **{**error.members, "index": index}) from error
+
+        images = [embed_source(index, source) for index, source in enumerate(sources)]
+        return await self.model.pipeline.in_bulk(images) if in_bulk else [await images[0]]
 
     async def embed_files(self, files: Sequence[FormFile | bytes]) -> list[Embedded | ServiceError]:
         """Embed the files of a form. Raises InvalidRequest if there are none, or too many."""

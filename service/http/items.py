@@ -26,14 +26,16 @@ from service.http.body import (
 )
 from service.http.handling import CoreDep, Embedder, IndexEmbedderDep, faults_of, json_response, rows_response
 from service.http.schemas import response_of
-from service.http.search import DomainName, check_embedding
+from service.http.search import DomainName, ItemId, check_embedding, check_id
 from service.index import Item
 from service.inference.work import Embedded
 
 router = APIRouter()
 
 # The envelope leaves ids percent-encoded, so that slashes and line breaks pass through the routers.
-ItemPath = Annotated[str, AfterValidator(unquote), Path(min_length=1, max_length=512)]
+ItemPath = Annotated[
+    str, AfterValidator(unquote), AfterValidator(check_id), Path(min_length=1, max_length=512)
+]
 Label = Annotated[str, QueryParam(max_length=512)]
 
 _MAX_PAYLOAD_BYTES = 64 * 2**10
@@ -45,17 +47,19 @@ _ITEM = "/v1/items/{item_id}"
 class _Entry(BaseModel, extra="ignore", strict=True):
     """An entry of the field `items`, without its embedding."""
 
-    id: str = Field(min_length=1, max_length=512)
-    domain: str = Field(pattern="^[a-z0-9_-]{1,64}$")
+    id: ItemId
+    domain: DomainName
     label: str = Field(max_length=512)
-    payload: Any = {}
+    payload: Any = None
 
 
 _ENCODED_ITEMS = {"type": "string", "description": "JSON list, in the order of the images"}
 _BULK_BODY = schemas.body_of(
     {
         schemas.FORM: schemas.object_of(images=schemas.IMAGES, items=_ENCODED_ITEMS),
-        schemas.JSON: schemas.object_of(items=schemas.list_of(_Entry.model_json_schema())),
+        schemas.JSON: schemas.object_of(
+            items=schemas.list_of(schemas.with_embedding(_Entry.model_json_schema()))
+        ),
     }
 )
 
@@ -78,6 +82,7 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     dim = embedder.model.manifest.dim
     embedded: Sequence[Embedded | ServiceError | None]
     if media_type(request.headers) == "application/json":
+        embedder.state.body.admit_bulk()  # its items need no inference
         body, max_values = await read_body(request, MAX_JSON_BYTES), MAX_IMAGES * (dim + _MAX_ENTRY_VALUES)
         entries = await asyncio.to_thread(parse_rows, body, max_values, RowsObject)
         embedded = [None] * len(entries)
@@ -88,7 +93,7 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     )
     items = [result for result in results if isinstance(result, Item)]
     if items:
-        await embedder.core.index.upsert(items)
+        await embedder.core.index.upsert(items, admitted=True)
     pairs = list(zip(entries, results, strict=True))
     return await rows_response("results", pairs, lambda pair: _result_json(*pair))
 
@@ -107,6 +112,7 @@ async def delete_item(core: CoreDep, item_id: ItemPath) -> Response:
 
 
 async def _read_form(request: Request, embedder: Embedder) -> tuple[list[Any], list[Embedded | ServiceError]]:
+    embedder.admit_bulk()
     async with form_of(request, embedder.core.settings.max_request_bytes) as fields:
         items, files = fields.get("items"), fields.getlist("images")
         if not isinstance(items, bytes):
@@ -120,11 +126,13 @@ async def _read_form(request: Request, embedder: Embedder) -> tuple[list[Any], l
 
 
 def check_payload(value: Any) -> dict[str, Any]:
-    """Return a payload that the index stores without loss. Raises InvalidRequest.
+    """Return a payload that the index stores without loss; null is an empty one. Raises InvalidRequest.
 
     The engine cannot read back values nested more than about 120 levels deep, not even from its own log,
     and converts integers over 64 bits to floats.
     """
+    if value is None:
+        return {}
     if not isinstance(value, dict):
         raise InvalidRequest("`payload` must be a JSON object")
     try:

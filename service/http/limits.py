@@ -5,12 +5,14 @@
     └──────── 504: the deadline passed, 499: the client disconnected ───┘
 
 A body acquires budget as it arrives. If its Content-Length does not fit, it is refused before it is read; but
-a Content-Length alone holds little, or a few idle connections would exhaust the budget.
+a Content-Length alone holds little, or a few idle connections would exhaust the budget. Only a bulk request
+acquires all its bytes before it is read, from a share of the budget, so that it is not refused later.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Literal, Self
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -20,76 +22,113 @@ from service.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestT
 from service.inference.budget import Budget
 
 Reserve = Callable[[int], None]
-Reservation = Callable[[], contextlib.AbstractContextManager[Reserve]]
+Reason = Literal["bytes", "bulk"]
+Refusal = Callable[[Reason], Overloaded]
 
 MAX_REQUEST_S = 600  # until the response starts, for any request
 _MAX_UNREAD_BYTES = 2**20  # acquired for a Content-Length before they arrive
+_MIN_BULK_BYTES = 2**20  # of the share: a thousand small images take more memory than their bytes
 
 
 class Intake:
-    """Limits the bytes of all bodies together, and the time of each."""
+    """The limits on the bytes of all bodies together, and on the size and time of each."""
 
-    def __init__(
-        self, max_bytes: int, largest_bytes: int, timeout_s: float, refusal: Callable[[], Overloaded]
-    ) -> None:
-        """`max_bytes` limits all bodies together, `largest_bytes` the largest body of any route."""
-        self._max_bytes = max_bytes
-        self._budget = Budget(max_bytes)
-        self._largest_bytes = largest_bytes
-        self._timeout_s = timeout_s
-        self._refusal = refusal
+    def __init__(self, max_bytes: int, largest_bytes: int, timeout_s: float, refusal: Refusal) -> None:
+        """`largest_bytes` is the limit of any route."""
+        self.max_bytes = max_bytes
+        self.largest_bytes = largest_bytes
+        self.timeout_s = timeout_s
+        self.refusal = refusal
+        self.budget = Budget(max_bytes)
+        self.bulk_share = Budget(max_bytes // 2)
+
+
+class Body:
+    """The body of one request, within the limits. At the end it releases what it acquired."""
+
+    def __init__(self, intake: Intake, headers: Headers, receive: Receive) -> None:
+        content_length = headers.get("content-length", "")
+        self._length = int(content_length) if content_length.isdecimal() else None
+        self._intake = intake
+        self._receive = receive
+        self._ends = asyncio.get_running_loop().time() + intake.timeout_s
+        self._complete = False
+        self._got = self._held = self._bulk_held = 0  # bytes
+
+    def __enter__(self) -> Self:
+        """Raises ImageTooLarge or Overloaded."""
+        intake, length = self._intake, self._length or 0
+        if length > intake.largest_bytes:  # never read, so it needs no budget
+            limit = intake.largest_bytes
+            raise ImageTooLarge("the request body has too many bytes", limit=limit, got=length)
+        if not intake.budget.fits(length):
+            raise intake.refusal("bytes")
+        # A body above the limit is admitted only alone; its rest would not fit beside its start.
+        self.acquire(length if length > intake.max_bytes else min(length, _MAX_UNREAD_BYTES))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._intake.budget.release(self._held)
+        self._intake.bulk_share.release(self._bulk_held)
+
+    def acquire(self, amount: int, reason: Reason = "bytes") -> None:
+        """Hold more bytes until the end of the request. Raises Overloaded."""
+        if not self._intake.budget.acquire(amount):
+            raise self._intake.refusal(reason)
+        self._held += amount
+
+    def admit_bulk(self) -> None:
+        """Acquire all bytes of the body before it is read. Raises Overloaded.
+
+        A body without a Content-Length acquires the largest body's, until its last byte arrived.
+        """
+        length = self._intake.largest_bytes if self._length is None else self._length
+        share = max(length, _MIN_BULK_BYTES)
+        if not self._intake.bulk_share.acquire(share):
+            raise self._intake.refusal("bulk")
+        self._bulk_held = share
+        self.acquire(length - self._held, "bulk")
+
+    async def receive(self) -> Message:
+        """Return the next message. Raises Overloaded or RequestTimeout."""
+        if self._complete:  # the next message is the disconnect
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._ends):
+                message = await self._receive()
+        except TimeoutError as error:
+            timeout_s = self._intake.timeout_s
+            raise RequestTimeout(f"the request body did not arrive within {timeout_s:g} s") from error
+        self._complete = not message.get("more_body", False)
+        self._got += len(message.get("body", b""))
+        if self._got > self._held:
+            self.acquire(self._got - self._held)
+        elif self._complete and self._got < self._held:
+            self._release_rest()
+        return message
+
+    def _release_rest(self) -> None:
+        self._intake.budget.release(self._held - self._got)
+        self._held = self._got
+        share = max(self._got, _MIN_BULK_BYTES) if self._bulk_held else 0
+        self._intake.bulk_share.release(self._bulk_held - share)
+        self._bulk_held = share
 
     @contextlib.contextmanager
-    def reservation(self) -> Iterator[Reserve]:
-        """Yield a function that acquires bytes or raises Overloaded. They are released at the end."""
+    def fetched(self) -> Iterator[Reserve]:
+        """Yield a function that acquires bytes beside the body's, until the end, or raises Overloaded."""
         held = 0
 
         def reserve(amount: int) -> None:
             nonlocal held
-            if not self._budget.acquire(amount):
-                raise self._refusal()
+            if not self._intake.budget.acquire(amount):
+                raise self._intake.refusal("bytes")
             held += amount
 
         try:
             yield reserve
         finally:
-            self._budget.release(held)
-
-    @contextlib.contextmanager
-    def body(self, headers: Headers, receive: Receive) -> Iterator[Receive]:
-        """Yield a `receive` that raises Overloaded or RequestTimeout. Raises ImageTooLarge or Overloaded."""
-        content_length = headers.get("content-length", "")
-        length = int(content_length) if content_length.isdecimal() else 0
-        if length > self._largest_bytes:  # never read, so it needs no budget
-            raise ImageTooLarge("the request body has too many bytes", limit=self._largest_bytes, got=length)
-        if not self._budget.fits(length):
-            raise self._refusal()
-        # A body above the limit is admitted only alone; its rest would not fit beside its start.
-        held = length if length > self._max_bytes else min(length, _MAX_UNREAD_BYTES)
-        ends = asyncio.get_running_loop().time() + self._timeout_s
-        complete, got = False, 0
-
-        async def bounded() -> Message:
-            nonlocal complete, got, held
-            if complete:  # the next message is the disconnect
-                return await receive()
-            try:
-                async with asyncio.timeout_at(ends):
-                    message = await receive()
-            except TimeoutError as error:
-                raise RequestTimeout(
-                    f"the request body did not arrive within {self._timeout_s:g} s"
-                ) from error
-            complete = not message.get("more_body", False)
-            got += len(message.get("body", b""))
-            if got > held:
-                reserve(got - held)
-                held = got
-            return message
-
-        with self.reservation() as reserve:
-            reserve(held)
-            yield bounded
+            self._intake.budget.release(held)
 
 
 class Exchange:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import Response
 
-from service.errors import ImageTooLarge, InvalidRequest, ServiceError, UnsupportedMediaType
+from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
 from service.http.body import MAX_IMAGES, Link, check_values, media_type, read_body
 from service.http.handling import CoreDep, Embedder, StateDep, faults_of, json_response
 from service.http.schemas import JSON, OPENAI, body_of, response_of
@@ -39,6 +39,7 @@ class _Body(BaseModel, extra="ignore", strict=True):
 )
 async def embeddings(request: Request, core: CoreDep, state: StateDep) -> Response:
     """Embed images. If one fails, the request fails: OpenAI's response has no errors of single inputs."""
+    state.body.admit_bulk()
     max_bytes = core.settings.max_image_bytes
     body = _parse(await read_body(request, core.settings.max_request_bytes), request)
     embedder = Embedder(core, state, core.model(body.model))
@@ -51,12 +52,9 @@ async def embeddings(request: Request, core: CoreDep, state: StateDep) -> Respon
             return Link(source)
         return _image_of(source, max_bytes)  # decoded only now: all of them at once would double the memory
 
-    results = await embedder.embed_many([body.input] if isinstance(body.input, str) else body.input, read)
+    results = await embedder.embed_all([body.input] if isinstance(body.input, str) else body.input, read)
     data = []
     for index, result in enumerate(results):
-        if isinstance(result, ServiceError):
-            # A copy: if images coalesce, another request has the same error.
-            raise type(result)(result.detail, **{**result.members, "index": index}) from result
         vector = _encoded(result.embedding, body.encoding_format)
         data.append({"object": "embedding", "index": index, "embedding": vector})
     usage = {"prompt_tokens": 0, "total_tokens": 0}  # OpenAI's clients require it; an image has no tokens

@@ -94,11 +94,44 @@ def body_of(schemas: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": _content(schemas)}}
 
 
+def with_embedding(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an item that is sent with its embedding."""
+    properties = {**entry["properties"], "embedding": _GIVEN_VECTOR}
+    return {**entry, "properties": properties, "required": [*entry["required"], "embedding"]}
+
+
+def search_body(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the `openapi_extra` of the search, whose JSON body also takes the parameters."""
+    names = {**parameters, "domain": {"anyOf": [_STRING, parameters["domain"]]}}
+    nullable = {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in names.items()}
+    by_id = {**_STRING, "minLength": 1, "maxLength": 512}
+    queries = [object_of(nullable, **query) for query in ({"embedding": _GIVEN_VECTOR}, {"id": by_id}, _URL)]
+    return body_of({**_RAW_IMAGE, FORM: object_of(image=_FILE), JSON: {"oneOf": queries}})
+
+
+def complete(openapi: dict[str, Any]) -> None:
+    """Add to FastAPI's description what the envelope handles: the API key and the client's deadline."""
+    bearer = {"type": "http", "scheme": "bearer", "description": "Required if UIE_API_KEYS is set."}
+    openapi.setdefault("components", {})["securitySchemes"] = {"bearer": bearer}
+    openapi["security"] = [{}, {"bearer": []}]
+    for path, operations in openapi["paths"].items():
+        for operation in operations.values() if path.startswith("/v1/") else ():
+            operation.setdefault("parameters", []).append(_DEADLINE)
+
+
+_DEADLINE = {
+    "name": "X-Deadline-Ms",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "integer", "minimum": 1, "maximum": 9_999_999},
+    "description": "Milliseconds that the client waits for the response.",
+}
+_GIVEN_VECTOR = {**_VECTOR, "description": "As many finite numbers as `dim`, not all zero; of any norm."}
+
 IMAGES = list_of(_FILE)
 _RAW_IMAGE = {"image/*": _FILE, _BYTES: _FILE}
-_LINK = object_of(url={**_STRING, "description": "URL of the image"})
-_QUERY = {"oneOf": [object_of(embedding=_VECTOR), object_of(id=_STRING), _LINK]}
+_URL = {"url": {**_STRING, "description": "URL of the image"}}
+_LINK = object_of(**_URL)
 IMAGE_BODY = body_of({**_RAW_IMAGE, FORM: object_of(image=_FILE), JSON: _LINK})
 IMAGES_BODY = body_of({FORM: object_of(images=IMAGES)})
 PUT_BODY = body_of({**_RAW_IMAGE, FORM: object_of({"payload": _STRING}, image=_FILE), JSON: _LINK})
-SEARCH_BODY = body_of({**_RAW_IMAGE, FORM: object_of(image=_FILE), JSON: _QUERY})

@@ -9,49 +9,83 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi import Query as QueryParam
 from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from service.errors import EmbeddingShape, InvalidRequest
+from service.http import schemas
 from service.http.body import Link, media_type, read_json
-from service.http.handling import Embedder, IndexEmbedderDep, json_response, model_card
-from service.http.schemas import SEARCH, SEARCH_BODY, response_of
+from service.http.handling import Embedder, IndexEmbedderDep, faults_of, json_response, model_card
+from service.http.schemas import response_of
 from service.index import Hit, Query
 from service.settings import MAX_EF
 
 router = APIRouter()
 
-DomainName = Annotated[str, QueryParam(pattern="^[a-z0-9_-]{1,64}$")]
-ItemId = Annotated[str, QueryParam(min_length=1, max_length=512)]
-
-_MAX_JSON_BYTES = 2**20
+_MAX_JSON_BYTES = 4 * 2**20  # a thousand ids of 512 characters
+_MAX_FAULTS = 5  # reported in one error
+_QUERIES = ("embedding", "id", "url")
 _ENCODED_HITS = 16  # on the event loop
 
 
-@router.post("/v1/search", openapi_extra=SEARCH_BODY, responses=response_of(SEARCH))
-async def search(
-    request: Request,
-    embedder: IndexEmbedderDep,
-    k: Annotated[int, QueryParam(ge=1, le=100)] = 10,
-    domain: Annotated[list[DomainName], QueryParam()] = [],  # noqa: B006 (FastAPI copies it)
-    group_by: Literal["domain", "label"] | None = None,
-    min_score: Annotated[float, QueryParam(ge=-1, le=1)] = -1,
-    exact: bool = False,
-    exclude: Annotated[list[ItemId], QueryParam()] = [],  # noqa: B006
-    ef: Annotated[int | None, QueryParam(ge=1, le=MAX_EF)] = None,
-) -> Response:
-    """Return the k best hits; with `group_by` also in groups, best group first.
+def check_id(value: str) -> str:
+    """Return an item's id. Raises PydanticCustomError."""
+    if value in (".", ".."):
+        raise PydanticCustomError("item_id", "`.` and `..` are not item ids: clients remove them from URLs")
+    return value
 
-    `ef` is the number of candidates that the search keeps in an HNSW graph: a larger number finds more of
-    the nearest items and takes longer. It has no effect on an `exact` search.
-    """
+
+DomainName = Annotated[str, Field(pattern="^[a-z0-9_-]{1,64}$")]
+ItemId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(check_id)]
+_ITEM_ID: TypeAdapter[str] = TypeAdapter(ItemId)
+
+
+class _Parameters(BaseModel):
+    """The parameters of a search, in the query string or beside the query in a JSON body."""
+
+    k: int = Field(10, ge=1, le=100, description="Number of hits.")
+    domain: list[DomainName] = Field([], max_length=64, description="Search these domains only.")
+    group_by: Literal["domain", "label"] | None = Field(None, description="Also sort the hits into groups.")
+    min_score: float = Field(-1, ge=-1, le=1, description="Drop hits below this cosine similarity.")
+    exact: bool = Field(False, description="Search without the HNSW graph.")
+    exclude: list[ItemId] = Field([], max_length=1000, description="Ids to leave out.")
+    ef: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_EF,
+        description="Candidates that the search keeps in an HNSW graph: more of them find more of the nearest"
+        " items and take longer. Without effect on an `exact` search.",
+    )
+
+
+@router.post(
+    "/v1/search",
+    openapi_extra=schemas.search_body(_Parameters.model_json_schema()["properties"]),
+    responses=response_of(schemas.SEARCH),
+)
+async def search(
+    request: Request, embedder: IndexEmbedderDep, parameters: Annotated[_Parameters, QueryParam()]
+) -> Response:
+    """Return the k best hits; with `group_by` also in groups, best group first."""
     core = embedder.core
     if media_type(request.headers) == "application/json":
-        embedding = await _query_embedding(embedder, await read_json(request, _MAX_JSON_BYTES))
+        query, parameters = _parse(await read_json(request, _MAX_JSON_BYTES), request, parameters)
+        embedding = await _query_embedding(embedder, query)
     else:
         embedding = (await embedder.embed(await embedder.read_image(request))).embedding
-    query = Query(embedding, k, tuple(domain), tuple(exclude), exact, ef or core.settings.index_ef)
-    hits, embedder.state.stages_ms["search"] = await core.timed_search(query)
-    hits = [hit for hit in hits if hit.score >= min_score]
+    hits, embedder.state.stages_ms["search"] = await core.timed_search(
+        Query(
+            embedding,
+            parameters.k,
+            tuple(parameters.domain),
+            tuple(parameters.exclude),
+            parameters.exact,
+            parameters.ef or core.settings.index_ef,
+        )
+    )
+    hits = [hit for hit in hits if hit.score >= parameters.min_score]
+    group_by = parameters.group_by
 
     def respond() -> Response:
         groups = {"groups": _groups_json(hits, group_by)} if group_by else {}
@@ -83,15 +117,46 @@ def _groups_json(hits: list[Hit], group_by: Literal["domain", "label"]) -> list[
     return [{"key": key[-1], "hits": [_hit_json(hit) for hit in group]} for key, group in groups.items()]
 
 
-async def _query_embedding(embedder: Embedder, body: Any) -> NDArray[np.float32]:
-    match body:
+def _parse(body: Any, request: Request, parameters: _Parameters) -> tuple[dict[str, Any], _Parameters]:
+    """Return the query of a JSON body, and the parameters of the query string with the body's."""
+    if not isinstance(body, dict):
+        raise InvalidRequest("the JSON body must be an object")
+    members = {name: value for name, value in body.items() if value is not None}
+    query = {name: members.pop(name) for name in _QUERIES if name in members}
+    names = _Parameters.model_fields.keys()
+    if unknown := sorted(members.keys() - names):
+        raise InvalidRequest(f"unknown member of the JSON body: {', '.join(unknown)[:200]}")
+    if repeated := sorted(members.keys() & request.query_params.keys()):
+        raise InvalidRequest(f"both in the query string and in the JSON body: {', '.join(repeated)}")
+    if not members:
+        return query, parameters
+    if isinstance(members.get("domain"), str):
+        members["domain"] = [members["domain"]]
+    try:
+        parsed = _Parameters.model_validate(members, strict=True)
+    except ValidationError as error:
+        raise InvalidRequest(faults_of(error.errors()[:_MAX_FAULTS])) from error
+    return query, parameters.model_copy(update={name: getattr(parsed, name) for name in members})
+
+
+def _item_id(value: Any) -> str:
+    try:
+        return _ITEM_ID.validate_python(value, strict=True)
+    except ValidationError as error:
+        raise InvalidRequest(f"id: {error.errors()[0]['msg']}") from error
+
+
+async def _query_embedding(embedder: Embedder, query: dict[str, Any]) -> NDArray[np.float32]:
+    match query:
         case {"embedding": values, **rest} if not rest:
             return check_embedding(values, embedder.model.manifest.dim)
-        case {"id": str(item_id), **rest} if not rest and 1 <= len(item_id) <= 512:
-            return (await embedder.core.index.get(item_id)).embedding
+        case {"id": item_id, **rest} if not rest:
+            return (await embedder.core.index.get(_item_id(item_id))).embedding
         case {"url": str(url), **rest} if not rest:
             return (await embedder.embed(Link(url))).embedding
-    raise InvalidRequest('the JSON body must be {"embedding": [...]}, {"id": "..."} or {"url": "..."}')
+    raise InvalidRequest(
+        "the JSON body must have exactly one of `embedding` (a list), `id` and `url` (strings)"
+    )
 
 
 def check_embedding(values: Any, dim: int) -> NDArray[np.float32]:

@@ -37,12 +37,13 @@ class IndexWorker:
         self.quantization = self._index.quantization
         self.fingerprint = self._index.fingerprint
 
-    async def upsert(self, items: Sequence[Item]) -> list[bool]:
+    async def upsert(self, items: Sequence[Item], admitted: bool = False) -> list[bool]:
         """Add or replace items; of equal ids the last counts. Returns True for each new id.
 
+        `admitted` items, whose embeddings are already computed, wait instead of being refused.
         Raises FingerprintMismatch.
         """
-        return await self._finish(self._upsert, items)
+        return await self._finish(self._upsert, items, admitted=admitted)
 
     async def search(self, query: Query) -> list[Hit]:
         """Raises FingerprintMismatch, or UnknownDomain if a requested domain has no item."""
@@ -72,14 +73,14 @@ class IndexWorker:
         self._thread.submit(self._index.close).result()
         self._thread.shutdown()
 
-    async def _finish(self, function: Callable[..., T], *args: object) -> T:
+    async def _finish(self, function: Callable[..., T], *args: object, admitted: bool = False) -> T:
         """Call as `_call`; a disconnect does not cancel the call: a write is either refused or complete."""
-        call = asyncio.ensure_future(self._call(function, *args))
+        call = asyncio.ensure_future(self._call(function, *args, admitted=admitted))
         call.add_done_callback(lambda done: done.cancelled() or done.exception())  # `_call` has logged it
         return await asyncio.shield(call)
 
-    async def _call(self, function: Callable[..., T], *args: object) -> T:
-        if self._calls >= self._max_calls:
+    async def _call(self, function: Callable[..., T], *args: object, admitted: bool = False) -> T:
+        if not admitted and self._calls >= self._max_calls:
             self._on_refusal()
             retry_s = min(60, max(1, math.ceil(self._call_s)))
             raise Overloaded("too many index calls in flight", limit=self._max_calls, retry_after_s=retry_s)

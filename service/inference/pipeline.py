@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any, TypeVar
 
 from service.errors import Overloaded
 from service.inference.batching import Batcher
@@ -18,6 +19,7 @@ from service.inference.work import Embedded
 from service.metrics import ModelMetrics
 from service.settings import Settings
 
+T = TypeVar("T")
 Admission = contextlib.AbstractContextManager[None]
 
 
@@ -42,41 +44,48 @@ class Pipeline:
             pixels,
         )
         encoder.crowded = lambda: self.in_flight > 1
-        # A bulk request keeps all threads busy without filling the queue that other requests wait in.
+        # Bulk requests together keep all threads busy without filling the queue that other requests wait in.
         concurrent = settings.threads + settings.lanes * settings.max_batch
         self.bulk_width = min(2 * concurrent, max(1, settings.queue_limit // 2))
+        self._bulk_slots = asyncio.Semaphore(self.bulk_width)
+        self._bulk_waiting = 0  # images of bulk requests that wait for a slot
 
     async def embed(
         self, data: bytes, deadline: float | None = None, admission: Admission | None = None
     ) -> Embedded:
         """Embed an encoded image. `deadline` is the client's, in the event loop's time.
 
-        `admission` is held while the image is in flight; by default it is `admit()`.
+        `admission` is held while the image is in flight; without it the image may be refused.
         Raises UndecodableImage, ImageTooLarge, EncoderFailed, or Overloaded.
         """
-        if admission is None:
-            # With a cache, other requests may wait for this inference and get its errors: only without one
-            # may this request's deadline refuse it.
-            admission = self.admit(deadline if self._cache is None else None)
+
+        def infer(data: bytes) -> Coroutine[Any, Any, Embedded]:
+            # Refused before the inference starts: other requests may wait for it, and get its errors.
+            if admission is None:
+                self.check_capacity(deadline if self._cache is None else None)
+            return self._infer(data, admission or self.counted(), deadline)
+
         if self._cache is None:
-            return await self._infer(data, admission, deadline)
-        infer = partial(self._infer, admission=admission, deadline=deadline)
+            return await infer(data)
         embedded, lookup = await self._cache.get(data, infer)
         self._metrics.cache[lookup].inc()
         return replace(embedded, cache=lookup, stages_ms={} if lookup == "hit" else embedded.stages_ms)
 
     async def embed_fetched(
-        self, fetch: Callable[[], Awaitable[bytes]], deadline: float | None = None
+        self,
+        fetch: Callable[[], Awaitable[bytes]],
+        deadline: float | None = None,
+        admission: Admission | None = None,
     ) -> Embedded:
         """Embed an image that is admitted before it is fetched. Raises the errors of `fetch` and `embed`."""
         with contextlib.ExitStack() as slot:
-            slot.enter_context(self.admit(deadline))
+            slot.enter_context(admission or self.admit(deadline))
             start = time.perf_counter()
             data = await fetch()
             fetch_ms = {"fetch": (time.perf_counter() - start) * 1e3}
             self._metrics.observe_stages(fetch_ms)
             # The inference takes the slot over: with a cache it may outlive this request.
-            embedded = await self.embed(data, deadline, self._counted(slot.close))
+            embedded = await self.embed(data, deadline, self.counted(slot.close))
         return replace(embedded, stages_ms=fetch_ms | embedded.stages_ms)
 
     async def embed_golden(self, data: bytes) -> Embedded:
@@ -84,7 +93,7 @@ class Pipeline:
 
         In dynamic int8 the other images of a batch would change its embedding.
         """
-        return await self._infer(data, self._counted(), golden=True)
+        return await self._infer(data, self.counted(), golden=True)
 
     async def _infer(
         self,
@@ -102,12 +111,12 @@ class Pipeline:
     def admit(self, deadline: float | None = None) -> Iterator[None]:
         """Hold a slot of the queue, from admission to the result. Raises as `check_capacity`."""
         self.check_capacity(deadline)
-        with self._counted():
+        with self.counted():
             yield
 
     @contextlib.contextmanager
-    def _counted(self, release: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Count an image in flight; `release` frees the slot that it held before."""
+    def counted(self, release: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Count an image in flight that is always admitted; `release` frees the slot that it held before."""
         release()
         self.in_flight += 1
         self._metrics.queue_depth.inc()
@@ -117,27 +126,52 @@ class Pipeline:
             self.in_flight -= 1
             self._metrics.queue_depth.dec()
 
-    def check_capacity(self, deadline: float | None = None) -> None:
-        """Raise Overloaded if the queue is full, or its images take longer than the deadline leaves."""
+    def check_capacity(self, deadline: float | None = None, in_bulk: bool = False) -> None:
+        """Raise Overloaded if the queue is full, or its images take longer than the deadline leaves.
+
+        `in_bulk` includes the images of bulk requests that are not in flight yet.
+        """
         if self.in_flight >= self._queue_limit:
             self._metrics.shed["queue"].inc()
-            raise Overloaded("the queue is full", limit=self._queue_limit, retry_after_s=self.retry_after_s)
+            raise Overloaded("the queue is full", limit=self._queue_limit, retry_after_s=self.retry_after_s())
         # A deadline that has already passed is DeadlineExceeded, raised elsewhere.
-        if deadline is not None and 0 < deadline - asyncio.get_running_loop().time() < self._wait_s:
+        if deadline is not None and 0 < deadline - asyncio.get_running_loop().time() < self._wait_s(in_bulk):
             self._metrics.shed["deadline"].inc()
             raise Overloaded(
-                "the queued images take longer than the deadline allows", retry_after_s=self.retry_after_s
+                "the queued images take longer than the deadline allows",
+                retry_after_s=self.retry_after_s(in_bulk),
             )
 
-    @property
-    def _wait_s(self) -> float:
-        """Expected time until the images in flight are done."""
-        return self.in_flight * self.batcher.seconds_per_image
+    async def in_bulk(self, embeddings: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+        """Run the coroutines that embed the images of a bulk request, in order. Returns their results.
 
-    @property
-    def retry_after_s(self) -> int:
-        """Whole seconds until the images in flight should be done, from 1 to 60."""
-        return min(60, max(1, math.ceil(self._wait_s)))
+        All bulk requests share the slots, and each waits for a single one: they alternate, so that a small
+        request does not wait for all images of a large one. An error cancels the others.
+        """
+        tasks: list[asyncio.Task[T]] = []
+        self._bulk_waiting += len(embeddings)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for embedding in embeddings:
+                    await self._bulk_slots.acquire()
+                    tasks.append(group.create_task(embedding))
+                    tasks[-1].add_done_callback(lambda _: self._bulk_slots.release())
+                    self._bulk_waiting -= 1
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            for embedding in embeddings[len(tasks) :]:
+                embedding.close()
+                self._bulk_waiting -= 1
+        return [task.result() for task in tasks]
+
+    def _wait_s(self, in_bulk: bool) -> float:
+        """Expected time until the images in flight are done, `in_bulk` also those that wait for a slot."""
+        return (self.in_flight + in_bulk * self._bulk_waiting) * self.batcher.seconds_per_image
+
+    def retry_after_s(self, in_bulk: bool = False) -> int:
+        """Whole seconds until a request should be admitted, from 1 to 60."""
+        return min(60, max(1, math.ceil(self._wait_s(in_bulk))))
 
     def close(self) -> None:
         """Finish the images in flight."""

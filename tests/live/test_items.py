@@ -28,7 +28,7 @@ IDS = [
     "é✓𝄞",
     "line\nbreak",
     "\0",
-    ".",
+    "...",
     " ",
 ]
 
@@ -61,6 +61,8 @@ def test_ids_round_trip_unchanged(http: httpx.Client, item_id: str) -> None:
         ("x", {"label": "l"}, encode(noise(1)), 400, "invalid-request"),
         ("x", {"domain": "d"}, encode(noise(1)), 400, "invalid-request"),
         ("x" * 513, {"domain": "d", "label": "l"}, encode(noise(1)), 400, "invalid-request"),
+        ("%2E", {"domain": "d", "label": "l"}, encode(noise(1)), 400, "invalid-request"),
+        ("%2e%2E", {"domain": "d", "label": "l"}, encode(noise(1)), 400, "invalid-request"),
         ("%FF", {"domain": "d", "label": "l"}, encode(noise(1)), 400, "invalid-request"),
     ],
 )
@@ -70,6 +72,30 @@ def test_invalid_puts(
     response = http.put(f"/v1/items/{path}", content=content, headers=PNG, params=params)
     assert problem_of(response) == (status, slug)
     assert "d" not in {row["name"] for row in http.get("/v1/domains").json()["domains"]}
+
+
+@pytest.mark.parametrize("item_id", [".", ".."])
+def test_dots_are_no_ids(http: httpx.Client, item_id: str) -> None:
+    for method in ("GET", "DELETE"):
+        response = http.request(method, f"/v1/items/{item_id.replace('.', '%2E')}")
+        assert problem_of(response) == (400, "invalid-request")
+        assert "not item ids" in response.json()["detail"]
+    assert problem_of(http.post("/v1/search", json={"id": item_id})) == (400, "invalid-request")
+    entry = {"id": item_id, "domain": "d", "label": "l"}
+    by_embedding = http.post("/v1/items", json={"items": [{**entry, "embedding": [1.0] * 64}]})
+    form: dict[str, Any] = {"data": {"items": json.dumps([entry])}, "files": {"images": encode(noise(1))}}
+    for response in (by_embedding, http.post("/v1/items", **form)):
+        [result] = response.json()["results"]
+        assert (result["id"], result["error"]["type"]) == (item_id, "invalid-request")
+
+
+def test_a_null_payload_is_an_empty_one(http: httpx.Client) -> None:
+    entry = {"id": "null-payload", "domain": "nulls", "label": "l", "payload": None}
+    form: dict[str, Any] = {"data": {"items": json.dumps([entry])}, "files": {"images": encode(noise(1))}}
+    for request in ({"json": {"items": [{**entry, "embedding": [1.0] * 64}]}}, form):
+        assert http.post("/v1/items", **request).json()["results"] == [{"id": "null-payload"}]
+        assert http.get("/v1/items/null-payload").json()["payload"] == {}
+    assert http.delete("/v1/items/null-payload").json() == {"deleted": True}
 
 
 DEEP = "[" * 200 + "]" * 200

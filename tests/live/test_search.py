@@ -121,6 +121,45 @@ def test_parameters_of_search(gallery: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
+    "members",
+    [
+        {"k": 3, "domain": ["d1", "d2"], "min_score": -0.5, "exact": True},
+        {"k": 100, "domain": "d1", "exclude": ["img/4"], "group_by": "domain"},
+        {"k": 2, "ef": 64, "group_by": "label"},
+    ],
+)
+def test_parameters_may_be_in_the_body(gallery: httpx.Client, members: dict[str, Any]) -> None:
+    expected = gallery.post("/v1/search", json={"id": "img/4"}, params=members).json()
+    assert expected["hits"]
+    nulls = {"url": None, "embedding": None, "min_score": None} | members
+    assert gallery.post("/v1/search", json={"id": "img/4", **nulls}).json() == expected
+    k = {"k": members["k"]}  # some here, some there
+    rest = {name: value for name, value in members.items() if name != "k"}
+    assert gallery.post("/v1/search", json={"id": "img/4", **rest}, params=k).json() == expected
+
+
+def test_a_thousand_ids_may_be_excluded(gallery: httpx.Client) -> None:
+    absent = [f"{number:04d}" + "é𝄞" * 254 for number in range(990)]
+    body = {"id": "img/4", "exclude": [*absent, *(f"img/{number}" for number in range(10))], "k": 100}
+    assert {hit["id"] for hit in hits_of(gallery.post("/v1/search", json=body))} == {"img/10", "img/11"}
+    body["exclude"] = [str(number) for number in range(1001)]
+    assert problem_of(gallery.post("/v1/search", json=body)) == (400, "invalid-request")
+
+
+def test_at_most_64_domains_may_be_searched(gallery: httpx.Client) -> None:
+    domains = ["d1"] * 63 + ["d2"]
+    for request in ({"params": {"domain": domains}}, {"json": {"domain": domains}}):
+        body = {"id": "img/4", **request.get("json", {})}
+        hits = hits_of(gallery.post("/v1/search", json=body, params=request.get("params")))
+        assert {hit["domain"] for hit in hits} == {"d1", "d2"}
+    many = [f"d{number}" for number in range(65)]
+    for request in ({"params": {"domain": many}}, {"json": {"domain": many}}):
+        body = {"id": "img/4", **request.get("json", {})}
+        refused = gallery.post("/v1/search", json=body, params=request.get("params"))
+        assert problem_of(refused) == (400, "invalid-request")
+
+
+@pytest.mark.parametrize(
     ("body", "params", "status", "slug"),
     [
         ({"embedding": [1.0] * 63}, {}, 422, "embedding-shape"),
@@ -135,6 +174,16 @@ def test_parameters_of_search(gallery: httpx.Client) -> None:
         ({"id": "img/4", "embedding": [1.0] * 64}, {}, 400, "invalid-request"),
         ({}, {}, 400, "invalid-request"),
         ([], {}, 400, "invalid-request"),
+        ({"id": "img/4", "k": 5}, {"k": "5"}, 400, "invalid-request"),
+        ({"id": "img/4", "k": "5"}, {}, 400, "invalid-request"),
+        ({"id": "img/4", "k": True}, {}, 400, "invalid-request"),
+        ({"id": "img/4", "filter": {}}, {}, 400, "invalid-request"),
+        ({"id": "img/4", "exclude": "img/4"}, {}, 400, "invalid-request"),
+        ({"id": "img/4", "exclude": [""]}, {}, 400, "invalid-request"),
+        ({"id": "img/4", "domain": ["No Name"]}, {}, 400, "invalid-request"),
+        ({"id": "img/4", "exact": "true"}, {}, 400, "invalid-request"),
+        ({"id": "img/4", "domain": "nowhere"}, {}, 404, "unknown-domain"),
+        ({"id": None}, {}, 400, "invalid-request"),
         ({"id": "img/4"}, {"domain": "nowhere"}, 404, "unknown-domain"),
         ({"id": "img/4"}, {"domain": "No Name"}, 400, "invalid-request"),
         ({"id": "img/4"}, {"k": "0"}, 400, "invalid-request"),

@@ -51,3 +51,13 @@ def test_routes_and_errors_of_a_planted_page_are_read() -> None:
     )
     assert routes_in(page) == {("GET", "/v1/a/{}")}
     assert errors_in(page) == {(404, "not-found"), (404, "lost"), (500, "oops")}
+
+
+def test_openapi_describes_the_deadline_and_the_key(tmp_path: Path) -> None:
+    openapi = create_app(Core(Settings(data_dir=tmp_path))).openapi()
+    for methods in openapi["paths"].values():
+        for operation in methods.values():
+            assert "X-Deadline-Ms" in [parameter["name"] for parameter in operation["parameters"]]
+    assert openapi["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    body = openapi["paths"]["/v1/items"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "embedding" in body["properties"]["items"]["items"]["required"]

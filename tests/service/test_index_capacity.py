@@ -75,3 +75,18 @@ async def test_the_metric_of_items_is_updated_every_few_seconds_at_most(tmp_path
     await core.count_items(max_age_s=0)
     assert items._value.get() == 1
     await asyncio.to_thread(core.close)
+
+
+async def test_items_of_an_admitted_request_wait(index: Held) -> None:
+    worker = IndexWorker(lambda: index, "model-a", 1)
+    waiting = asyncio.create_task(worker.counts())
+    await asyncio.sleep(0)
+    item = Item("a", "d", "l", np.full(8, 8**-0.5, dtype=np.float32))
+    with pytest.raises(Overloaded):
+        await worker.upsert([item])
+    admitted = asyncio.create_task(worker.upsert([item], admitted=True))
+    await asyncio.sleep(0)
+    index.gate.set()
+    assert await admitted == [True]
+    await waiting
+    await asyncio.to_thread(worker.close)

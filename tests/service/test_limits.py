@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 from service.core import Core
 from service.errors import ImageTooLarge, Overloaded, RequestTimeout
 from service.http.envelope import Envelope
-from service.http.limits import Intake
+from service.http.limits import Body, Intake
 from service.inference.budget import Budget
 from service.settings import Settings
 
@@ -38,7 +38,7 @@ class Client:
 
 
 def intake(max_bytes: int = 100, largest_bytes: int = 1000, timeout_s: float = 30) -> Intake:
-    return Intake(max_bytes, largest_bytes, timeout_s, lambda: Overloaded("full"))
+    return Intake(max_bytes, largest_bytes, timeout_s, Overloaded)
 
 
 def test_a_budget_grants_up_to_its_limit() -> None:
@@ -71,9 +71,9 @@ def test_refused_tickets_are_granted_in_their_order() -> None:
 async def test_a_body_above_every_routes_limit_acquires_nothing() -> None:
     entrance, client = intake(), Client()
     with (
-        entrance.body(sized(60), client.receive),
+        Body(entrance, sized(60), client.receive),
         pytest.raises(ImageTooLarge),
-        entrance.body(sized(1001), client.receive),
+        Body(entrance, sized(1001), client.receive),
     ):
         pass
 
@@ -83,62 +83,97 @@ async def test_stated_lengths_do_not_exhaust_the_budget() -> None:
     entrance = intake(2**30, 2**28)
     with contextlib.ExitStack() as idle:
         for _ in range(4):
-            idle.enter_context(entrance.body(sized(2**28), Client().receive))
+            idle.enter_context(Body(entrance, sized(2**28), Client().receive))
         client = Client(b"x" * 10**7)
-        with entrance.body(sized(10**7), client.receive) as receive:
-            assert len((await receive())["body"]) == 10**7
+        with Body(entrance, sized(10**7), client.receive) as body:
+            assert len((await body.receive())["body"]) == 10**7
 
 
 async def test_bytes_that_arrived_are_held() -> None:
     mega = 2**20
     entrance, client = intake(10 * mega, 10 * mega), Client(bytes(6 * mega))
-    with entrance.body(sized(8 * mega), client.receive) as receive:
-        with entrance.body(sized(8 * mega), client.receive):
+    with Body(entrance, sized(8 * mega), client.receive) as body:
+        with Body(entrance, sized(8 * mega), client.receive):
             pass
-        await receive()
-        with pytest.raises(Overloaded), entrance.body(sized(5 * mega), client.receive):
+        await body.receive()
+        with pytest.raises(Overloaded), Body(entrance, sized(5 * mega), client.receive):
             pass
-        with entrance.body(sized(4 * mega), client.receive):
+        with Body(entrance, sized(4 * mega), client.receive):
             pass
-    with entrance.body(sized(10 * mega), client.receive):  # all of it was released
+    with Body(entrance, sized(10 * mega), client.receive):  # all of it was released
         pass
 
 
 async def test_a_body_above_the_budget_is_admitted_alone() -> None:
     entrance, client = intake(), Client(b"x" * 60, b"x" * 100)
-    with entrance.body(sized(160), client.receive) as receive:
+    with Body(entrance, sized(160), client.receive) as body:
         for length in (60, 100):
-            assert len((await receive())["body"]) == length
+            assert len((await body.receive())["body"]) == length
 
 
 async def test_a_small_stated_length_is_held_before_it_is_read() -> None:
     entrance, client = intake(), Client(b"x" * 60)
-    with entrance.body(sized(60), client.receive) as receive:
-        with pytest.raises(Overloaded), entrance.body(sized(60), client.receive):
+    with Body(entrance, sized(60), client.receive) as body:
+        with pytest.raises(Overloaded), Body(entrance, sized(60), client.receive):
             pass
-        assert len((await receive())["body"]) == 60  # counted once
-        with entrance.body(sized(40), client.receive):
+        assert len((await body.receive())["body"]) == 60  # counted once
+        with Body(entrance, sized(40), client.receive):
             pass
-    with entrance.body(sized(100), client.receive):
+    with Body(entrance, sized(100), client.receive):
         pass
 
 
 async def test_a_body_without_a_length_acquires_budget_as_it_arrives() -> None:
     entrance, client = intake(), Client(b"x" * 50, b"x" * 60)
-    with entrance.body(sized(30), client.receive):
-        with entrance.body(NO_HEADERS, client.receive) as receive:
-            await receive()
+    with Body(entrance, sized(30), client.receive):
+        with Body(entrance, NO_HEADERS, client.receive) as body:
+            await body.receive()
             with pytest.raises(Overloaded):
-                await receive()
-        with entrance.body(sized(70), client.receive):  # what it had acquired was released
+                await body.receive()
+        with Body(entrance, sized(70), client.receive):  # what it had acquired was released
             pass
 
 
+async def test_a_bulk_request_acquires_its_body_before_it_is_read() -> None:
+    mega = 2**20
+    entrance, client = intake(40 * mega, 20 * mega), Client(bytes(8 * mega), bytes(8 * mega))
+    with Body(entrance, sized(16 * mega), client.receive) as body:
+        body.admit_bulk()
+        with Body(
+            entrance, sized(5 * mega), client.receive
+        ) as other:  # half of the bytes are for bulk requests
+            with pytest.raises(Overloaded, match="bulk"):
+                other.admit_bulk()
+            other.acquire(
+                23 * mega
+            )  # the other half is for single images, whatever the bulk request declared
+            for _ in range(2):  # full, but the bulk request is not refused any more
+                assert len((await body.receive())["body"]) == 8 * mega
+    with Body(entrance, sized(20 * mega), client.receive) as body:
+        body.admit_bulk()
+
+
+async def test_a_bulk_request_without_a_length_acquires_the_largest_body_until_it_arrived() -> None:
+    mega = 2**20
+    messages: list[Message] = [{"type": "http.request", "body": bytes(mega)}]
+
+    async def receive() -> Message:
+        return messages.pop()
+
+    entrance = intake(60 * mega, 20 * mega)
+    with Body(entrance, NO_HEADERS, receive) as body, Body(entrance, NO_HEADERS, receive) as other:
+        body.admit_bulk()
+        with pytest.raises(Overloaded, match="bulk"):
+            other.admit_bulk()
+        await body.receive()
+        other.admit_bulk()
+
+
 async def test_a_slow_body_times_out() -> None:
-    with intake(timeout_s=0.05).body(NO_HEADERS, Client(b"x").receive) as receive:
-        assert (await receive())["body"] == b"x"
+    with Body(intake(timeout_s=0.05), NO_HEADERS, Client(b"x").receive) as body:
+        assert (await body.receive())["body"] == b"x"
         with pytest.raises(RequestTimeout, match=r"0\.05 s"):
-            await receive()
+            await body.receive()
 
 
 async def test_a_complete_body_does_not_time_out() -> None:
@@ -148,9 +183,9 @@ async def test_a_complete_body_does_not_time_out() -> None:
         await asyncio.sleep(0.1)
         return messages.pop()
 
-    with intake(timeout_s=0.15).body(NO_HEADERS, receive) as bounded:
-        assert (await bounded())["type"] == "http.request"
-        assert (await bounded())["type"] == "http.disconnect"
+    with Body(intake(timeout_s=0.15), NO_HEADERS, receive) as body:
+        assert (await body.receive())["type"] == "http.request"
+        assert (await body.receive())["type"] == "http.disconnect"
 
 
 async def test_a_disconnected_client_counts_as_499(tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""Bulk requests: admitted or refused as a whole, with images that wait and alternate."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.core import Core
+from service.http.app import create_app
+from service.http.envelope import Envelope
+from service.inference.encoder import Encoder
+from service.settings import Settings
+from tests.support.images import encode, noise
+from tests.support.live import PNG, TRUNCATED, problem_of, uri
+from tests.support.waiting import until
+
+IMAGE = encode(noise(1, 32, 32))
+
+
+class CountingEncoder(Encoder):
+    """Returns a fixed embedding, and counts the images."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.golden = super().encode
+        self.images = 0
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.images += len(pixels)
+        return self.golden(pixels[:1]).repeat(len(pixels), axis=0)
+
+
+@asynccontextmanager
+async def serving(data_dir: Path, **settings: Any) -> AsyncIterator[tuple[Core, httpx.AsyncClient]]:
+    core = Core(Settings(data_dir=data_dir, **settings), CountingEncoder)
+    app = create_app(core)
+    await core.start()
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(Envelope(app, core)), base_url="http://x", timeout=300
+    ) as client:
+        yield core, client
+    await asyncio.to_thread(core.close)
+
+
+def images(count: int) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("images", (str(number), IMAGE)) for number in range(count)]
+
+
+def items(name: str, count: int) -> dict[str, Any]:
+    rows = [{"id": f"{name}-{number}", "domain": "d", "label": "l"} for number in range(count)]
+    return {"data": {"items": json.dumps(rows)}, "files": images(count)}
+
+
+@pytest.mark.parametrize("cache_items", [0, 9])
+async def test_images_of_concurrent_bulk_requests_wait(tmp_path: Path, cache_items: int) -> None:
+    """Of ten uploads of 120 items, 324 items were refused within responses of status 200."""
+    async with serving(tmp_path, queue_limit=8, threads=2, cache_items=cache_items) as (core, client):
+        uploads = [asyncio.create_task(client.post("/v1/items", **items(str(n), 12))) for n in range(10)]
+        uris = [uri(IMAGE)] * 12
+        uploads += [
+            asyncio.create_task(client.post("/v1/embeddings", json={"input": uris})),
+            asyncio.create_task(client.post("/v1/embed/batch", files=images(12))),
+        ]
+        single = await client.post("/v1/embed", content=IMAGE, headers=PNG)
+        assert single.status_code == 200  # bulk requests leave half of the queue
+        responses = [await upload for upload in uploads]
+        assert [response.status_code for response in responses] == [200] * 12
+        assert "error" not in "".join(response.text for response in responses)
+        assert await core.index.counts() == (120, 0)
+        assert core.model().pipeline.in_flight == 0
+
+
+async def test_a_small_bulk_request_does_not_wait_for_a_large_one(tmp_path: Path) -> None:
+    async with serving(tmp_path, queue_limit=4, threads=1, max_batch=1) as (core, client):
+        encoder = core.model().encoder
+        assert isinstance(encoder, CountingEncoder)
+        large = asyncio.create_task(client.post("/v1/embed/batch", files=images(200)))
+        await until(lambda: encoder.images > 2)
+        before = encoder.images
+        small = await client.post("/v1/embed/batch", files=images(4))
+        assert len(small.json()["results"]) == 4
+        assert encoder.images - before < 40
+        assert len((await large).json()["results"]) == 200
+
+
+async def test_a_failed_image_cancels_the_rest_of_an_openai_request(tmp_path: Path) -> None:
+    async with serving(tmp_path, queue_limit=4, threads=1) as (core, client):
+        encoder = core.model().encoder
+        assert isinstance(encoder, CountingEncoder)
+        uris = [uri(IMAGE), uri(TRUNCATED, "image/jpeg"), *[uri(IMAGE)] * 200]
+        response = await client.post("/v1/embeddings", json={"input": uris})
+        assert problem_of(response) == (400, "undecodable-image")
+        assert response.json()["index"] == 1
+        assert encoder.images < 100
+        assert core.model().pipeline.retry_after_s(in_bulk=True) == 1  # nothing waits any more
+
+
+@pytest.mark.parametrize("path", ["/v1/items", "/v1/embed/batch", "/v1/embeddings"])
+async def test_a_bulk_request_is_refused_before_its_body_is_read(tmp_path: Path, path: str) -> None:
+    begun, finish, was_read = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def slow() -> AsyncIterator[bytes]:
+        begun.set()
+        await finish.wait()
+        yield b"{}"
+
+    async def other() -> AsyncIterator[bytes]:
+        was_read.append(path)
+        yield b"{}"
+
+    kind = "application/json" if path == "/v1/embeddings" else "multipart/form-data; boundary=x"
+    headers = {"Content-Type": kind}
+    # Without a Content-Length a body counts as the largest that is accepted.
+    async with serving(tmp_path, max_bytes_in_flight=2**26, max_request_bytes=2**20) as (core, client):
+        first = asyncio.create_task(client.post(path, content=slow(), headers=headers))
+        await begun.wait()
+        refused = await client.post(path, content=other(), headers=headers)
+        assert problem_of(refused) == (429, "overloaded")
+        assert int(refused.headers["retry-after"]) == 1
+        assert not was_read
+        assert core.metrics.shed.labels("", "bulk")._value.get() == 1
+        assert (await client.post("/v1/embed", content=IMAGE, headers=PNG)).status_code == 200
+        finish.set()
+        assert problem_of(await first)[0] == 400
+        assert problem_of(await client.post(path, content=other(), headers=headers))[0] == 400
