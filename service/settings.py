@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsError
-from service.hosts import parse_host
+from service.hosts import parse_host, parse_name
 
 _ROOT = Path(__file__).resolve().parent.parent
 _RESERVED = {"UIE_GALLERY_DIR"}  # part of the contract, for the web page that is not implemented yet
@@ -57,6 +57,11 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="Accepted bearer keys, separated by commas. None: no authentication."
     )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Host names by which clients address the service, beside localhost, separated by commas: "
+        "example.org, *.example.org, 192.0.2.1, or * for any. None: loopback names, or any if there are API keys.",
+    )
     url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Hosts from which images may be fetched by URL, separated by commas: example.org, "
@@ -98,7 +103,7 @@ class Settings(BaseSettings):
     def _split_models(cls, value: object) -> object:
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
-    @field_validator("api_keys", "url_hosts", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "url_hosts", mode="before")
     @classmethod
     def _split(cls, value: object, field: ValidationInfo) -> object:
         if not isinstance(value, str):
@@ -107,6 +112,11 @@ class Settings(BaseSettings):
         if field.field_name == "api_keys" and not parts:
             raise ValueError("set without a key: the service would be open to everyone")
         return parts
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _parse_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(parse_name(name) for name in names)
 
     @field_validator("url_hosts")
     @classmethod

@@ -22,7 +22,7 @@ from service.http.schemas import PROBLEMS
 
 _REFUSALS_S = 0.5  # between SIGTERM and the stop
 _UNKNOWN = "/v1/{rest:path}"
-_METHODS = ["DELETE", "GET", "PATCH", "POST", "PUT"]
+_METHODS = ["DELETE", "GET", "PATCH", "POST", "PUT"]  # HEAD is answered as GET: `envelope`
 _log = logging.getLogger(__name__)
 
 
@@ -71,7 +71,7 @@ def _respond_to_error(request: Request, error: Exception) -> Response:
             problem = error
         case RequestValidationError():
             problem = InvalidRequest(faults_of(error.errors(), skip=1))  # `query` or `path`
-        case HTTPException(status_code=405):
+        case HTTPException(status_code=404 | 405):
             problem = _not_routed(request)
         case HTTPException():
             problem = InvalidRequest(error.detail)  # a form that cannot be parsed
@@ -99,4 +99,6 @@ def _not_routed(request: Request) -> NotFound | MethodNotAllowed:
     allowed = [method for method in _METHODS if supports(method)]
     if not allowed:
         return NotFound(f"no such route: {path}")
-    return MethodNotAllowed(f"{path} does not support {request.method}", allow=allowed)
+    if "GET" in allowed:
+        allowed.append("HEAD")
+    return MethodNotAllowed(f"{path} does not support {request.method}", allow=sorted(allowed))

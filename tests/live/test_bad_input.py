@@ -71,7 +71,7 @@ def test_broken_images_have_problems(http: httpx.Client, name: str, transfer: st
 def test_a_body_that_is_too_long_is_refused_before_it_is_sent(service: ServiceProcess) -> None:
     with closing(connected(service)) as connection:
         connection.sendall(
-            b"POST /v1/embed HTTP/1.1\r\nHost: x\r\n"
+            b"POST /v1/embed HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Type: image/png\r\nContent-Length: 50000000\r\n\r\n"
         )
         assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
