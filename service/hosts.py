@@ -33,7 +33,7 @@ def parse_name(entry: str) -> str:
         return str(address)
     if name != "*" and not _NAME.fullmatch(name.removeprefix("*.")):
         raise ValueError(
-            f"{entry!r} is not of the form example.org, *.example.org, 192.0.2.1, [2001:db8::1] or * (no port)"
+            f"{entry!r} is not of the form example.org, *.example.org, 192.0.2.1 or *, without a port"
         )
     return name
 

@@ -59,8 +59,8 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Host names by which clients address the service, beside localhost, separated by commas: "
-        "example.org, *.example.org, 192.0.2.1, or * for any. None: loopback names, or any if there are API keys.",
+        description="Host names by which clients address the service beside localhost, separated by commas: "
+        "example.org, *.example.org, 192.0.2.1, or * for any. None: localhost only; any if keys are set.",
     )
     url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

@@ -143,8 +143,7 @@ class Envelope:
         host = hosts[0] if hosts else ""  # HTTP/1.0 without one: not from a browser
         if hosts and self._checks_hosts and scope["path"] not in _OPEN_PATHS and not self._is_addressed(host):
             raise UnknownHost(
-                "the Host header is neither a loopback name nor listed in UIE_ALLOWED_HOSTS, a setting of the "
-                "service"
+                "the Host header is not a loopback name, and the service's UIE_ALLOWED_HOSTS does not list it"
             )
         # No page of another site has a key: browsers send none by themselves.
         if method not in _SAFE_METHODS and not self._keys and _is_cross_site(headers, host):

@@ -5,7 +5,6 @@ A header of 100 MB took 120 MB of memory and blocked the event loop for more tha
 
 import asyncio
 import re
-from array import array
 from typing import Any, ClassVar
 
 from httptools import HttpParserUpgrade, HttpRequestParser
@@ -28,22 +27,27 @@ class _Parser(HttpRequestParser):
     """
 
     def __init__(self, connection: "BoundedHeads") -> None:
-        super().__init__(connection)
         self._connection = connection
-        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._start()
 
-    def feed_data(self, data: bytes | bytearray | memoryview | array[int]) -> None:
+    def feed_data(self, data: Any) -> None:
         """Parse the bytes. Raises HttpParserUpgrade for an upgrade that the service does not ignore."""
         rest = memoryview(data)
         while rest:
             try:
                 super().feed_data(rest)
-                return
+                rest = rest[:0]
             except HttpParserUpgrade as upgrade:
                 if not self._connection.ignores_offer:
                     raise
                 rest = rest[upgrade.args[0] :]
-                super().feed_data(self._connection.head_without_offer())
+                head = self._connection.head_without_offer()
+                self._start()  # after `Connection: close` llhttp reads no more
+                super().feed_data(head)
+
+    def _start(self) -> None:
+        super().__init__(self._connection)
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
 
 
 class BoundedHeads(HttpToolsProtocol):
