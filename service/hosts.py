@@ -28,10 +28,12 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # embeds an IPv4 address, in IPv6
 
 def parse_name(entry: str) -> str:
     """Return an entry of `UIE_ALLOWED_HOSTS` in the form that `is_addressed` takes. Raises ValueError."""
+    if entry == "*":
+        return entry
     name = entry.lower().removesuffix(".")
     if address := _address(name):
         return str(address)
-    if name != "*" and not _NAME.fullmatch(name.removeprefix("*.")):
+    if not _NAME.fullmatch(name.removeprefix("*.")):
         raise ValueError(
             f"{entry!r} is not of the form example.org, *.example.org, 192.0.2.1 or *, without a port"
         )
