@@ -1,6 +1,5 @@
 """HEAD, problems of unknown routes, Host headers and cross-site requests, on a running service."""
 
-import re
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -102,6 +101,14 @@ def test_another_host_is_refused_except_by_probes(http: httpx.Client, host: str)
         assert "UIE_ALLOWED_HOSTS" in refused.json()["detail"]
     for path in PROBES:
         assert http.get(path, headers={"Host": host}).is_success
+
+
+def test_an_asterisk_as_target_is_not_a_route(service: ServiceProcess) -> None:
+    with closing(connected(service)) as connection:
+        connection.sendall(b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        response = received(connection)
+    assert response.startswith(b"HTTP/1.1 404 ")
+    assert b'"not-found"' in response
 
 
 def test_an_absolute_target_names_the_host(service: ServiceProcess) -> None:
