@@ -51,7 +51,7 @@ async def test_a_request_with_an_offer_keeps_its_body_wherever_it_is_split(first
     data = first + first + LAST
     async with served_app(echo) as port:
         splits = range(len(first) + 20)  # beyond the end of the first request
-        for start in splits[::8]:  # eight connections at a time
+        for start in splits[::8]:  # concurrency 8
             group = [answered(port, (data[:at], data[at:])) for at in splits[start : start + 8]]
             for responses in await asyncio.gather(*group):
                 assert echoes(responses) == [ANSWERS[0], *ANSWERS]
