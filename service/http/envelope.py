@@ -138,7 +138,7 @@ class Envelope:
     def _check_source(self, method: str, scope: Scope, headers: Headers) -> None:
         """Refuse a request for another host, or for a web page of another site."""
         hosts = headers.getlist("host")
-        if len(hosts) > 1 or (not hosts and scope["http_version"] == "1.1"):  # RFC 9112, 3.2
+        if len(hosts) > 1 or (not hosts and scope.get("http_version") == "1.1"):  # RFC 9112, 3.2
             raise InvalidRequest("a request must have one Host header", got=len(hosts))
         host = hosts[0] if hosts else ""  # HTTP/1.0 without one: not from a browser
         if hosts and self._checks_hosts and scope["path"] not in _OPEN_PATHS and not self._is_addressed(host):
