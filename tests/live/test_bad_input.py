@@ -114,4 +114,4 @@ def test_routes_and_methods_that_do_not_exist(http: httpx.Client) -> None:
         refused = http.request(method, "/v1/embed")
         assert problem_of(refused) == (405, "method-not-allowed")
         assert refused.headers["allow"] == "POST"
-    assert http.request("TRACE", "/v1/items/x").headers["allow"] == "DELETE, GET, PUT"
+    assert http.request("TRACE", "/v1/items/x").headers["allow"] == "DELETE, GET, HEAD, PUT"
