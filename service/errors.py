@@ -5,6 +5,8 @@
 ServiceError                      is sent to the client as an RFC 9457 problem
 ├── InvalidRequest          400   read: a parameter or field is missing, malformed, out of range or unknown
 ├── Unauthorized            401   read: the API key is missing or wrong
+├── CrossSite               403   read: a web page of another site sent the request
+├── UnknownHost             421   read: the Host header names another server
 ├── UnsupportedMediaType    415   read: the route does not accept the body's content type
 ├── ImageTooLarge           413   read: too many bytes; decode: too many pixels according to the header
 ├── UnfetchableImage        400   read: no acceptable image at the URL
@@ -65,6 +67,18 @@ class Unauthorized(ServiceError):
     """API keys are configured, and the request's key is missing or wrong."""
 
     status, slug, title = 401, "unauthorized", "Unauthorized"
+
+
+class CrossSite(ServiceError):
+    """A browser sent the request for a page of another site."""
+
+    status, slug, title = 403, "cross-site", "Cross-site request"
+
+
+class UnknownHost(ServiceError):
+    """The Host header is not one that this service accepts."""
+
+    status, slug, title = 421, "unknown-host", "Unknown host"
 
 
 class UnsupportedMediaType(ServiceError):

@@ -1,4 +1,4 @@
-"""The allow-list of hosts, and the public addresses, from which images may be fetched."""
+"""Host names: those by which clients may address the service, and those that images may be fetched from."""
 
 import ipaddress
 import re
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_HOST_HEADER = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+?)\.?(?::[0-9]{0,5})?", re.IGNORECASE)
 _ENTRY = re.compile(rf"(?:(https?)://)?(\*\.(?={_LABEL}\.))?({_NAME.pattern})(?::([1-9][0-9]{{0,4}}))?")
 
 # `ipaddress` regards these as global, but no public web server has such an address.
@@ -23,6 +24,44 @@ _NOT_PUBLIC = [
 ]
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # excludes mapped and compatible IPv4, local, multicast
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # embeds an IPv4 address, in IPv6-only networks
+
+
+def parse_name(entry: str) -> str:
+    """Return an entry of `UIE_ALLOWED_HOSTS` in the form that `is_addressed` takes. Raises ValueError."""
+    if entry == "*":
+        return entry
+    name = entry.lower().removesuffix(".")
+    if address := _address(name):
+        return str(address)
+    if not _NAME.fullmatch(name.removeprefix("*.")):
+        raise ValueError(
+            f"{entry!r} is not of the form example.org, *.example.org, 192.0.2.1 or *, without a port"
+        )
+    return name
+
+
+def is_addressed(allowed: Sequence[str], host: str) -> bool:
+    """Return True if a Host header names the loopback interface or an allowed host, on any port."""
+    match = _HOST_HEADER.fullmatch(host)
+    if not match:
+        return False
+    name = match[1].lower()
+    if address := _address(name):
+        if address.is_loopback:
+            return True
+        name = str(address)
+    elif name == "localhost" or name.endswith(".localhost"):
+        return True
+    return "*" in allowed or any(
+        name.endswith(entry[1:]) if entry.startswith("*.") else name == entry for entry in allowed
+    )
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsError
-from service.hosts import parse_host
+from service.hosts import parse_host, parse_name
 from service.process import usable_cpus
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -81,6 +81,11 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="Accepted bearer keys, separated by commas. None: no authentication."
     )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Host names by which clients address the service beside localhost, separated by commas: "
+        "example.org, *.example.org, 192.0.2.1, or * for any. None: localhost only; any if keys are set.",
+    )
     url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Hosts from which images may be fetched by URL, separated by commas: example.org, "
@@ -136,7 +141,7 @@ class Settings(BaseSettings):
     def _split_models(cls, value: object) -> object:
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
-    @field_validator("api_keys", "url_hosts", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "url_hosts", mode="before")
     @classmethod
     def _split(cls, value: object, field: ValidationInfo) -> object:
         if not isinstance(value, str):
@@ -156,6 +161,11 @@ class Settings(BaseSettings):
         except ValidationError as error:  # the message has no value: a URL may contain a password
             raise ValueError("must be a URL that begins with http:// or https:// and names a host") from error
         return value.strip()
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _parse_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(parse_name(name) for name in names)
 
     @field_validator("url_hosts")
     @classmethod

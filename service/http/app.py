@@ -21,7 +21,7 @@ from service.http.schemas import PROBLEMS, complete
 from service.http.stopping import refuse_before_stopping
 
 _UNKNOWN = "/v1/{rest:path}"
-_METHODS = ["DELETE", "GET", "PATCH", "POST", "PUT"]
+_METHODS = ["DELETE", "GET", "PATCH", "POST", "PUT"]  # HEAD is answered as GET: `envelope`
 _log = logging.getLogger(__name__)
 
 
@@ -54,7 +54,7 @@ def _respond_to_error(request: Request, error: Exception) -> Response:
             problem = error
         case RequestValidationError():
             problem = InvalidRequest(faults_of(error.errors(), skip=1))  # `query` or `path`
-        case HTTPException(status_code=405):
+        case HTTPException(status_code=404 | 405):
             problem = _not_routed(request)
         case HTTPException():
             problem = InvalidRequest(error.detail)  # a form that cannot be parsed
@@ -82,4 +82,6 @@ def _not_routed(request: Request) -> NotFound | MethodNotAllowed:
     allowed = [method for method in _METHODS if supports(method)]
     if not allowed:
         return NotFound(f"no such route: {path}")
-    return MethodNotAllowed(f"{path} does not support {request.method}", allow=allowed)
+    if "GET" in allowed:
+        allowed.append("HEAD")
+    return MethodNotAllowed(f"{path} does not support {request.method}", allow=sorted(allowed))

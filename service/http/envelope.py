@@ -1,4 +1,4 @@
-"""The ASGI middleware around all routes: request id, API keys, readiness, body limits, response headers."""
+"""The ASGI middleware around all routes: hosts, API keys, readiness, body limits, response headers."""
 
 import asyncio
 import hmac
@@ -7,6 +7,7 @@ import random
 import re
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from urllib.parse import quote, unquote_to_bytes
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,7 +16,17 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.core import Core
-from service.errors import InvalidRequest, NotReady, ServiceError, Unauthorized
+from service.errors import (
+    CrossSite,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    ServiceError,
+    Unauthorized,
+    UnknownHost,
+)
+from service.hosts import is_addressed
 from service.http.body import FORM_SLACK_BYTES, MAX_JSON_BYTES
 from service.http.limits import Body, Exchange, Intake
 from service.http.problems import internal_error, problem_response
@@ -24,7 +35,9 @@ from service.inference.work import Embedded
 from service.logs import access_log, request_id
 
 _ALWAYS = {"/livez", "/healthz", "/metrics"}  # available even while the service is not serving
-_OPEN_PATHS = _ALWAYS | {"/readyz"}  # available without a key
+# Available without a key, and under any Host: probes and Prometheus address a pod by its IP.
+_OPEN_PATHS = _ALWAYS | {"/readyz"}
+_SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 # The sources that a browser may load for a page. FastAPI's Swagger page has an inline script, and loads
 # the rest from a CDN.
 _PAGES = {"/", "/docs", "/redoc"}
@@ -47,6 +60,7 @@ class RequestState:
     """A request's identity, deadline and times, from the envelope to its route and back."""
 
     request_id: str
+    method: str  # the client's: the routes see GET for HEAD
     fingerprint: str  # of the response's header: the default model's, unless the route sets another
     body: Body
     deadline: float | None = None  # the client's, in the event loop's time
@@ -67,6 +81,10 @@ class Envelope:
         self._app = app
         self._core = core
         settings = core.settings
+        self._keys = settings.api_keys
+        # Without a key nothing else stops a web page whose name resolves to this machine (DNS rebinding).
+        self._checks_hosts = bool(settings.allowed_hosts or not settings.api_keys)
+        self._is_addressed = lru_cache(16)(partial(is_addressed, settings.allowed_hosts))
         self._intake = Intake(
             settings.max_bytes_in_flight,
             max(settings.max_request_bytes, settings.max_image_bytes + FORM_SLACK_BYTES, MAX_JSON_BYTES),
@@ -82,23 +100,28 @@ class Envelope:
         headers = Headers(scope=scope)
         state = RequestState(
             _request_id(headers.get("x-request-id")),
+            scope["method"],
             self._core.manifest.fingerprint,
             Body(self._intake, headers, receive),
         )
         scope.setdefault("state", {})["request"] = state
         request_id.set(state.request_id)
+        if state.method == "HEAD":  # the server, which has the other scope, drops the body
+            scope = {**scope, "method": "GET"}
 
         responding = False
 
         async def send_labelled(message: Message) -> None:
             nonlocal responding
             if message["type"] == "http.response.start":
+                _check_routed(scope, message)
                 responding = True
                 total_ms = (time.perf_counter() - arrived) * 1e3
                 self._label(scope, message, {**state.stages_ms, "total": total_ms})
             await send(message)
 
         try:
+            self._check_source(state.method, scope, headers)
             self._admit(scope["path"], headers)
             _check_query(scope)
             _keep_item_id(scope)
@@ -114,6 +137,20 @@ class Envelope:
                 raise
             await problem_response(internal_error(error, state.request_id))(scope, receive, send_labelled)
 
+    def _check_source(self, method: str, scope: Scope, headers: Headers) -> None:
+        """Refuse a request for another host, or for a web page of another site."""
+        hosts = headers.getlist("host")
+        if len(hosts) > 1 or (not hosts and scope.get("http_version") == "1.1"):  # RFC 9112, 3.2
+            raise InvalidRequest("a request must have one Host header", got=len(hosts))
+        host = hosts[0] if hosts else ""  # HTTP/1.0 without one: not from a browser
+        if hosts and self._checks_hosts and scope["path"] not in _OPEN_PATHS and not self._is_addressed(host):
+            raise UnknownHost(
+                "the Host header is not a loopback name, and the service's UIE_ALLOWED_HOSTS does not list it"
+            )
+        # No page of another site has a key: browsers send none by themselves.
+        if method not in _SAFE_METHODS and not self._keys and _is_cross_site(headers, host):
+            raise CrossSite("a web page of another site sent this request: see Sec-Fetch-Site and Origin")
+
     def _admit(self, path: str, headers: Headers) -> None:
         core = self._core
         if path == "/livez" and not core.alive:
@@ -122,12 +159,11 @@ class Envelope:
             raise NotReady("the golden image has no recent result")
         if not core.serving and path not in _ALWAYS:
             raise NotReady("the service is starting or stopping, or its golden image has a wrong embedding")
-        keys = core.settings.api_keys
-        if keys and path not in _OPEN_PATHS:
+        if self._keys and path not in _OPEN_PATHS:
             scheme, _, token = headers.get("authorization", "").partition(" ")
             key = token.strip().encode("latin-1")  # the header's own bytes
             # All keys are compared, each in constant time.
-            matches = sum(hmac.compare_digest(key, valid.get_secret_value().encode()) for valid in keys)
+            matches = sum(hmac.compare_digest(key, valid.get_secret_value().encode()) for valid in self._keys)
             if scheme.lower() != "bearer" or not matches:
                 raise Unauthorized("a valid API key is required: `Authorization: Bearer KEY`")
 
@@ -150,7 +186,7 @@ class Envelope:
         if self._core.serving or self._core.stopping:
             self._core.metrics.count_request(route, status, stages_ms["total"] / 1e3)
         if access_log.isEnabledFor(logging.INFO):
-            fields = {"method": scope["method"], "route": route, "status": status}
+            fields = {"method": state.method, "route": route, "status": status}
             times = {f"{stage}_ms": round(ms, 3) for stage, ms in stages_ms.items()}
             access_log.info("%(method)s %(route)s %(status)s", fields, extra={**fields, **times})
 
@@ -160,6 +196,27 @@ def _check_query(scope: Scope) -> None:
     got = scope["query_string"].count(b"&") + 1
     if got > _MAX_PARAMETERS:
         raise InvalidRequest("the query string has too many parameters", limit=_MAX_PARAMETERS, got=got)
+
+
+def _is_cross_site(headers: Headers, host: str) -> bool:
+    """Return True if a browser reports another site, or an origin other than the host."""
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = headers.get("origin")  # older browsers, and pages without TLS that are not on loopback
+    return origin is not None and origin.partition("://")[2].lower() != host.lower()
+
+
+def _check_routed(scope: Scope, start: Message) -> None:
+    """Raise a problem instead of a response of BentoML's router, which has a plain text."""
+    if start["status"] in (404, 405):
+        headers = Headers(raw=start["headers"])
+        if headers.get("content-type") != "application/problem+json":
+            path = scope["path"]
+            if start["status"] == 404:
+                raise NotFound(f"no such route: {path}")
+            allowed = headers.get("allow", "GET, HEAD").split(", ")
+            raise MethodNotAllowed(f"{path} does not support {scope['method']}", allow=sorted(allowed))
 
 
 def _keep_item_id(scope: Scope) -> None:

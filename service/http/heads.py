@@ -1,17 +1,53 @@
-"""Limits on request heads, which uvicorn does not limit in bytes or time.
+"""Request heads: limits in bytes and time, which uvicorn lacks, and requests that it does not read correctly.
 
 A header of 100 MB took 120 MB of memory and blocked the event loop for more than 8 s (decision 13).
 """
 
 import asyncio
-from typing import ClassVar
+import re
+from typing import Any, ClassVar
 
+from httptools import HttpParserUpgrade, HttpRequestParser
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
-from service.errors import HeadersTooLarge, RequestTimeout, ServiceError
+from service.errors import HeadersTooLarge, InvalidRequest, RequestTimeout, ServiceError
 from service.http.problems import problem_response
 
 MAX_HEAD_BYTES = 64 * 2**10
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+
+
+class _Parser(HttpRequestParser):
+    """Parses a request that offers an upgrade as one that does not.
+
+    llhttp takes all that follows such a head for the other protocol, so the body would be lost. A server may
+    ignore the offer (RFC 9110, 7.8): the head is parsed again without it.
+    """
+
+    def __init__(self, connection: "BoundedHeads") -> None:
+        self._connection = connection
+        self._start()
+
+    def feed_data(self, data: Any) -> None:
+        """Parse the bytes. Raises HttpParserUpgrade for an upgrade that the service does not ignore."""
+        rest = memoryview(data)
+        while rest:
+            try:
+                super().feed_data(rest)
+                rest = rest[:0]
+            except HttpParserUpgrade as upgrade:
+                if not self._connection.ignores_offer:
+                    raise
+                rest = rest[upgrade.args[0] :]
+                head = self._connection.head_without_offer()
+                self._start()  # after `Connection: close` llhttp reads no more
+                super().feed_data(head)
+
+    def _start(self) -> None:
+        super().__init__(self._connection)
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
 
 
 class BoundedHeads(HttpToolsProtocol):
@@ -25,11 +61,22 @@ class BoundedHeads(HttpToolsProtocol):
 
     head_s: ClassVar[float] = 10  # the longest time of a head, from the connection or its first byte
 
+    ignores_offer = False  # this head offers an upgrade, and will be parsed again without it
     _unfinished_bytes = 0
     _finished = False  # in this read: a head, or a piece of a body
     _in_head = False
     _in_message = False
     _timer: asyncio.TimerHandle | None = None
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.parser = _Parser(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the event loop, as are the next two methods."""
@@ -64,10 +111,21 @@ class BoundedHeads(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Called by the parser, as are the next three methods."""
         self._in_head = self._in_message = True
+        self.ignores_offer = False
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._finished, self._in_head = True, False
+        # uvicorn refuses WebSockets. For CONNECT llhttp reports an upgrade that no header offers.
+        self.ignores_offer = (
+            self.parser.should_upgrade()
+            and not self._should_upgrade()
+            and any(name == b"upgrade" for name, _ in self.headers)
+        )
+        if self.ignores_offer:
+            return
+        if not self.url.startswith(b"/"):
+            self._accept_absolute_form()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -77,7 +135,28 @@ class BoundedHeads(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._finished, self._in_message = True, False
         self._pass_on_body()
-        super().on_message_complete()
+        if not self.ignores_offer:
+            super().on_message_complete()
+
+    def head_without_offer(self) -> bytes:
+        """Return the head that has just been parsed, without its offers to upgrade the connection."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        lines = [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([method + b" " + self.url + b" HTTP/" + version, *lines, b"", b""])
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse bytes that are not HTTP, unless another response has begun."""
+        if self._idle or not self.cycle.response_started:
+            self._write_problem(InvalidRequest(msg))
+        self.transport.close()
+
+    def _accept_absolute_form(self) -> None:
+        # Clients of a proxy send it. The target's host replaces the header's (RFC 9112, 3.2.2).
+        if target := _ABSOLUTE.fullmatch(self.url):
+            host, path = target.groups()
+            self.url = path if path.startswith(b"/") else b"/" + path
+            fields = [(name, value) for name, value in self.headers if name != b"host"]
+            self.headers[:] = [*fields, (b"host", host)]
 
     def _pass_on_body(self) -> None:
         """Pass on what one read has of a body: uvicorn copies all of it for each chunk that is added."""

@@ -55,7 +55,7 @@ def _nothing_is_left(service: ServiceProcess) -> None:
         assert client.get("/readyz").status_code == 200
     # A body of all bytes that may be in flight: 429 if one byte were still reserved, but 413 by its size.
     with closing(connected(service)) as connection:
-        head = f"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Length: {MAX_BYTES_IN_FLIGHT}\r\n"
+        head = f"POST /v1/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MAX_BYTES_IN_FLIGHT}\r\n"
         connection.sendall(f"{head}Content-Type: image/png\r\n\r\n".encode())
         assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
     log = service.log.read_text()

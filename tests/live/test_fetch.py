@@ -63,7 +63,7 @@ async def core(network: FakeNetwork, tmp_path: Path) -> AsyncIterator[Core]:
 @pytest.fixture
 async def client(core: Core) -> AsyncIterator[httpx.AsyncClient]:
     app = Envelope(create_app(core), core)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         yield client
 
 

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from service.http.heads import BoundedHeads
-from tests.support.waiting import LIMIT_S, until
+from tests.support.served_app import served_app
+from tests.support.waiting import LIMIT_S
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
 REFUSAL = b"HTTP/1.1 413 "
@@ -36,21 +36,12 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @asynccontextmanager
 async def connected(keep_alive_s: int = 1) -> AsyncIterator[Connection]:
-    config = uvicorn.Config(
-        app, port=0, http=Impatient, lifespan="off", log_level="error", timeout_keep_alive=keep_alive_s
-    )
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    async with asyncio.timeout(LIMIT_S):
-        await until(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
+    async with served_app(app, Impatient, keep_alive_s) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             yield reader, writer
         finally:
             writer.close()
-            server.should_exit = True
-            await serving
 
 
 async def test_a_silent_connection_is_closed_without_a_response() -> None:

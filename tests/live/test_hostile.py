@@ -15,7 +15,7 @@ from tests.support.images import encode, noise
 from tests.support.live import PNG, connected, embedding_of, problem_of, received
 
 DATA = encode(noise(1))
-HEAD = b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+HEAD = b"POST /v1/embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
 TRAILED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
 
 
@@ -108,7 +108,7 @@ def test_a_client_that_stops_before_its_length_gets_no_response(
         HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"GET /v1/items/\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v1/items/\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
     ids=["two lengths", "no chunk", "TLS", "raw bytes in the path"],
 )
@@ -135,7 +135,7 @@ TRAVERSALS = [
 
 @pytest.mark.parametrize("path", [*TRAVERSALS, "..%5c..%5cx", "%e2%80%ae", "%u002e", "%", "a;b", "//", "%2f"])
 def test_a_path_in_an_id_is_an_id(service: ServiceProcess, path: str) -> None:
-    request = f"GET /v1/items/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    request = f"GET /v1/items/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     response = exchanged(service, request.encode())
     assert response.startswith(b"HTTP/1.1 404 ")
     assert b'"unknown-item"' in response

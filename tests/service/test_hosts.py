@@ -1,13 +1,18 @@
-"""The allow-list of hosts, and the classification of public addresses."""
+"""Host headers, the allow-list of hosts to fetch from, and the classification of public addresses."""
 
 import ipaddress
+from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.core import Core
 from service.errors import SettingsError
-from service.hosts import is_listed, is_public, parse_host
+from service.hosts import is_addressed, is_listed, is_public, parse_host
+from service.http.app import create_app
+from service.http.envelope import Envelope
 from service.settings import Settings, load_settings
 
 LABELS = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
@@ -172,3 +177,63 @@ def test_a_public_address_is_not_private_local_or_multicast(
 ) -> None:
     kinds = ("is_private", "is_multicast", "is_link_local", "is_loopback", "is_unspecified")
     assert not is_public(str(address)) or not any(getattr(address, kind) for kind in kinds)
+
+
+LOOPBACK = [
+    "localhost",
+    "LocalHost.:80",
+    "a.b.localhost:",
+    "127.0.0.1:3000",
+    "127.9.8.7",
+    "[::1]",
+    "[0:0::1]:80",
+]
+
+
+@pytest.mark.parametrize("host", LOOPBACK)
+def test_loopback_hosts_are_accepted(host: str) -> None:
+    assert is_addressed((), host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", ":80", "x", "localhost.x", "notlocalhost", "127.0.0.1.x", "10.0.0.1", "[::2]", "::1", "a@localhost"],
+)
+def test_other_hosts_are_not(host: str) -> None:
+    assert not is_addressed((), host)
+
+
+@pytest.mark.parametrize(
+    ("entry", "accepted", "refused"),
+    [
+        ("Example.org.", ["example.org", "EXAMPLE.org.:8443"], ["a.example.org", "example.com"]),
+        ("*.example.org", ["a.example.org", "a.b.example.org:1"], ["example.org", "aexample.org"]),
+        ("service", ["service:3000"], ["service.x"]),
+        ("192.0.2.1", ["192.0.2.1:3000"], ["192.0.2.10"]),
+        ("[2001:db8::1]", ["[2001:DB8:0::1]:80"], ["[2001:db8::2]"]),
+        ("2001:db8::1", ["[2001:db8::1]"], []),
+        ("*", ["any.example.org", "192.0.2.1"], ["", "a b]"]),
+    ],
+)
+def test_an_entry_of_the_settings_accepts_its_hosts(
+    entry: str, accepted: list[str], refused: list[str]
+) -> None:
+    allowed = Settings(allowed_hosts=f" {entry}, other").allowed_hosts
+    assert all(is_addressed(allowed, host) for host in accepted)
+    assert not any(is_addressed(allowed, host) for host in refused)
+
+
+@pytest.mark.parametrize("entry", ["http://example.org", "example.org:80", "*.", "a b", "exa*mple.org", "-a"])
+def test_other_entries_are_refused(entry: str) -> None:
+    with pytest.raises(ValueError, match="form"):
+        Settings(allowed_hosts=entry)
+
+
+async def test_keys_replace_the_check_of_hosts_unless_hosts_are_set(tmp_path: Path) -> None:
+    for hosts, status in (((), 503), (("example.org",), 421)):  # 503: it has not started
+        core = Core(Settings(data_dir=tmp_path, api_keys=("k",), allowed_hosts=hosts))
+        transport = httpx.ASGITransport(Envelope(create_app(core), core))
+        headers = {"Authorization": "Bearer k", "Origin": "https://pages.example.org"}
+        async with httpx.AsyncClient(transport=transport, headers=headers) as client:
+            assert (await client.post("http://192.0.2.1/x")).status_code == status
+            assert (await client.post("http://example.org/x")).status_code == 503

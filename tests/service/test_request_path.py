@@ -56,7 +56,7 @@ async def test_a_query_image_crosses_few_files(recorder: Recorder, tmp_path: Pat
     await core.start()  # its threads start here, and inherit the profiler
     image = encode(noise(1))
     transport = httpx.ASGITransport(Envelope(create_app(core), core))
-    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         put = await client.put("/v1/items/a", params={"domain": "d", "label": "l"}, content=image)
         assert put.status_code == 200, put.text
         recorder.on = True

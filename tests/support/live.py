@@ -59,7 +59,7 @@ def begun(
 ) -> socket.socket:
     """A request whose body the service is waiting for: it has sent its 100 Continue."""
     connection = connected(service)
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n{headers}"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n{headers}"
     connection.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode())
     assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
     return connection
