@@ -1,6 +1,7 @@
 """The real app under uvicorn, with the service's own protocol, and the CPU time that its event loop takes."""
 
 import asyncio
+import gc
 import http.client
 import socket
 import sys
@@ -65,6 +66,8 @@ class ProbedServer:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         await self._core.start()
+        gc.collect()
+        gc.freeze()  # as the service does
         config = uvicorn.Config(
             Envelope(create_app(self._core), self._core),
             http=BoundedHeads,
@@ -124,3 +127,4 @@ def probed_server(data_dir: Path) -> Iterator[ProbedServer]:
         server.stop()
         thread.join(LIMIT_S)
         sys.setswitchinterval(interval_s)
+        gc.unfreeze()
