@@ -107,7 +107,7 @@ async def _chunks(body: bytes) -> AsyncIterator[bytes]:
 async def _misbehave(url: str, row: Row) -> _Response:
     target = URL(url)
     reader, writer = await asyncio.open_connection(target.host, target.port)
-    lines = [f"{row.method} {row.path} HTTP/1.1", "Host: x", f"Content-Type: {row.content_type}"]
+    lines = [f"{row.method} {row.path} HTTP/1.1", "Host: localhost", f"Content-Type: {row.content_type}"]
     head = "\r\n".join([*lines, f"Content-Length: {len(row.body)}", "", ""]).encode()
     try:
         if row.manner == "slowly":
