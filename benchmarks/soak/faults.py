@@ -30,6 +30,8 @@ Manner = Literal["at once", "chunked", "slowly", "cut off", "abandoned"]
 
 _FORM = "multipart/form-data; boundary=frontier"
 _JSON = "application/json"
+# The offer of Java's HTTP client; it is ignored.
+_UPGRADE = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAARAAAAA"}
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,10 @@ def valid(count: int) -> list[Row]:
             Row("valid: raw", data, 200, ""),
             Row("valid: chunked", data, 200, "", manner="chunked"),
             Row("valid: multipart", form(("image", "x", data)), 200, "", _FORM),
+            Row("valid: upgrade offer", data, 200, "", headers=_UPGRADE),
+            Row("valid: upgrade offer, chunked", data, 200, "", headers=_UPGRADE, manner="chunked"),
         )
-        rows.append(by_manner[seed % 3])
+        rows.append(by_manner[seed % 5])
     return rows
 
 
@@ -137,19 +141,26 @@ def _bad_images() -> list[Row]:
 
 def _bad_bodies() -> list[Row]:
     data, link = noise_image(2), form(("image", None, b"http://127.0.0.1/x.png"))
-    unsupported, utf_16 = "unsupported-media-type", f"{_FORM}; charset=utf-16"
+    media = "unsupported-media-type"
     return [
-        Row("text", data, 415, unsupported, "text/plain"),
-        Row("JSON instead of an image", b"{}", 415, unsupported, _JSON),
-        Row("a web form", b"image=x", 415, unsupported, "application/x-www-form-urlencoded"),
+        Row("text", data, 415, media, "text/plain"),
+        Row("JSON instead of an image", b"{}", 415, media, _JSON),
+        Row("a web form", b"image=x", 415, media, "application/x-www-form-urlencoded"),
         Row("another field", form(("other", "x", data)), content_type=_FORM),
         Row("a string instead of a file", link, content_type=_FORM),
         Row("two files", form(("image", "x", data), ("image", "y", data)), content_type=_FORM),
         Row("no boundary", form(("image", "x", data)), content_type="multipart/form-data"),
         Row("another boundary", form(("image", "x", data)), content_type=f"{_FORM}s"),
         Row("a form cut off", form(("image", "x", data))[:-40], content_type=_FORM),
-        Row("another charset", form(("image", "x", data)), 415, unsupported, utf_16),
-        Row("an encoded body", data, 415, unsupported, headers={"Content-Encoding": "gzip"}),
+        *(
+            Row(f"a form in {charset}", form(("image", "x", data)), 415, media, f"{_FORM}; charset={charset}")
+            for charset in ("undefined", "latin-1", "utf-16")
+        ),
+        *(
+            Row(f"{encoding} content", data, 415, media, headers={"Content-Encoding": encoding})
+            for encoding in ("gzip", "br", "GZIP, identity")
+        ),
+        Row("a part without a file name", form(("image", None, data)), content_type=_FORM),
         Row("a deadline that is not a number", data, headers={"X-Deadline-Ms": "soon"}),
     ]
 
@@ -167,6 +178,7 @@ def _bad_searches() -> list[Row]:
         Row("an unknown query", b'{"image": 1}', content_type=_JSON, path=path),
         Row("a short embedding", b'{"embedding": [1.0]}', 422, "embedding-shape", _JSON, path),
         Row("an unknown id", b'{"id": "unknown"}', 404, "unknown-item", _JSON, path),
+        Row("only nulls", b'{"embedding": null, "id": null}', content_type=_JSON, path=path),
     ]
 
 
@@ -174,7 +186,7 @@ def _bad_others() -> list[Row]:
     item = "/v1/items/x?domain=d&label=l"
     long_payload = form(("image", "x", noise_image(4)), ("payload", None, b'{"a": "' + b"x" * 70_000 + b'"}'))
     url = b'{"input": "http://127.0.0.1/x.png"}'
-    model = b'{"input": "data:,", "model": "another"}'
+    model, openai = b'{"input": "data:,", "model": "another"}', "/v1/embeddings"
     return [
         Row("no label", noise_image(4), path="/v1/items/x?domain=d", method="PUT"),
         Row("an id that is not UTF-8", noise_image(4), path="/v1/items/%FF?domain=d&label=l", method="PUT"),
@@ -182,11 +194,13 @@ def _bad_others() -> list[Row]:
         Row("a long payload", long_payload, content_type=_FORM, path=item, method="PUT"),
         Row("items that are not a list", b'{"items": 1}', content_type=_JSON, path="/v1/items"),
         Row("a flood of values", flood("items", [{"id": "x"}]), content_type=_JSON, path="/v1/items"),
-        Row("a flood beside an input", flood("input", "data:,"), content_type=_JSON, path="/v1/embeddings"),
+        Row("a flood beside an input", flood("input", "data:,"), content_type=_JSON, path=openai),
         Row("an unknown item", b"", 404, "unknown-item", path="/v1/items/..%2F..%2Fx", method="GET"),
         Row("an empty batch", form(("other", "x", b"")), content_type=_FORM, path="/v1/embed/batch"),
-        Row("a URL instead of a data URI", url, content_type=_JSON, path="/v1/embeddings"),
-        Row("another model", model, 404, "unknown-model", _JSON, "/v1/embeddings"),
+        Row("a URL instead of a data URI", url, content_type=_JSON, path=openai),
+        Row("another model", model, 404, "unknown-model", _JSON, openai),
+        Row("a null input", b'{"input": null, "encoding_format": null}', content_type=_JSON, path=openai),
+        Row("the id ..", noise_image(4), path="/v1/items/%2E%2E?domain=d&label=l", method="PUT"),
         Row("no such route", noise_image(4), 404, "not-found", path="/v1/nothing"),
         Row("no such method", b"", 405, "method-not-allowed", method="DELETE"),
     ]
@@ -194,7 +208,13 @@ def _bad_others() -> list[Row]:
 
 def _bad_clients() -> list[Row]:
     data = noise_image(5)
+    origins = {"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://example.org"}, {"Origin": "null"}
     return [
+        *(
+            Row(f"a page of another site: {headers}", data, 403, "cross-site", headers=headers)
+            for headers in origins
+        ),
+        Row("an unknown host", data, 421, "unknown-host", headers={"Host": "example.org"}),
         Row("a slow body", data, 408, "request-timeout", manner="slowly"),
         Row("a slow form", form(("image", "x", data)), 408, "request-timeout", _FORM, manner="slowly"),
         Row("disconnect within the body", data, 0, "", manner="cut off"),

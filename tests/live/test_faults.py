@@ -34,7 +34,7 @@ def test_every_response_is_the_same_as_without_other_requests(narrow: ServicePro
     assert not [f"{outcome.row.name}: {outcome.wrong}" for outcome in outcomes if outcome.wrong]
     sent = {outcome.row.name for outcome in outcomes}
     assert sent >= {row.name for row in faults()}
-    assert len([name for name in sent if name.startswith("valid")]) == 3
+    assert len([name for name in sent if name.startswith("valid")]) == 5
     _nothing_is_left(narrow)
 
 
