@@ -72,7 +72,9 @@ def _write_images(root: Path) -> None:
         folder.mkdir(parents=True)
     rng, rows = np.random.default_rng(0), []
     for number in range(IMAGES):
-        pixels = np.kron(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8), np.ones((10, 10, 1), dtype=np.uint8))
+        pixels = np.kron(
+            rng.integers(0, 256, (4, 5, 3), dtype=np.uint8), np.ones((10, 10, 1), dtype=np.uint8)
+        )
         rows.append({"path": f"{number}.jpg", "class_id": number})
         Image.fromarray(pixels).save(images / f"{number}.jpg")
     (info / "test.json").write_text(json.dumps(rows))

@@ -137,9 +137,7 @@ def print_efficiency(efficiency: Efficiency, console: Console) -> None:
     ):
         Table((title, unit), [[name, f"{ms:.2f}"] for name, ms in values.items()]).print(console)
     if efficiency.others:
-        print_servers(
-            efficiency.others, efficiency.rounds_cpu_ms, efficiency.served_images_per_s, console
-        )
+        print_servers(efficiency.others, efficiency.rounds_cpu_ms, efficiency.served_images_per_s, console)
 
 
 class _Ceiling:

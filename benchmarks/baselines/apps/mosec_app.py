@@ -44,9 +44,12 @@ class Infer(Embedder):
     def deserialize(self, data: bytes):
         return data
 
+
 if __name__ == "__main__":
     import os
-    if "--" : pass
+
+    if "--":
+        pass
     settings = load_settings()
     stop_with_parent()
     server = Server()
@@ -57,5 +60,7 @@ if __name__ == "__main__":
         server.append_worker(Embedder, num=settings.threads, max_batch_size=b, max_wait_time=w, route=PATH)
     else:
         server.append_worker(Decoder, num=settings.threads, route=PATH)
-        server.append_worker(Infer, num=settings.threads if mode=="two" else 1, max_batch_size=b, max_wait_time=w, route=PATH)
+        server.append_worker(
+            Infer, num=settings.threads if mode == "two" else 1, max_batch_size=b, max_wait_time=w, route=PATH
+        )
     server.run()
