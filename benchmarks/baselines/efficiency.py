@@ -1,8 +1,8 @@
 """Efficiency of serving: served images/s divided by the throughput of the same work in one process.
 
-The only benchmark that imports the service: its ceiling is the service's decoding, preprocessing and session,
-called in a loop in this process on the same cores. Both sides alternate, so that other load on the machine
-affects both; the share is the median over the rounds.
+It imports the service, as `apps/model.py` does and no other benchmark: the ceiling is the service's decoding,
+preprocessing and session, called in a loop in this process on the same cores. All sides alternate, so that
+other load on the machine affects each of them; the share is the median over the rounds.
 """
 
 import asyncio
@@ -83,9 +83,7 @@ class Load:
     bulk: int  # images in a request; 1: `/v1/embed`
 
 
-def measure(
-    data: Dataset, rounds: int, load: Load, console: Console, others: OtherServers = OtherServers()
-) -> Efficiency:
+def measure(data: Dataset, rounds: int, load: Load, others: OtherServers, console: Console) -> Efficiency:
     """Process the same images on all sides. Raises TargetError if a request fails."""
     images = data.encoded_images(load.images)
     settings = load_settings()
@@ -176,20 +174,19 @@ class _Ceiling:
 
 
 def _run_round(service: ServiceProcess, ceiling: _Ceiling, images: Sequence[bytes], load: Load) -> _Round:
-    own = psutil.Process()
-    start, cpu_s = time.perf_counter(), _cpu_s(own)
+    start, cpu_s = time.perf_counter(), time.process_time()
     ceiling.run(images)
-    ceiling_s, ceiling_cpu_s = time.perf_counter() - start, _cpu_s(own) - cpu_s
+    ceiling_s, ceiling_cpu_s = time.perf_counter() - start, time.process_time() - cpu_s
 
-    server_cpu_s = tree_cpu_s(service.pid)
-    start, cpu_s, idle_s = time.perf_counter(), _cpu_s(own), _idle_s()
+    server_cpu_s, idle_s = tree_cpu_s(service.pid), _idle_s()
+    start, cpu_s = time.perf_counter(), time.process_time()
     responses = _serve(service.url, images, load)
     served_s = time.perf_counter() - start
     return _Round(
         served=len(images) / served_s,
         ceiling=len(images) / ceiling_s,
         server_cpu_s=tree_cpu_s(service.pid) - server_cpu_s,
-        client_cpu_s=_cpu_s(own) - cpu_s,
+        client_cpu_s=time.process_time() - cpu_s,
         ceiling_cpu_s=ceiling_cpu_s,
         idle_cpu_s=_idle_s() - idle_s,
         responses=responses,
@@ -213,11 +210,6 @@ def _check(response: Response) -> None:
         raise TargetError(f"{len(failed)} images failed, the first: {failed[0]}")
     if response.cache:
         raise TargetError("the service has a cache: cached responses do not measure inference")
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 def _idle_s() -> float:

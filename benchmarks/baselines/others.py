@@ -20,7 +20,7 @@ from rich.console import Console
 from benchmarks.errors import TargetError
 from benchmarks.tables import Table
 from benchmarks.targets.http import Response, post_all, raw
-from benchmarks.targets.process import ServiceProcess, running_module, running_service
+from benchmarks.targets.process import ServiceProcess, running_module, variables
 
 PATH = "/v1/embed"
 _CHECKED = 32  # images whose embeddings are compared
@@ -63,24 +63,22 @@ class Server:
 def running_servers(others: OtherServers, scratch: Path, console: Console) -> Iterator[list[Server]]:
     """Run the servers; they end on exit, and by themselves if this process dies. Raises TargetError."""
     with ExitStack() as stack:
+
+        def start(name: str, *module: str, folder: Path | None = None, ready: str = "/readyz") -> Server:
+            log, index = scratch / f"{module[0]}.log", scratch / f"{module[0]}.index"
+            environment = variables({"data_dir": str(index)})
+            running = running_module(log, None, module, environment, folder, ready)
+            return Server(name, stack.enter_context(running))
+
         servers = []
-
-        def add(name: str, process: ServiceProcess) -> None:
-            servers.append(Server(name, process))
-
         if others.peers:
-            app = (f"{_APPS}.plain_fastapi",)
-            add("plain FastAPI", stack.enter_context(running_module(scratch / "fastapi.log", None, app, {})))
+            servers.append(start("plain FastAPI", f"{_APPS}.plain_fastapi"))
             if importlib.util.find_spec("mosec"):
-                app = (f"{_APPS}.mosec_app", "--address", "127.0.0.1")
-                running = running_module(scratch / "mosec.log", None, app, {}, ready="/")
-                add("mosec", stack.enter_context(running))
+                servers.append(start("mosec", f"{_APPS}.mosec_app", "--address", "127.0.0.1", ready="/"))
             else:
                 console.print("mosec is not installed, so it is not measured")
         if others.against:
-            options = {"data_dir": str(scratch / "against")}
-            running = running_service(scratch / "against.log", folder=others.against, **options)
-            add(str(others.against), stack.enter_context(running))
+            servers.append(start(str(others.against), "service", "serve", folder=others.against))
         yield servers
 
 

@@ -45,7 +45,7 @@ def efficiency(
     if bulk > 1 and (peers or against):
         raise typer.BadParameter("--peers and --against take one image per request: --bulk 1")
     load, others = Load(images, concurrency, bulk), OtherServers(peers, against)
-    result = measure(Dataset(data), rounds, load, Console(), others)
+    result = measure(Dataset(data), rounds, load, others, Console())
     print_efficiency(result, Console())
     if as_json:
         names = ("served_images_per_s", "ceiling_images_per_s", "share", "server_cpu_ms")

@@ -39,10 +39,10 @@ def variables(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def running_service(
-    log: Path, port: int | None = None, folder: Path | None = None, **settings: str
+    log: Path, port: int | None = None, **settings: str
 ) -> AbstractContextManager[ServiceProcess]:
     """Run the service with these settings, as `running_module` does."""
-    return running_module(log, port, ("service", "serve"), variables(settings), folder)
+    return running_module(log, port, ("service", "serve"), variables(settings))
 
 
 @contextmanager

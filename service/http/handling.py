@@ -123,7 +123,7 @@ class EmbedderRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Called by the router once path and method match."""
-        if scope["query_string"] or scope["method"] not in self.methods:
+        if scope["query_string"] or scope["method"] not in (self.methods or ()):
             await super().handle(scope, receive, send)
             return
         request = Request(scope, receive)

@@ -26,7 +26,6 @@ Pixels = NDArray[np.uint8]
 class PlainModel:
     """Decoding as in the service, and inference on the calling thread alone."""
 
-    threads: int
     decode: Callable[[bytes], Pixels]
     infer: Callable[[Pixels], NDArray[np.float32]]  # uint8 (N, H, W, 3) -> float32 (N, dim)
 
@@ -43,7 +42,12 @@ def load_model() -> PlainModel:
         return np.asarray(embeddings, dtype=np.float32)
 
     decoder = partial(decode, preprocessing=manifest.preprocessing, max_pixels=settings.max_image_pixels)
-    return PlainModel(settings.threads, decoder, infer)
+    return PlainModel(decoder, infer)
+
+
+def threads() -> int:
+    """Return the number of threads that the service uses. Raises SettingsError."""
+    return load_settings().threads
 
 
 def stop_with_parent() -> None:

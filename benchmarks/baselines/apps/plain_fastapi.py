@@ -12,13 +12,13 @@ import typer
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
-from benchmarks.baselines.apps.model import PATH, load_model, stop_with_parent
+from benchmarks.baselines.apps.model import PATH, load_model, stop_with_parent, threads
 
 
 def create_app() -> FastAPI:
     """Return the app. Raises StartupError."""
     app, model = FastAPI(), load_model()
-    pool = ThreadPoolExecutor(model.threads)
+    pool = ThreadPoolExecutor(threads())
 
     def embed_image(data: bytes) -> bytes:
         embedding = model.infer(model.decode(data)[None])[0]
