@@ -1,6 +1,6 @@
 """Write a model folder that takes no time to run, and small images, to measure everything but the model.
 
-python tools/stub_model.py OUT
+PYTHONPATH=. python tools/stub_model.py OUT
 UIE_MODEL=OUT/model python -m benchmarks efficiency --data OUT --against OTHER_CHECKOUT
 """
 
