@@ -4,9 +4,9 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import fastapi.routing
 import httpx
 import pytest
+from fastapi.dependencies.utils import solve_dependencies
 from starlette.types import Receive, Scope, Send
 
 from service.core import Core
@@ -25,13 +25,12 @@ async def test_embedding_skips_bentomls_router_and_fastapis_dependencies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     solved: list[str] = []
-    solve = fastapi.routing.solve_dependencies
 
     async def counted(*, request: Any, **arguments: Any) -> Any:
         solved.append(request.url.query)
-        return await solve(request=request, **arguments)
+        return await solve_dependencies(request=request, **arguments)
 
-    monkeypatch.setattr(fastapi.routing, "solve_dependencies", counted)
+    monkeypatch.setattr("fastapi.routing.solve_dependencies", counted)
     core = Core(Settings(data_dir=tmp_path, lanes=1))
     await core.start()
     transport = httpx.ASGITransport(Envelope(bentoml, core, create_app(core)))
