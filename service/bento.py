@@ -29,6 +29,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 def build_service(settings: Settings) -> bentoml.Service[Any]:
     """Return the BentoML service. Raises StartupError."""
     core = Core(settings)
+    routes = create_app(core)
 
     @bentoml.service(
         name="universal-image-embedding",
@@ -38,7 +39,7 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
         metrics={"enabled": False},  # BentoML's own create twenty series per path, including item ids
         tracing=patches.tracing(settings),
     )
-    @bentoml.asgi_app(create_app(core))
+    @bentoml.asgi_app(routes)
     class UniversalImageEmbedding:
         @bentoml.on_deployment
         def check() -> None:
@@ -50,7 +51,7 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
             patches.flush_traces()
 
     service: bentoml.Service[Any] = UniversalImageEmbedding
-    service.add_asgi_middleware(Envelope, core=core)
+    service.add_asgi_middleware(Envelope, core=core, routes=routes)
     return service
 
 

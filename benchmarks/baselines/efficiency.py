@@ -1,8 +1,8 @@
 """Efficiency of serving: served images/s divided by the throughput of the same work in one process.
 
-The only benchmark that imports the service: its ceiling is the service's decoding, preprocessing and session,
-called in a loop in this process on the same cores. Both sides alternate, so that other load on the machine
-affects both; the share is the median over the rounds.
+It imports the service, as `apps/model.py` does and no other benchmark: the ceiling is the service's decoding,
+preprocessing and session, called in a loop in this process on the same cores. All sides alternate, so that
+other load on the machine affects each of them; the share is the median over the rounds.
 """
 
 import asyncio
@@ -21,6 +21,15 @@ import psutil
 from numpy.typing import NDArray
 from rich.console import Console
 
+from benchmarks.baselines.others import (
+    PATH,
+    OtherServers,
+    Server,
+    check_embeddings,
+    print_servers,
+    running_servers,
+    tree_cpu_s,
+)
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import TargetError
 from benchmarks.runs.latency import stage_means
@@ -50,6 +59,8 @@ class Efficiency:
     others_cpu_ms: float  # other processes on this machine, and other guests of its host
     stages_ms: dict[str, float]  # mean wall time of a request by stage
     answered: int  # requests, all with status 200
+    rounds_cpu_ms: list[float]  # of the server, by round
+    others: list[Server]
 
 
 @dataclass(frozen=True)
@@ -72,25 +83,32 @@ class Load:
     bulk: int  # images in a request; 1: `/v1/embed`
 
 
-def measure(data: Dataset, rounds: int, load: Load, console: Console) -> Efficiency:
-    """Process the same images on both sides. Raises TargetError if a request fails."""
+def measure(data: Dataset, rounds: int, load: Load, others: OtherServers, console: Console) -> Efficiency:
+    """Process the same images on all sides. Raises TargetError if a request fails."""
     images = data.encoded_images(load.images)
     settings = load_settings()
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "service.log"
-        with running_service(log, data_dir=f"{scratch}/index") as service:
+        with (
+            running_service(log, data_dir=f"{scratch}/index") as service,
+            running_servers(others, Path(scratch), console) as servers,
+        ):
+            check_embeddings(service.url, servers, images)
             ceiling = _Ceiling(settings)
-            ceiling.run(images[:64])  # warm-up of both sides
-            _serve(service, images[:64], load)
+            ceiling.run(images[:64])  # warm-up of all sides
+            for url in (service.url, *(server.process.url for server in servers)):
+                _serve(url, images[:64], load)
             results = []
             for number in range(rounds):
                 result = _run_round(service, ceiling, images, load)
                 results.append(result)
+                for server in servers:
+                    server.measure(partial(_serve, images=images, load=load), len(images))
                 console.print(
                     f"round {number + 1} of {rounds}: served {result.served:.0f} images/s, "
                     f"ceiling {result.ceiling:.0f}, share {result.served / result.ceiling:.3f}"
                 )
-    return _summary(results, len(images))
+    return _summary(results, len(images), servers)
 
 
 def print_efficiency(efficiency: Efficiency, console: Console) -> None:
@@ -116,6 +134,8 @@ def print_efficiency(efficiency: Efficiency, console: Console) -> None:
         ("time of a request by stage", "mean ms", efficiency.stages_ms),
     ):
         Table((title, unit), [[name, f"{ms:.2f}"] for name, ms in values.items()]).print(console)
+    if efficiency.others:
+        print_servers(efficiency.others, efficiency.rounds_cpu_ms, efficiency.served_images_per_s, console)
 
 
 class _Ceiling:
@@ -154,48 +174,42 @@ class _Ceiling:
 
 
 def _run_round(service: ServiceProcess, ceiling: _Ceiling, images: Sequence[bytes], load: Load) -> _Round:
-    own = psutil.Process()
-    start, cpu_s = time.perf_counter(), _cpu_s(own)
+    start, cpu_s = time.perf_counter(), time.process_time()
     ceiling.run(images)
-    ceiling_s, ceiling_cpu_s = time.perf_counter() - start, _cpu_s(own) - cpu_s
+    ceiling_s, ceiling_cpu_s = time.perf_counter() - start, time.process_time() - cpu_s
 
-    server = psutil.Process(service.pid)
-    start, cpu_s, server_cpu_s, idle_s = time.perf_counter(), _cpu_s(own), _tree_cpu_s(server), _idle_s()
-    responses = _serve(service, images, load)
+    server_cpu_s, idle_s = tree_cpu_s(service.pid), _idle_s()
+    start, cpu_s = time.perf_counter(), time.process_time()
+    responses = _serve(service.url, images, load)
     served_s = time.perf_counter() - start
     return _Round(
         served=len(images) / served_s,
         ceiling=len(images) / ceiling_s,
-        server_cpu_s=_tree_cpu_s(server) - server_cpu_s,
-        client_cpu_s=_cpu_s(own) - cpu_s,
+        server_cpu_s=tree_cpu_s(service.pid) - server_cpu_s,
+        client_cpu_s=time.process_time() - cpu_s,
         ceiling_cpu_s=ceiling_cpu_s,
         idle_cpu_s=_idle_s() - idle_s,
         responses=responses,
     )
 
 
-def _serve(service: ServiceProcess, images: Sequence[bytes], load: Load) -> list[tuple[Response, float]]:
+def _serve(url: str, images: Sequence[bytes], load: Load) -> list[tuple[Response, float]]:
     if load.bulk == 1:
-        url, bodies = f"{service.url}/v1/embed", list(map(raw, images))
+        url, bodies = f"{url}{PATH}", list(map(raw, images))
     else:
         starts = range(0, len(images), load.bulk)
-        url = f"{service.url}/v1/embed/batch"
+        url = f"{url}/v1/embed/batch"
         bodies = [multipart("images", images[start : start + load.bulk]) for start in starts]
     return asyncio.run(post_all(url, bodies, load.concurrency, _check))
 
 
 def _check(response: Response) -> None:
     if response.status != 200:
-        raise TargetError(f"the service answered {response.status}: {response.body}")
+        raise TargetError(f"a server answered {response.status}: {response.body}")
     if failed := [result for result in response.body.get("results", []) if "error" in result]:
         raise TargetError(f"{len(failed)} images failed, the first: {failed[0]}")
     if response.cache:
         raise TargetError("the service has a cache: cached responses do not measure inference")
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 def _idle_s() -> float:
@@ -204,16 +218,12 @@ def _idle_s() -> float:
     return float(sum(cores[core].idle + cores[core].iowait for core in psutil.Process().cpu_affinity()))
 
 
-def _tree_cpu_s(process: psutil.Process) -> float:
-    return _cpu_s(process) + sum(_cpu_s(child) for child in process.children(recursive=True))
-
-
 def _share_without_client(result: _Round, cores: int, images: int) -> float:
     """Core seconds of the ceiling divided by those of the served round without the client's."""
     return (cores * images / result.ceiling) / (cores * images / result.served - result.client_cpu_s)
 
 
-def _summary(rounds: Sequence[_Round], images: int) -> Efficiency:
+def _summary(rounds: Sequence[_Round], images: int, others: list[Server]) -> Efficiency:
     def median(value: Callable[[_Round], float]) -> float:
         return statistics.median(map(value, rounds))
 
@@ -236,4 +246,6 @@ def _summary(rounds: Sequence[_Round], images: int) -> Efficiency:
         others_cpu_ms=max(0.0, cores / served * 1e3 - server_ms - client_ms - idle_ms),
         stages_ms=stage_means([response.server_ms for response in responses], latencies_ms),
         answered=len(responses),
+        rounds_cpu_ms=[result.server_cpu_s / images * 1e3 for result in rounds],
+        others=others,
     )

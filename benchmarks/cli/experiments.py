@@ -29,17 +29,28 @@ def efficiency(
     images: IMAGES = 1000,
     concurrency: CONCURRENCY = 16,
     bulk: Annotated[int, typer.Option(min=1, max=1000, help="Images per request; 1: `/v1/embed`.")] = 1,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also measure a plain FastAPI app and a mosec app.")
+    ] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="Also measure another checkout of this project.", exists=True)
+    ] = None,
     as_json: JSON = False,
 ) -> None:
     """Measure served images/s as a share of the same work in one process on the same cores."""
     # Imported here: this command alone needs the service's code.
     from benchmarks.baselines.efficiency import Load, measure, print_efficiency
+    from benchmarks.baselines.others import OtherServers
 
-    result = measure(Dataset(data), rounds, Load(images, concurrency, bulk), Console())
+    if bulk > 1 and (peers or against):
+        raise typer.BadParameter("--peers and --against take one image per request: --bulk 1")
+    load, others = Load(images, concurrency, bulk), OtherServers(peers, against)
+    result = measure(Dataset(data), rounds, load, others, Console())
     print_efficiency(result, Console())
     if as_json:
-        names = ("served_images_per_s", "ceiling_images_per_s", "share")
-        print_json({name: getattr(result, name) for name in names})
+        names = ("served_images_per_s", "ceiling_images_per_s", "share", "server_cpu_ms")
+        servers = [server.summary(result.rounds_cpu_ms) for server in result.others]
+        print_json({**{name: getattr(result, name) for name in names}, "others": servers})
 
 
 def peer(

@@ -50,11 +50,17 @@ def running_service(
 
 @contextmanager
 def running_module(
-    log: Path, port: int | None, module: Sequence[str], variables: Mapping[str, str]
+    log: Path,
+    port: int | None,
+    module: Sequence[str],
+    variables: Mapping[str, str],
+    folder: Path | None = None,
+    ready: str = "/readyz",
 ) -> Iterator[ServiceProcess]:
     """Run `python -m MODULE...` with environment variables; it is ready on entry, stopped on exit.
 
-    A start that fails because an address is in use is repeated, on another port if `port` is None. Raises
+    It runs in `folder` (None: the working folder), and is ready once it answers `ready` with success. A
+    start that fails because an address is in use is repeated, on another port if `port` is None. Raises
     TargetError with the end of the log if it does not become ready.
     """
     environment = {**os.environ, "BENTOML_DO_NOT_TRACK": "true", **variables}
@@ -68,13 +74,14 @@ def running_module(
             process = subprocess.Popen(
                 command,
                 env=environment,
+                cwd=folder,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=_stop_with_parent,  # noqa: PLW1509 (it only makes a system call)
             )
         try:
-            if _becomes_ready(process, url):
+            if _becomes_ready(process, f"{url}{ready}"):
                 yield ServiceProcess(url, process.pid, log)
                 return
         finally:
@@ -122,7 +129,7 @@ def _becomes_ready(process: subprocess.Popen[bytes], url: str) -> bool:
     deadline = time.monotonic() + _READY_TIMEOUT_S
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(httpx.TransportError):
-            if httpx.get(f"{url}/readyz", trust_env=False, timeout=5).is_success:  # no proxy for loopback
+            if httpx.get(url, trust_env=False, timeout=5).is_success:  # no proxy for loopback
                 return True
         time.sleep(0.1)
     return False

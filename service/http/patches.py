@@ -5,6 +5,7 @@ uvicorn's protocol           replaced by `heads.BoundedHeads`, which limits requ
     ├── OpenTelemetryMiddleware   left out unless traces are exported or logged
     ├── TimeoutMiddleware         left out: `limits.Exchange` enforces the deadlines
     ├── Envelope                  added by `service.bento`: ids, keys, limits, headers
+    │   └── /v1/...               passed to the FastAPI app directly
     ├── ContextMiddleware
     └── router                    /livez, /readyz, /healthz, /docs.json
         └── everything else       the mounted FastAPI app, in `service.http.app`

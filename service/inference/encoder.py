@@ -12,6 +12,8 @@ from service.errors import EncoderFailed, StartupError
 from service.manifest import Manifest
 
 _SUFFIX = "ExecutionProvider"
+# Images of a single run on a CPU: the layers of more do not fit its caches (docs/experiments).
+_CPU_IMAGES = 4
 
 
 def available_providers() -> dict[str, str]:
@@ -43,8 +45,9 @@ class Encoder:
     """A model in ONNX Runtime, for up to `lanes` concurrent calls.
 
     On a CPU each concurrent inference uses its share of the threads, so that no core idles at the end of
-    each layer; a single image in flight uses all threads, through a second session (docs/decisions/01). Other
-    providers prepare for each new batch size, so batches are padded to a few sizes, all run once at start.
+    each layer; a single image in flight uses all threads, through a second session (docs/decisions/01). A
+    larger batch runs in parts. Other providers prepare for each new batch size, so batches are padded to a
+    few sizes, all run once at start.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Encoder:
         self.manifest = manifest
         self._check_graph(folder)
         self._buckets = buckets(max_batch) if provider != "cpu" else ()
+        self._images_per_run = _CPU_IMAGES if provider == "cpu" else None  # None: all
         for size in self._buckets:
             try:
                 self.encode(np.zeros((size, manifest.input_px, manifest.input_px, 3), dtype=np.uint8))
@@ -81,7 +85,10 @@ class Encoder:
             self._running += 1
         try:
             padded = _padded(pixels, self._buckets)
-            (embeddings,) = session.run(["embedding"], {"pixels": padded})
+            size = self._images_per_run or len(padded)
+            parts = (padded[start : start + size] for start in range(0, len(padded), size))
+            runs = [session.run(["embedding"], {"pixels": part})[0] for part in parts]
+            embeddings = np.concatenate(runs)
         except Exception as error:  # the bindings raise several unrelated classes
             raise EncoderFailed(f"inference failed on a batch of {len(pixels)}") from error
         finally:
