@@ -43,7 +43,7 @@ async def serving(data_dir: Path, **settings: Any) -> AsyncIterator[tuple[Core, 
     app = create_app(core)
     await core.start()
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(Envelope(app, core)), base_url="http://x", timeout=300
+        transport=httpx.ASGITransport(Envelope(app, core)), base_url="http://localhost", timeout=300
     ) as client:
         yield core, client
     await asyncio.to_thread(core.close)

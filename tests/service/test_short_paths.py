@@ -34,7 +34,7 @@ async def test_embedding_skips_bentomls_router_and_fastapis_dependencies(
     core = Core(Settings(data_dir=tmp_path, lanes=1))
     await core.start()
     transport = httpx.ASGITransport(Envelope(bentoml, core, create_app(core)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         image = encode(noise(1))
         plain = await client.post("/v1/embed", content=image)
         batch = await client.post("/v1/embed/batch", files=[("images", image)])
