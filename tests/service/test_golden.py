@@ -68,7 +68,7 @@ def status(core: Core, path: str) -> int:
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    return TestClient(Envelope(app, core)).get(path).status_code
+    return TestClient(Envelope(app, core), "http://localhost").get(path).status_code
 
 
 def statuses(core: Core) -> dict[str, int]:
@@ -94,7 +94,7 @@ async def test_an_unexpected_error_outside_fastapi_is_a_problem(
     async def app(*_: object) -> None:
         raise RuntimeError("a fault")
 
-    response = TestClient(Envelope(app, core)).get("/v1/info", headers={"X-Request-Id": "r1"})
+    response = TestClient(Envelope(app, core), "http://localhost").get("/v1/info", headers={"X-Request-Id": "r1"})
     assert (response.status_code, response.json()["type"]) == (500, "internal-error")
     assert response.headers["X-Request-Id"] == "r1"
     assert "request r1 failed" in caplog.text
