@@ -99,7 +99,7 @@ def parse_json(text: bytes | str, max_values: int = MAX_JSON_VALUES) -> Any:
         raise InvalidRequest(f"invalid JSON: {error}") from error
 
 
-def check_values(body: bytes, max_values: int) -> None:
+def check_values(body: bytes | bytearray, max_values: int) -> None:
     """Raise InvalidRequest if the JSON may hold more values.
 
     A parser holds Python's lock in any thread, and makes 64 bytes in memory of an empty list.
@@ -112,6 +112,14 @@ def check_values(body: bytes, max_values: int) -> None:
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """Return the raw body. Raises ImageTooLarge."""
     return await _bounded(request, max_bytes).body()
+
+
+async def read_buffer(request: Request, max_bytes: int) -> bytearray:
+    """Return the raw body without joining its parts, which would hold it twice. Raises ImageTooLarge."""
+    buffer = bytearray()
+    async for part in _bounded(request, max_bytes).stream():
+        buffer += part
+    return buffer
 
 
 def _bounded(request: Request, max_bytes: int) -> Request:

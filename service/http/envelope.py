@@ -36,6 +36,8 @@ _POLICY = (
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 _ITEMS = "/v1/items/"
+_BASE64_PATHS = {"/v1/embeddings", "/v2/embed"}
+_BASE64_WEIGHT = 1.75  # the body, and the images decoded from it
 _DEADLINE = re.compile(r"[1-9][0-9]{0,6}")
 _PRIORITY: tuple[Lookup, ...] = ("hit", "coalesced", "miss")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")  # safe to echo in a header
@@ -101,16 +103,18 @@ class Envelope:
             self._admit(scope["path"], headers)
             _keep_item_id(scope)
             state.deadline = _deadline(headers)
-            with self._intake.body(headers, receive) as bounded:
+            weight = _BASE64_WEIGHT if scope["path"] in _BASE64_PATHS else 1
+            with self._intake.body(headers, receive, weight) as bounded:
                 await Exchange(self._route, bounded, send_labelled, state.deadline).run(scope)
         except ServiceError as error:  # not from FastAPI: its app responds to errors itself
-            await problem_response(error)(scope, receive, send_labelled)
+            await problem_response(error, scope["path"])(scope, receive, send_labelled)
         except ClientDisconnect:  # the client does not receive it, but the metrics count it
             await Response(status_code=499)(scope, receive, send_labelled)
         except Exception as error:
             if responding:  # FastAPI's app has responded already, and raises for the server's log
                 raise
-            await problem_response(internal_error(error, state.request_id))(scope, receive, send_labelled)
+            problem = internal_error(error, state.request_id)
+            await problem_response(problem, scope["path"])(scope, receive, send_labelled)
 
     def _admit(self, path: str, headers: Headers) -> None:
         core = self._core

@@ -91,6 +91,27 @@ class Embedder:
             tasks = [group.create_task(embed_source(source)) for source in sources]
         return [task.result() for task in tasks]
 
+    async def embed_all(
+        self, sources: Sequence[T], read: Callable[[T], Awaitable[bytes | Link]]
+    ) -> list[Embedded]:
+        """Read and embed each source. The first error cancels the rest, and is raised with its `index`."""
+        slots = asyncio.Semaphore(self.model.pipeline.bulk_width)
+
+        async def embed_source(index: int, source: T) -> Embedded:
+            async with slots:
+                try:
+                    return await self.embed(await read(source))
+                except ServiceError as error:
+                    # A copy: if images coalesce, another request has the same error.
+                    raise type(error)(error.detail, **{**error.members, "index": index}) from error
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(embed_source(*entry)) for entry in enumerate(sources)]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors  # in the order of time
+        return [task.result() for task in tasks]
+
     async def embed_files(self, files: Sequence[UploadFile | str]) -> list[Embedded | ServiceError]:
         """Embed the files of a form. Raises InvalidRequest if there are none, or too many."""
         if not 1 <= len(files) <= MAX_IMAGES:

@@ -56,12 +56,16 @@ class Intake:
             self._budget.release(held)
 
     @contextlib.contextmanager
-    def body(self, headers: Headers, receive: Receive) -> Iterator[Receive]:
-        """Yield a `receive` that raises Overloaded or RequestTimeout. Raises ImageTooLarge or Overloaded."""
+    def body(self, headers: Headers, receive: Receive, weight: float = 1) -> Iterator[Receive]:
+        """Yield a `receive` that raises Overloaded or RequestTimeout. Raises ImageTooLarge or Overloaded.
+
+        `weight` is the number of bytes that the route holds in memory for each byte of the body.
+        """
         content_length = headers.get("content-length", "")
         length = int(content_length) if content_length.isdecimal() else 0
         if length > self._largest_bytes:  # never read, so it needs no budget
             raise ImageTooLarge("the request body has too many bytes", limit=self._largest_bytes, got=length)
+        length = int(length * weight)
         if not self._budget.fits(length):
             raise self._refusal()
         # A body above the limit is admitted only alone; its rest would not fit beside its start.
@@ -82,9 +86,9 @@ class Intake:
                 ) from error
             complete = not message.get("more_body", False)
             got += len(message.get("body", b""))
-            if got > held:
-                reserve(got - held)
-                held = got
+            if (charge := int(got * weight)) > held:
+                reserve(charge - held)
+                held = charge
             return message
 
         with self.reservation() as reserve:
