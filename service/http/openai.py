@@ -71,10 +71,10 @@ async def models(core: CoreDep) -> Response:
     return json_response({"object": "list", "data": [_model(manifest) for manifest in core.manifests]})
 
 
-@router.get("/v1/models/{id}", responses=response_of(OPENAI_MODEL))
-async def model(id: str, core: CoreDep) -> Response:
+@router.get("/v1/models/{name}", responses=response_of(OPENAI_MODEL))
+async def model(name: str, core: CoreDep) -> Response:
     """Return a served model."""
-    return json_response(_model(core.model(id).manifest))
+    return json_response(_model(core.model(name).manifest))
 
 
 def _model(manifest: Manifest) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def _conversation(row: Raw) -> Source:
 
 
 def _image_of(messages: list[_Message]) -> Source:
-    """Return the only image of a conversation. Raises InvalidRequest for text that is no plain instruction."""
+    """Return the only image of a conversation. Raises InvalidRequest for other text beside it."""
     contents = [message.content or [] for message in messages]
     parts = [
         part
