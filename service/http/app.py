@@ -64,7 +64,7 @@ def _respond_to_error(request: Request, error: Exception) -> Response:
             problem = InvalidRequest(error.detail)  # a form that cannot be parsed
         case _:
             problem = internal_error(error, request.state.request.request_id)
-    return problem_response(problem)
+    return problem_response(problem, request.scope["path"])
 
 
 async def _start_page() -> Response:

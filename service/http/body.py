@@ -129,7 +129,7 @@ def _parse_row(row: bytes, max_values: int) -> Any:
     return parse_json(row, max_values)
 
 
-def check_values(body: bytes, max_values: int) -> None:
+def check_values(body: bytes | bytearray, max_values: int) -> None:
     """Raise InvalidRequest if the JSON may hold more values.
 
     A parser holds Python's lock in any thread, and makes 64 bytes in memory of an empty list.
@@ -158,6 +158,14 @@ async def _join(pieces: list[bytes]) -> bytes:
     # Not returned by the thread: its future stays in a reference cycle until the garbage collector runs.
     await asyncio.to_thread(lambda: joined.append(b"".join(pieces)))
     return joined.pop()
+
+
+async def read_buffer(request: Request, max_bytes: int) -> bytearray:
+    """Return the raw body without joining its parts, which would hold it twice. Raises ImageTooLarge."""
+    buffer = bytearray()
+    async for part in _bounded(request, max_bytes).stream():
+        buffer += part
+    return buffer
 
 
 def _bounded(request: Request, max_bytes: int) -> Request:

@@ -48,6 +48,8 @@ _POLICY = (
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 _ITEMS = "/v1/items/"
+_BASE64_PATHS = {"/v1/embeddings", "/v2/embed"}
+_BASE64_WEIGHT = 1.75  # the body, and the images decoded from it
 _DEADLINE = re.compile(r"[1-9][0-9]{0,6}")
 _MAX_PARAMETERS = 1000  # in a query string
 _MAX_ITEM_PATH_BYTES = 6500  # 512 characters of four percent-encoded bytes each, and the start of the path
@@ -78,7 +80,7 @@ class Envelope:
     """ASGI middleware around all routes, including BentoML's own."""
 
     def __init__(self, app: ASGIApp, core: Core, routes: ASGIApp | None = None) -> None:
-        """`routes` answers the paths under `/v1/` (None: `app` does), and `app` all others."""
+        """`routes` answers the paths of the API (None: `app` does), and `app` all others."""
         self._app = app
         self._core = core
         self._routes = routes or app
@@ -100,11 +102,12 @@ class Envelope:
             return
         arrived = time.perf_counter()
         headers = Headers(scope=scope)
+        weight = _BASE64_WEIGHT if scope["path"] in _BASE64_PATHS else 1
         state = RequestState(
             _request_id(headers.get("x-request-id")),
             scope["method"],
             self._core.manifest.fingerprint,
-            Body(self._intake, headers, receive),
+            Body(self._intake, headers, receive, weight),
         )
         scope.setdefault("state", {})["request"] = state
         request_id.set(state.request_id)
@@ -129,17 +132,18 @@ class Envelope:
             _keep_item_id(scope)
             state.deadline = _deadline(headers)
             # Past BentoML's middleware and router, a tenth of the work.
-            app = self._routes if scope["path"].startswith("/v1/") else self._app
+            app = self._routes if scope["path"].startswith(("/v1/", "/v2/")) else self._app
             with state.body as body:
                 await Exchange(app, body.receive, send_labelled, state.deadline).run(scope)
         except ServiceError as error:  # not from FastAPI: its app responds to errors itself
-            await problem_response(error)(scope, receive, send_labelled)
+            await problem_response(error, scope["path"])(scope, receive, send_labelled)
         except ClientDisconnect:  # the client does not receive it, but the metrics count it
             await Response(status_code=499)(scope, receive, send_labelled)
         except Exception as error:
             if responding:  # FastAPI's app has responded already, and raises for the server's log
                 raise
-            await problem_response(internal_error(error, state.request_id))(scope, receive, send_labelled)
+            problem = internal_error(error, state.request_id)
+            await problem_response(problem, scope["path"])(scope, receive, send_labelled)
 
     def _check_source(self, method: str, scope: Scope, headers: Headers) -> None:
         """Refuse a request for another host, or for a web page of another site."""

@@ -57,7 +57,10 @@ async def info(core: CoreDep) -> Response:
                 "quantization": core.index.quantization,
                 "ef": settings.index_ef,
             },
-            "limits": settings.model_dump(include=_LIMITS),
+            "limits": {
+                **settings.model_dump(include=_LIMITS),
+                "max_base64_bytes": settings.max_base64_bytes,
+            },
             "settings": settings.model_dump(include={"threads", "lanes", "workers", "cache_items"}),
         }
     )

@@ -46,11 +46,13 @@ class Intake:
 class Body:
     """The body of one request, within the limits. At the end it releases what it acquired."""
 
-    def __init__(self, intake: Intake, headers: Headers, receive: Receive) -> None:
+    def __init__(self, intake: Intake, headers: Headers, receive: Receive, weight: float = 1) -> None:
+        """`weight` is the number of bytes that the route holds for each byte of the body."""
         content_length = headers.get("content-length", "")
         self._length = int(content_length) if content_length.isdecimal() else None
         self._intake = intake
         self._receive = receive
+        self._weight = weight
         self._ends = asyncio.get_running_loop().time() + intake.timeout_s
         self._complete = False
         self._got = self._held = self._bulk_held = 0  # bytes
@@ -61,6 +63,7 @@ class Body:
         if length > intake.largest_bytes:  # never read, so it needs no budget
             limit = intake.largest_bytes
             raise ImageTooLarge("the request body has too many bytes", limit=limit, got=length)
+        length = int(length * self._weight)
         if not intake.budget.fits(length):
             raise intake.refusal("bytes")
         # A body above the limit is admitted only alone; its rest would not fit beside its start.
@@ -82,7 +85,7 @@ class Body:
 
         A body without a Content-Length acquires the largest body's, until its last byte arrived.
         """
-        length = self._intake.largest_bytes if self._length is None else self._length
+        length = self._intake.largest_bytes if self._length is None else int(self._length * self._weight)
         share = max(length, _MIN_BULK_BYTES)
         if not self._intake.bulk_share.acquire(share):
             raise self._intake.refusal("bulk")
@@ -101,16 +104,17 @@ class Body:
             raise RequestTimeout(f"the request body did not arrive within {timeout_s:g} s") from error
         self._complete = not message.get("more_body", False)
         self._got += len(message.get("body", b""))
-        if self._got > self._held:
-            self.acquire(self._got - self._held)
-        elif self._complete and self._got < self._held:
-            self._release_rest()
+        needed = int(self._got * self._weight)
+        if needed > self._held:
+            self.acquire(needed - self._held)
+        elif self._complete and needed < self._held:
+            self._release_rest(needed)
         return message
 
-    def _release_rest(self) -> None:
-        self._intake.budget.release(self._held - self._got)
-        self._held = self._got
-        share = max(self._got, _MIN_BULK_BYTES) if self._bulk_held else 0
+    def _release_rest(self, needed: int) -> None:
+        self._intake.budget.release(self._held - needed)
+        self._held = needed
+        share = max(needed, _MIN_BULK_BYTES) if self._bulk_held else 0
         self._intake.bulk_share.release(self._bulk_held - share)
         self._bulk_held = share
 

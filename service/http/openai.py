@@ -1,89 +1,114 @@
-"""`/v1/embeddings`: OpenAI's request and response for images, as data URIs or URLs."""
+"""Routes with the requests and responses of other vendors: OpenAI's embeddings and models, Cohere's embed."""
 
+import asyncio
 import base64
-import binascii
-from typing import Annotated, Any, Literal
+import contextlib
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import Response
 
-from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
-from service.http.body import MAX_IMAGES, Link, check_values, media_type, read_body
-from service.http.handling import CoreDep, Embedder, StateDep, faults_of, json_response
-from service.http.schemas import JSON, OPENAI, body_of, response_of
+from service.core import Core
+from service.errors import InvalidRequest
+from service.http.body import Link
+from service.http.data_uris import Source, decode_base64
+from service.http.envelope import RequestState
+from service.http.handling import CoreDep, Embedder, StateDep, json_response
+from service.http.schemas import (
+    COHERE,
+    COHERE_BODY,
+    OPENAI,
+    OPENAI_BODY,
+    OPENAI_MODEL,
+    OPENAI_MODELS,
+    response_of,
+)
+from service.http.shapes import Batch, parse_cohere, parse_openai, read_batch
+from service.manifest import Manifest
 
 router = APIRouter()
 
-_MAX_VALUES = 10 * MAX_IMAGES  # a data URI counts as two
-_MAX_FAULTS = 5  # reported in one error
+_INLINE_BYTES = 32 * 1024  # of base64, decoded in 0.1 ms; more is decoded in a thread
 
 
-class _Body(BaseModel, extra="ignore", strict=True):
-    """The supported members of OpenAI's request; other members, which OpenAI's clients send, are ignored."""
-
-    input: str | Annotated[list[str], Field(min_length=1, max_length=MAX_IMAGES)] = Field(
-        description="Images as data URIs: data:image/jpeg;base64,...; or as URLs, if UIE_URL_HOSTS is set"
-    )
-    model: str | None = Field(None, description="Name of a served model; by default the first one.")
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, description="If given, the model's own.")
-
-
-@router.post(
-    "/v1/embeddings",
-    openapi_extra=body_of({JSON: _Body.model_json_schema()}),
-    responses=response_of(OPENAI),
-)
+@router.post("/v1/embeddings", openapi_extra=OPENAI_BODY, responses=response_of(OPENAI))
 async def embeddings(request: Request, core: CoreDep, state: StateDep) -> Response:
     """Embed images. If one fails, the request fails: OpenAI's response has no errors of single inputs."""
     state.body.admit_bulk()
-    max_bytes = core.settings.max_image_bytes
-    body = _parse(await read_body(request, core.settings.max_request_bytes), request)
-    embedder = Embedder(core, state, core.model(body.model))
-    manifest = embedder.model.manifest
-    if body.dimensions not in (None, manifest.dim):
-        raise InvalidRequest("`dimensions` must be the model's own", limit=manifest.dim, got=body.dimensions)
-
-    async def read(source: str) -> bytes | Link:
-        if source.startswith(("https://", "http://")):
-            return Link(source)
-        return _image_of(source, max_bytes)  # decoded only now: all of them at once would double the memory
-
-    results = await embedder.embed_all([body.input] if isinstance(body.input, str) else body.input, read)
-    data = []
-    for index, result in enumerate(results):
-        vector = _encoded(result.embedding, body.encoding_format)
-        data.append({"object": "embedding", "index": index, "embedding": vector})
+    batch = await read_batch(request, parse_openai, core.settings.max_base64_bytes)
+    manifest, rows = await _embed(batch, core, state)
+    data = [
+        {"object": "embedding", "index": index, "embedding": _encoded(row, batch.encodings[0])}
+        for index, row in enumerate(rows)
+    ]
     usage = {"prompt_tokens": 0, "total_tokens": 0}  # OpenAI's clients require it; an image has no tokens
     return json_response({"object": "list", "data": data, "model": manifest.name, "usage": usage})
 
 
-def _parse(body: bytes, request: Request) -> _Body:
-    if media_type(request.headers) != "application/json":
-        raise UnsupportedMediaType("the body must be application/json")
-    check_values(body, _MAX_VALUES)
-    try:
-        return _Body.model_validate_json(body)
-    except ValidationError as error:
-        raise InvalidRequest(f"invalid request body: {faults_of(error.errors()[:_MAX_FAULTS])}") from error
+@router.post("/v2/embed", openapi_extra=COHERE_BODY, responses=response_of(COHERE))
+async def cohere_embed(request: Request, core: CoreDep, state: StateDep) -> Response:
+    """Embed images. If one fails, the request fails: Cohere's response has no errors of single images."""
+    state.body.admit_bulk()
+    batch = await read_batch(request, parse_cohere, core.settings.max_base64_bytes)
+    _, rows = await _embed(batch, core, state)
+    return json_response(
+        {
+            "id": state.request_id,
+            "embeddings": {
+                encoding: [_encoded(row, encoding) for row in rows] for encoding in batch.encodings
+            },
+            "texts": [],
+            "meta": {"api_version": {"version": "2"}, "billed_units": {"images": len(rows)}},
+            "response_type": "embeddings_by_type",
+        }
+    )
 
 
-def _image_of(data_uri: str, max_bytes: int) -> bytes:
-    head, comma, body = data_uri.partition(",")
-    if not comma or not head.startswith("data:") or not head.endswith(";base64"):
-        raise InvalidRequest("`input` takes data URIs (data:image/png;base64,...) and URLs, not text")
-    if (got := len(body) * 3 // 4 - body[-2:].count("=")) > max_bytes:  # checked before decoding
-        raise ImageTooLarge("the image has too many bytes", limit=max_bytes, got=got)
-    try:
-        return base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"the data URI is not valid base64: {error}") from error
+@router.get("/v1/models", responses=response_of(OPENAI_MODELS))
+async def models(core: CoreDep) -> Response:
+    """Return the served models; the first one is the default."""
+    return json_response({"object": "list", "data": [_model(manifest) for manifest in core.manifests]})
 
 
-def _encoded(embedding: NDArray[np.float32], encoding: Literal["float", "base64"]) -> Any:
+@router.get("/v1/models/{name}", responses=response_of(OPENAI_MODEL))
+async def model(name: str, core: CoreDep) -> Response:
+    """Return a served model."""
+    return json_response(_model(core.model(name).manifest))
+
+
+def _model(manifest: Manifest) -> dict[str, Any]:
+    created = 0
+    with contextlib.suppress(ValueError):  # the manifest's date is not validated
+        created = int(datetime.fromisoformat(manifest.exported).replace(tzinfo=UTC).timestamp())
+    return {"id": manifest.name, "object": "model", "created": created, "owned_by": "local"}
+
+
+async def _embed(batch: Batch, core: Core, state: RequestState) -> tuple[Manifest, list[NDArray[np.float32]]]:
+    """Return the model's manifest and the embeddings. Raises the first error, with the image's `index`."""
+    embedder = Embedder(core, state, core.model(batch.model))
+    manifest = embedder.model.manifest
+    if batch.dimensions not in (None, manifest.dim):
+        raise InvalidRequest(
+            "the number of dimensions must be the model's own", limit=manifest.dim, got=batch.dimensions
+        )
+    max_bytes, turn = core.settings.max_image_bytes, asyncio.Lock()
+
+    async def read(source: Source) -> bytes | Link:
+        if isinstance(source, Link):
+            return source
+        if len(source.text) <= _INLINE_BYTES:
+            return decode_base64(source, max_bytes)
+        async with turn:  # a request takes one thread, and decodes an image only when it is needed
+            return await asyncio.to_thread(decode_base64, source, max_bytes)
+
+    return manifest, [result.embedding for result in await embedder.embed_all(batch.sources, read)]
+
+
+def _encoded(embedding: NDArray[np.float32], encoding: str) -> list[float] | str:
     if encoding == "float":
-        return embedding.tolist()
+        values: list[float] = embedding.tolist()
+        return values
     return base64.b64encode(embedding.astype("<f4").tobytes()).decode()

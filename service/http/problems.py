@@ -2,11 +2,13 @@
 
 import json
 import logging
+from typing import Any
 
 from starlette.responses import Response
 
 from service.errors import ServiceError
 
+_VENDOR_PATHS = ("/v1/embeddings", "/v1/models", "/v2/")  # of OpenAI's and Cohere's clients
 _log = logging.getLogger(__name__)
 
 
@@ -16,8 +18,11 @@ def internal_error(error: Exception, request_id: str) -> ServiceError:
     return ServiceError("internal error; see the server log for this request id")
 
 
-def problem_response(error: ServiceError) -> Response:
-    """Return the response, which is an ASGI app as well."""
+def problem_response(error: ServiceError, path: str = "") -> Response:
+    """Return the response to a request for `path`. It is an ASGI app as well."""
+    problem = error.problem()
+    if path.startswith(_VENDOR_PATHS):
+        problem |= _vendor_members(error)
     headers = {"content-type": "application/problem+json"}
     if "retry_after_s" in error.members:
         headers["retry-after"] = str(error.members["retry_after_s"])
@@ -27,4 +32,14 @@ def problem_response(error: ServiceError) -> Response:
         headers["connection"] = "close"  # the rest of the body is not awaited
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return Response(json.dumps(error.problem()), error.status, headers)
+    return Response(json.dumps(problem), error.status, headers)
+
+
+def _vendor_members(error: ServiceError) -> dict[str, Any]:
+    """Return the members from which OpenAI's and Cohere's clients take the message of their exception."""
+    index = error.members.get("index")
+    message = error.detail if index is None else f"image {index}: {error.detail}"
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    param = None if index is None else f"input[{index}]"
+    openai_error = {"message": message, "type": kind, "param": param, "code": error.slug}
+    return {"message": message, "error": openai_error}

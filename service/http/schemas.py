@@ -49,6 +49,16 @@ _GROUPS = list_of(object_of(key=_STRING, hits=_HITS))
 _OPENAI_ROW = object_of(
     object={"const": "embedding"}, index=_COUNT, embedding={"anyOf": [_VECTOR, {"type": "string"}]}
 )
+_IMAGE_URI = {
+    **_STRING,
+    "description": "Data URI, data:image/jpeg;base64,...; or a URL, if UIE_URL_HOSTS is set",
+}
+_OPENAI_INPUT = {"anyOf": [_IMAGE_URI, object_of(image={**_IMAGE_URI, "description": "Or bare base64"})]}
+_MESSAGE = object_of(
+    content=list_of(object_of(type={"const": "image_url"}, image_url=object_of(url=_IMAGE_URI)))
+)
+_MODEL = {"type": ["string", "null"], "description": "Name of a served model; by default the first one"}
+_DIMENSIONS = {"type": ["integer", "null"], "description": "If present, the model's own"}
 _USAGE = object_of(prompt_tokens=_COUNT, total_tokens=_COUNT)
 _INDEX = object_of(
     backend=_STRING,
@@ -62,6 +72,15 @@ _INDEX = object_of(
 EMBEDDING = object_of(embedding=_VECTOR, **_CARD)
 EMBEDDINGS = object_of(results=list_of({"oneOf": [object_of(embedding=_VECTOR), _ERROR]}), **_CARD)
 OPENAI = object_of(object={"const": "list"}, data=list_of(_OPENAI_ROW), model=_STRING, usage=_USAGE)
+OPENAI_MODEL = object_of(id=_STRING, object={"const": "model"}, created=_COUNT, owned_by=_STRING)
+OPENAI_MODELS = object_of(object={"const": "list"}, data=list_of(OPENAI_MODEL))
+COHERE = object_of(
+    id=_STRING,
+    embeddings=object_of({"float": list_of(_VECTOR), "base64": list_of(_STRING)}),
+    texts=list_of(_STRING),
+    meta={"type": "object"},
+    response_type={"const": "embeddings_by_type"},
+)
 SEARCH = object_of({"groups": _GROUPS}, hits=_HITS, domains=_SHARES, **_CARD)
 ITEM = object_of(**_ITEM, embedding=_VECTOR)
 PUT = object_of(id=_STRING, created={"type": "boolean"})
@@ -115,7 +134,7 @@ def complete(openapi: dict[str, Any]) -> None:
     openapi.setdefault("components", {})["securitySchemes"] = {"bearer": bearer}
     openapi["security"] = [{}, {"bearer": []}]
     for path, operations in openapi["paths"].items():
-        for operation in operations.values() if path.startswith("/v1/") else ():
+        for operation in operations.values() if path.startswith(("/v1/", "/v2/")) else ():
             operation.setdefault("parameters", []).append(_DEADLINE)
 
 
@@ -135,3 +154,29 @@ _LINK = object_of(**_URL)
 IMAGE_BODY = body_of({**_RAW_IMAGE, FORM: object_of(image=_FILE), JSON: _LINK})
 IMAGES_BODY = body_of({FORM: object_of(images=IMAGES)})
 PUT_BODY = body_of({**_RAW_IMAGE, FORM: object_of({"payload": _STRING}, image=_FILE), JSON: _LINK})
+OPENAI_BODY = body_of(
+    {
+        JSON: object_of(
+            {
+                "input": {"anyOf": [_OPENAI_INPUT, list_of(_OPENAI_INPUT)]},
+                "messages": {"anyOf": [list_of(_MESSAGE), list_of(list_of(_MESSAGE))]},
+                "model": _MODEL,
+                "encoding_format": {"enum": ["float", "base64", None]},
+                "dimensions": _DIMENSIONS,
+            }
+        )
+    }
+)
+COHERE_BODY = body_of(
+    {
+        JSON: object_of(
+            {
+                "images": list_of(_IMAGE_URI),
+                "inputs": list_of(_MESSAGE),
+                "model": _MODEL,
+                "embedding_types": {"type": ["array", "null"], "items": {"enum": ["float", "base64"]}},
+                "output_dimension": _DIMENSIONS,
+            }
+        )
+    }
+)

@@ -15,8 +15,9 @@ from tests.support.live import PNG, TRUNCATED, embedding_of, problem_of, uri
 
 
 @pytest.fixture(scope="module")
-def client(service: ServiceProcess) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{service.url}/v1", api_key="not required", max_retries=0)
+def client(service: ServiceProcess) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="not required", max_retries=0) as client:
+        yield client
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64", None])

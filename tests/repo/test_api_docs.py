@@ -20,7 +20,9 @@ def without_names(path: str) -> str:
 
 def routes_in(page: str) -> set[tuple[str, str]]:
     """(method, path) of each `METHOD /v1/...` in backticks, without the query string."""
-    return {(method, without_names(path)) for method, path in re.findall(r"`([A-Z]+) (/v1/[^`?\s]*)", page)}
+    return {
+        (method, without_names(path)) for method, path in re.findall(r"`([A-Z]+) (/v[12]/[^`?\s]*)", page)
+    }
 
 
 def errors_in(page: str) -> set[tuple[int, str]]:

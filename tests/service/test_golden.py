@@ -94,7 +94,9 @@ async def test_an_unexpected_error_outside_fastapi_is_a_problem(
     async def app(*_: object) -> None:
         raise RuntimeError("a fault")
 
-    response = TestClient(Envelope(app, core), "http://localhost").get("/v1/info", headers={"X-Request-Id": "r1"})
+    response = TestClient(Envelope(app, core), "http://localhost").get(
+        "/v1/info", headers={"X-Request-Id": "r1"}
+    )
     assert (response.status_code, response.json()["type"]) == (500, "internal-error")
     assert response.headers["X-Request-Id"] == "r1"
     assert "request r1 failed" in caplog.text
