@@ -1,6 +1,7 @@
 """`/v1/embeddings` with OpenAI's client, and the requests it refuses."""
 
 import base64
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import httpx

@@ -1,4 +1,4 @@
-"""Requests with base64 images: the forms of data URIs that clients send, and the shapes of several vendors."""
+"""Requests with base64 images: the data URIs that clients send, and the shapes of several vendors."""
 
 import base64
 import json
