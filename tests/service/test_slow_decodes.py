@@ -24,6 +24,7 @@ class Simulation:
     def __init__(self, infer_s: float) -> None:
         self.clock = SteppedClock()
         self.started: list[tuple[float, int]] = []  # inferences: time, number of images
+        self.ended: list[float] = []
         self._infer_s = infer_s
         self._tasks: list[asyncio.Task[Embedded]] = []
 
@@ -37,6 +38,7 @@ class Simulation:
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.started.append((self.clock.now_s, len(pixels)))
         self.clock.sleep(self._infer_s)
+        self.ended.append(self.clock.now_s)  # the clock stands until this thread sleeps again
         return first_pixel(pixels)
 
     @contextmanager
@@ -55,6 +57,7 @@ class Simulation:
             await asyncio.to_thread(self.clock.step, 1)
         await task
         self.started.clear()
+        self.ended.clear()
 
     def submit(self, data: bytes, deadline: float | None = None) -> asyncio.Task[Embedded]:
         task = asyncio.create_task(self.batcher.submit(data, self.read_header, deadline=deadline))
@@ -79,7 +82,7 @@ async def test_with_slow_decodes_the_first_answers_follow_the_first_decodes() ->
         tasks = [simulation.submit(bytes([1]) * 100) for _ in range(40)]
         await until(lambda: simulation.batcher.waiting == 38)
         await simulation.step_until(tasks[0].done)
-        assert simulation.clock.now_s - start <= 0.3  # of 2.0 s for all decodes
+        assert simulation.ended[0] - start <= 0.3  # of 2.0 s for all decodes
         assert sum(task.done() for task in tasks) <= 4
         await simulation.stop()
 
@@ -107,7 +110,7 @@ async def test_a_batch_starts_early_to_meet_a_deadline() -> None:
         await until(lambda: simulation.batcher.waiting == 38)
         await simulation.step_until(urgent.done)
         assert simulation.started[0][1] < 8
-        assert simulation.clock.now_s <= start + 0.075
+        assert simulation.ended[0] <= start + 0.075
         await simulation.stop()
 
 
@@ -122,7 +125,7 @@ async def test_slow_decodes_do_not_hold_back_the_decoded_images_of_other_clients
             simulation.submit(SLOW)
         await until(lambda: simulation.batcher.waiting == 5)
         await simulation.step_until(small.done)
-        assert simulation.clock.now_s - start < 0.1
+        assert simulation.ended[0] - start < 0.1
         await simulation.stop()
 
 
