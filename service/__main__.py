@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,15 +14,19 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from service.core import Core
+from service.core import Core, open_index
 from service.errors import SettingsError, StartupError
 from service.index.edge import GRAPH_FROM_ITEMS
 from service.index.optimise import optimise as build
+from service.manifest import load_manifest
 from service.process import stop_without_supervisor
 from service.settings import Settings, load_settings
 from service.tune import print_tuned
 from service.tune import tune as measure
 
+_TIMES = [
+    f"%Y-%m-%d{time}{offset}" for time in ("", "T%H:%M:%S", "T%H:%M:%S.%f") for offset in ("", "%z")
+]  # ISO 8601
 _AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON in the last line.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -107,6 +112,28 @@ def optimise(
         typer.echo(f"no graph: fewer items than --from-items {from_items:,}")
     if as_json:
         typer.echo(json.dumps(asdict(result)))
+
+
+@app.command()
+def indexed(
+    start: Annotated[datetime, typer.Option("--from", formats=_TIMES, help="Start, UTC if without offset.")],
+    end: Annotated[datetime, typer.Option("--to", formats=_TIMES, help="End.")],
+) -> None:
+    """List the items that were written within a time, one JSON object per line.
+
+    The embedded index must not be open in a service. Items of older versions have no time and are left out.
+    """
+    values = load_settings()
+    if values.qdrant_url is None and not (values.index_folder / "shard").exists():
+        raise SettingsError(f"there is no index in {values.index_folder}")
+    index = open_index(values, load_manifest(values.model_folders[0]))
+    try:
+        for item in index.indexed(
+            *(time if time.tzinfo else time.replace(tzinfo=UTC) for time in (start, end))
+        ):
+            typer.echo(json.dumps(asdict(item)))
+    finally:
+        index.close()
 
 
 @app.command()

@@ -68,6 +68,14 @@ class SearchResult:
 
 
 @dataclass(frozen=True)
+class DomainPage:
+    """Items by domain, and the last name if more domains follow."""
+
+    counts: dict[str, int]
+    next: str | None
+
+
+@dataclass(frozen=True)
 class Call(Generic[T]):
     """A request, and the conversion of its response."""
 
@@ -184,13 +192,14 @@ def get(id: str) -> Call[Item]:  # noqa: A002
     return Call("GET", _item_path(id), read)
 
 
-def domains() -> Call[dict[str, int]]:
-    """Count the items of each domain."""
+def domains(after: str = "") -> Call[DomainPage]:
+    """Count the items of each domain whose name sorts after `after`."""
 
-    def read(response: httpx.Response) -> dict[str, int]:
-        return {domain["name"]: domain["items"] for domain in response.json()["domains"]}
+    def read(response: httpx.Response) -> DomainPage:
+        body = response.json()
+        return DomainPage({domain["name"]: domain["items"] for domain in body["domains"]}, body.get("next"))
 
-    return Call("GET", "/v1/domains", read)
+    return Call("GET", "/v1/domains", read, {"params": {"after": after}} if after else {})
 
 
 def delete(id: str) -> Call[bool]:  # noqa: A002

@@ -65,7 +65,6 @@ class _Methods:
     put_many = _Method(calls.put_many)
     get = _Method(calls.get)
     delete = _Method(calls.delete)
-    domains = _Method(calls.domains)
     info = _Method(calls.info)
 
 
@@ -84,6 +83,15 @@ class Client(_Methods):
 
     def __exit__(self, *_: object) -> None:
         self._http.close()
+
+    def domains(self) -> dict[str, int]:
+        """Count the items of each domain."""
+        page = self._send(calls.domains())
+        counts = page.counts
+        while page.next is not None:
+            page = self._send(calls.domains(page.next))
+            counts |= page.counts
+        return counts
 
     def _send(self, call: Call[T]) -> T:
         retries = _Retries(call, self._timeout_s)
@@ -114,6 +122,15 @@ class AsyncClient(_Methods):
 
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
+
+    async def domains(self) -> dict[str, int]:
+        """Count the items of each domain."""
+        page = await self._send(calls.domains())
+        counts = page.counts
+        while page.next is not None:
+            page = await self._send(calls.domains(page.next))
+            counts |= page.counts
+        return counts
 
     async def _send(self, call: Call[T]) -> T:
         retries = _Retries(call, self._timeout_s)

@@ -1,10 +1,12 @@
 """Everything that one worker process holds: created once at start and passed down."""
 
+import asyncio
+import contextlib
 import math
 import time
 from typing import Literal, TypeVar
 
-from service.errors import NotReady, Overloaded, SettingsError, UnknownModel
+from service.errors import NotReady, Overloaded, ServiceError, SettingsError, UnknownModel
 from service.fetch import Fetcher
 from service.index import Hit, IndexWorker, Query, VectorIndex
 from service.index.edge import EdgeIndex
@@ -16,6 +18,7 @@ from service.metrics import Metrics, forget_dead_workers
 from service.settings import Settings
 
 T = TypeVar("T")
+_COUNT_S = 1  # that a scrape of the metrics waits for the index
 
 
 class Core:
@@ -35,6 +38,7 @@ class Core:
         self._started = False
         self._metrics: Metrics | None = None
         self._items_counted = -math.inf
+        self._item_counts: dict[str, int] = {}  # by domain
         self._models: dict[str, Model] = {}
         self._index: IndexWorker | None = None
 
@@ -46,7 +50,7 @@ class Core:
         if settings.url_hosts:
             self.fetcher = Fetcher(settings, metrics)
         self._index = IndexWorker(
-            lambda: _open_index(settings, first),
+            lambda: open_index(settings, first),
             first.fingerprint,
             settings.queue_limit,
             metrics.shed.labels("", "index").inc,
@@ -119,14 +123,22 @@ class Core:
             retry_after_s=max(pipeline.retry_after_s(in_bulk=True) for pipeline in pipelines),
         )
 
-    async def count_items(self, max_age_s: float = 5) -> None:
-        """Update the metric of items by domain, unless it is younger than `max_age_s`.
+    async def item_counts(self, max_age_s: float = 5) -> dict[str, int]:
+        """Return the items by domain, at most `max_age_s` old unless the index does not respond in time.
 
-        Counting 50,000 items holds Python's lock for 10 ms.
+        Metrics must work when something else is down. Counting 50,000 items holds Python's lock for 10 ms.
         """
         if time.monotonic() - self._items_counted >= max_age_s:
             self._items_counted = time.monotonic()
-            self.metrics.set_index_items(await self.index.domains())
+            with contextlib.suppress(ServiceError, TimeoutError):
+                async with asyncio.timeout(_COUNT_S):
+                    self._item_counts = await self.index.domains()
+        return self._item_counts
+
+    def count_request(self, route: str, status: int, duration_s: float) -> None:
+        """Count a response. Before the start there are no metrics."""
+        if self._metrics:
+            self._metrics.count_request(route, status, duration_s)
 
     async def timed_search(self, query: Query) -> tuple[list[Hit], float]:
         """Return the hits and the milliseconds of the search, including the wait for the index's thread."""
@@ -137,7 +149,8 @@ class Core:
         return hits, search_ms
 
 
-def _open_index(settings: Settings, manifest: Manifest) -> VectorIndex:
+def open_index(settings: Settings, manifest: Manifest) -> VectorIndex:
+    """Open the index of the settings, for the first model. Raises StartupError."""
     properties = manifest.dim, manifest.fingerprint, settings.index_quantization
     if settings.qdrant_url is None:
         return EdgeIndex(settings.index_folder, *properties)

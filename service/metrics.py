@@ -1,6 +1,7 @@
 """Prometheus metrics at /metrics, summed over the worker processes."""
 
 import contextlib
+import heapq
 import itertools
 import os
 import re
@@ -17,6 +18,7 @@ from prometheus_client.registry import Collector
 _STAGE_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _STAGES = ("fetch", "decode", "queue", "infer")  # of an image
 _PID = re.compile(r"_(\d+)\.db$")  # in the names of the metric files of worker processes
+_LARGEST = 20  # domains with a separate series
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -28,7 +30,6 @@ class Metrics:
         counter = partial(Counter, registry=registry)
         gauge = partial(Gauge, registry=registry)
         histogram = partial(Histogram, registry=registry)
-        self._domains: set[str] = set()  # that had items at any time
         self._routes: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._requests = counter("uie_requests", "Completed requests.", ["route", "status"])
         self._durations = histogram(
@@ -70,9 +71,6 @@ class Metrics:
             "Images by URL: fetched, refused (URL or address not allowed), failed (no image received).",
             ["result"],
         )
-        self.index_items = gauge(
-            "uie_index_items", "Items in the index.", ["domain"], multiprocess_mode="livemostrecent"
-        )
         self.model_info = gauge(
             "uie_model_info",
             "Always 1; the labels describe a served model.",
@@ -89,11 +87,25 @@ class Metrics:
         series[0].inc()
         series[1].observe(duration_s)
 
-    def set_index_items(self, counts: Mapping[str, int]) -> None:
-        """Set the number of items by domain, and 0 for a domain without items."""
-        for domain in self._domains.union(counts):
-            self.index_items.labels(domain).set(counts.get(domain, 0))
-        self._domains |= counts.keys()
+
+class IndexItems(Collector):
+    """The size of the index. Clients choose the names of domains, so only the largest have a series."""
+
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        """`counts` are the items by domain."""
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield one metric per number."""
+        counts = self._counts
+        yield GaugeMetricFamily("uie_index_items", "Items in the index.", sum(counts.values()))
+        yield GaugeMetricFamily("uie_index_domains", "Domains that have items.", len(counts))
+        largest = GaugeMetricFamily(
+            "uie_index_domain_items", f"Items of the {_LARGEST} largest domains.", labels=["domain"]
+        )
+        for domain in heapq.nlargest(_LARGEST, counts, key=lambda name: (counts[name], name)):
+            largest.add_metric([domain], counts[domain])
+        yield largest
 
 
 class Processes(Collector):

@@ -191,8 +191,7 @@ class Envelope:
             headers["X-Cache"] = state.cache
         # The route's pattern, never the path: ids are the clients'.
         route, status = getattr(scope.get("route"), "path", "") or "other", start["status"]
-        if self._core.serving or self._core.stopping:
-            self._core.metrics.count_request(route, status, stages_ms["total"] / 1e3)
+        self._core.count_request(route, status, stages_ms["total"] / 1e3)
         if access_log.isEnabledFor(logging.INFO):
             fields = {"method": state.method, "route": route, "status": status}
             times = {f"{stage}_ms": round(ms, 3) for stage, ms in stages_ms.items()}

@@ -16,6 +16,7 @@ from service.errors import FingerprintMismatch, InvalidRequest, ServiceError
 from service.http.body import MAX_IMAGES, Link, file_bytes, read_image_and_fields
 from service.http.envelope import RequestState
 from service.http.forms import FormFile
+from service.index import IndexWorker
 from service.inference.model import Model
 from service.inference.work import Embedded
 from service.manifest import Manifest
@@ -35,6 +36,15 @@ async def _state(request: Request) -> RequestState:
 
 CoreDep = Annotated[Core, Depends(_core)]
 StateDep = Annotated[RequestState, Depends(_state)]
+
+
+async def _index(core: CoreDep, state: StateDep) -> IndexWorker:
+    state.fingerprint = core.index.fingerprint
+    return core.index
+
+
+# The response is about stored vectors: it has the fingerprint of the index, not of the served model.
+IndexDep = Annotated[IndexWorker, Depends(_index)]
 
 
 class Embedder:
@@ -160,6 +170,7 @@ async def _index_embedder(embedder: EmbedderDep) -> Embedder:
     indexed = embedder.core.manifest.name
     if embedder.model.manifest.name != indexed:
         raise FingerprintMismatch(f"the index holds embeddings of the model {indexed}")
+    embedder.core.index.check_fingerprint()  # before the image is read
     return embedder
 
 

@@ -1,39 +1,46 @@
 """`/v1/domains`, `/v1/info` and `/metrics`: the state of the index and of the service."""
 
 import asyncio
-import contextlib
+import bisect
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.responses import Response
 
 from service import __version__
-from service.errors import ServiceError
-from service.http.handling import CoreDep, json_response
+from service.http.handling import CoreDep, IndexDep, json_response
 from service.http.schemas import DOMAINS, INFO, response_of
-from service.metrics import Processes
+from service.metrics import IndexItems, Processes
 
 _LIMITS = {"max_image_bytes", "max_image_pixels", "max_request_bytes", "max_batch", "queue_limit"}
+_MAX_PAGE = 1000
 router = APIRouter()
 
 
 @router.get("/v1/domains", responses=response_of(DOMAINS))
-async def domains(core: CoreDep) -> Response:
-    """Return the domains that have items, in the order of their names."""
-    counts = await core.index.domains()
-    return json_response({"domains": [{"name": name, "items": count} for name, count in counts.items()]})
+async def domains(
+    index: IndexDep,
+    limit: Annotated[int, Query(ge=1, le=_MAX_PAGE, description="Domains in the response.")] = _MAX_PAGE,
+    after: Annotated[str, Query(max_length=64, description="`next` of the previous page.")] = "",
+) -> Response:
+    """Return the domains that have items, in the order of their names. `next` is present if more follow."""
+    counts = await index.domains()
+    names = list(counts)  # sorted
+    start = bisect.bisect_right(names, after)
+    page = names[start : start + limit]
+    more = {"next": page[-1]} if start + limit < len(names) else {}
+    return json_response({"domains": [{"name": name, "items": counts[name]} for name in page], **more})
 
 
 @router.get("/metrics", include_in_schema=False)
 async def metrics(core: CoreDep) -> Response:
     """Return the metrics for Prometheus, summed over all worker processes."""
-    # If the index does not respond, its last size stays: metrics must work when something else is down.
-    with contextlib.suppress(ServiceError):
-        await core.count_items()
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     registry.register(Processes())
+    registry.register(IndexItems(await core.item_counts()))
     return Response(await asyncio.to_thread(generate_latest, registry), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -49,6 +56,7 @@ async def info(core: CoreDep) -> Response:
             "models": [served.model_dump(mode="json") for served in core.manifests],
             "provider": settings.provider,  # the active one: the service does not start with any other
             "precision": manifest.precision,
+            "batch": core.model().encoder.fixed_batch or "dynamic",
             "index": {
                 "backend": core.index.backend,
                 "fingerprint": core.index.fingerprint,

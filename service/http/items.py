@@ -24,7 +24,14 @@ from service.http.body import (
     parse_rows,
     read_body,
 )
-from service.http.handling import CoreDep, Embedder, IndexEmbedderDep, faults_of, json_response, rows_response
+from service.http.handling import (
+    Embedder,
+    IndexDep,
+    IndexEmbedderDep,
+    faults_of,
+    json_response,
+    rows_response,
+)
 from service.http.schemas import response_of
 from service.http.search import DomainName, ItemId, check_embedding, check_id
 from service.index import Item
@@ -99,16 +106,16 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
 
 
 @router.get(_ITEM, responses=response_of(schemas.ITEM))
-async def get_item(core: CoreDep, item_id: ItemPath) -> Response:
+async def get_item(index: IndexDep, item_id: ItemPath) -> Response:
     """Return the item with its embedding."""
-    item = await core.index.get(item_id)
+    item = await index.get(item_id)
     return json_response({**item.fields(), "embedding": item.embedding.tolist()})
 
 
 @router.delete(_ITEM, responses=response_of(schemas.DELETED))
-async def delete_item(core: CoreDep, item_id: ItemPath) -> Response:
+async def delete_item(index: IndexDep, item_id: ItemPath) -> Response:
     """Delete the item. `deleted` is false if it did not exist."""
-    return json_response({"deleted": await core.index.delete(item_id)})
+    return json_response({"deleted": await index.delete(item_id)})
 
 
 async def _read_form(request: Request, embedder: Embedder) -> tuple[list[Any], list[Embedded | ServiceError]]:

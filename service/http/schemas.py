@@ -86,13 +86,14 @@ ITEM = object_of(**_ITEM, embedding=_VECTOR)
 PUT = object_of(id=_STRING, created={"type": "boolean"})
 ITEMS = object_of(results=list_of(object_of({"error": _PROBLEM}, id={})))
 DELETED = object_of(deleted={"type": "boolean"})
-DOMAINS = object_of(domains=list_of(object_of(name=_STRING, items=_COUNT)))
+DOMAINS = object_of({"next": _STRING}, domains=list_of(object_of(name=_STRING, items=_COUNT)))
 INFO = object_of(
     version=_STRING,
     model={"type": "object"},
     models=list_of({"type": "object"}),
     provider=_STRING,
     precision=_STRING,
+    batch={"oneOf": [{"const": "dynamic"}, _COUNT]},
     index=_INDEX,
     limits={"type": "object", "additionalProperties": _COUNT},
     settings={"type": "object", "additionalProperties": _COUNT},

@@ -1,8 +1,9 @@
 """Items, queries and hits of an index, the protocol that both back ends implement, and exact scoring."""
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +24,7 @@ class Item:
     payload: dict[str, Any] = field(default_factory=dict)
 
     def fields(self) -> dict[str, Any]:
-        """Return all fields but the embedding: the payload of a point in Qdrant, and the JSON of the item."""
+        """Return all fields but the embedding, as in the payload of a point and in the JSON of the item."""
         return {"id": self.id, "domain": self.domain, "label": self.label, "payload": self.payload}
 
 
@@ -45,6 +46,15 @@ class Hit:
 
     item: Item
     score: float  # in [-1, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedItem:
+    """An item, and the time at which it was written last."""
+
+    id: str
+    domain: str
+    indexed_at: str  # ISO 8601, UTC
 
 
 class VectorIndex(Protocol):
@@ -78,11 +88,17 @@ class VectorIndex(Protocol):
     def indexed_vectors(self) -> int:
         """Return the number of vectors in an HNSW graph; the others are searched exactly."""
 
+    def indexed(self, start: datetime, end: datetime) -> Iterator[IndexedItem]:
+        """Yield the items that were written from `start` to `end`. Older indexes do not record the time."""
+
     def close(self) -> None:
         """Flush and release the index."""
 
 
-MAX_DOMAINS = 10_000  # that `domains` returns
+MAX_DOMAINS = 1_000_000  # that `domains` returns
+INDEXED_AT = "indexed_at"  # in the payload of a point, beside the item's fields
+INDEXED_FIELDS = ["id", "domain", INDEXED_AT]
+INDEXED_PAGE = 1000  # items that `indexed` reads in one call
 # Data on disk depends on this namespace.
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "universal-image-embedding")
 
@@ -90,6 +106,17 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "universal-image-embedding")
 def point_id(item_id: str) -> str:
     """Map an item's id to a UUID, because Qdrant accepts no other strings as ids of points."""
     return str(uuid.uuid5(_NAMESPACE, item_id))
+
+
+def payload_of(item: Item) -> dict[str, Any]:
+    """Return the payload of the item's point, which is written now."""
+    return {**item.fields(), INDEXED_AT: datetime.now(UTC).isoformat()}
+
+
+def indexed_items(points: Iterable[Any]) -> Iterator[IndexedItem]:
+    """Convert the points of either engine, with these payload fields."""
+    for point in points:
+        yield IndexedItem(*(point.payload[name] for name in INDEXED_FIELDS))
 
 
 def items_of(points: Iterable[Any]) -> list[Item]:

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from qdrant_edge import EdgeShard, UpdateOperation
 
 from service.errors import StartupError
 from service.index import base
-from service.index.base import Item, Query
+from service.index.base import IndexedItem, Item, Query
 from service.settings import Quantization
 
 GRAPH_FROM_ITEMS = 40_000  # where a graph begins to pay off at 64 dimensions; the engine's default
@@ -51,7 +52,8 @@ class EdgeIndex:
 
     def upsert(self, items: Sequence[Item]) -> None:
         points = [
-            edge.Point(base.point_id(item.id), item.embedding.tolist(), item.fields()) for item in items
+            edge.Point(base.point_id(item.id), item.embedding.tolist(), base.payload_of(item))
+            for item in items
         ]
         self._shard.update(UpdateOperation.upsert_points(points))
 
@@ -95,6 +97,17 @@ class EdgeIndex:
 
     def indexed_vectors(self) -> int:
         return self._shard.info().indexed_vectors_count
+
+    def indexed(self, start: datetime, end: datetime) -> Iterator[IndexedItem]:
+        within = edge.RangeDateTime(gte=start.isoformat(), lte=end.isoformat())
+        conditions = edge.Filter(must=[edge.FieldCondition(base.INDEXED_AT, range=within)])
+        offset: Any = None
+        while True:
+            request = edge.ScrollRequest(offset, base.INDEXED_PAGE, conditions, base.INDEXED_FIELDS, False)
+            points, offset = self._shard.scroll(request)
+            yield from base.indexed_items(points)
+            if offset is None:
+                return
 
     def close(self) -> None:
         self._shard.flush()
@@ -162,6 +175,7 @@ def _create(folder: Path, dim: int, fingerprint: str, quantization: Quantization
     unfinished.mkdir(parents=True)
     shard = EdgeShard.create(str(unfinished), _config(dim, quantization, GRAPH_FROM_ITEMS))
     shard.update(UpdateOperation.create_field_index("domain", edge.KeywordIndexParams(is_tenant=True)))
+    shard.update(UpdateOperation.create_field_index(base.INDEXED_AT, edge.DatetimeIndexParams()))
     shard.close()
     _write_metadata(folder, {"fingerprint": fingerprint, "quantization": quantization})
     unfinished.rename(folder / "shard")

@@ -1,12 +1,13 @@
 """The index on a Qdrant server, through qdrant-client."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 from qdrant_client import QdrantClient, models
 
 from service.errors import StartupError
 from service.index import base
-from service.index.base import Item, Query
+from service.index.base import IndexedItem, Item, Query
 from service.settings import Quantization
 
 _QUANTIZATIONS: dict[Quantization, models.QuantizationConfig | None] = {
@@ -55,7 +56,7 @@ class ServerIndex:
     def upsert(self, items: Sequence[Item]) -> None:
         points = [
             models.PointStruct(
-                id=base.point_id(item.id), vector=item.embedding.tolist(), payload=item.fields()
+                id=base.point_id(item.id), vector=item.embedding.tolist(), payload=base.payload_of(item)
             )
             for item in items
         ]
@@ -108,6 +109,18 @@ class ServerIndex:
     def indexed_vectors(self) -> int:
         return self._client.get_collection(self._collection).indexed_vectors_count or 0
 
+    def indexed(self, start: datetime, end: datetime) -> Iterator[IndexedItem]:
+        within = models.DatetimeRange(gte=start, lte=end)
+        conditions = models.Filter(must=[models.FieldCondition(key=base.INDEXED_AT, range=within)])
+        offset = None
+        while True:
+            points, offset = self._client.scroll(
+                self._collection, conditions, base.INDEXED_PAGE, None, offset, base.INDEXED_FIELDS
+            )
+            yield from base.indexed_items(points)
+            if offset is None:
+                return
+
     def close(self) -> None:
         self._client.close()
 
@@ -121,3 +134,5 @@ class ServerIndex:
         )
         schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
         self._client.create_payload_index(self._collection, "domain", schema, wait=True)
+        kind = models.PayloadSchemaType.DATETIME
+        self._client.create_payload_index(self._collection, base.INDEXED_AT, kind, wait=True)

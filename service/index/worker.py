@@ -97,7 +97,8 @@ class IndexWorker:
             self._calls -= 1
             self._call_s = time.perf_counter() - start
 
-    def _check_fingerprint(self) -> None:
+    def check_fingerprint(self) -> None:
+        """Raise FingerprintMismatch if the index holds another model's vectors."""
         if self.fingerprint != self._served_fingerprint:
             raise FingerprintMismatch(
                 "the index contains vectors of another model; serve that model, or use another collection",
@@ -106,7 +107,7 @@ class IndexWorker:
             )
 
     def _upsert(self, items: Sequence[Item]) -> list[bool]:
-        self._check_fingerprint()
+        self.check_fingerprint()
         last = {item.id: item for item in items}
         existing = self._index.existing(list(last))
         self._index.upsert(list(last.values()))
@@ -118,7 +119,7 @@ class IndexWorker:
         return existed
 
     def _search(self, query: Query) -> list[Hit]:
-        self._check_fingerprint()
+        self.check_fingerprint()
         hits = search(self._index, query)
         # Only domains without a hit need a request.
         absent = sorted(set(query.domains) - {hit.item.domain for hit in hits})

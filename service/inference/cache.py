@@ -33,6 +33,13 @@ class Cache(Generic[T]):
         self._max_items = max_items
         self._results: OrderedDict[bytes, T] = OrderedDict()
         self._flights: dict[bytes, _Flight[T]] = {}
+        self._generation = 0
+
+    def clear(self) -> None:
+        """Forget all results, and do not keep those of the images in flight."""
+        self._generation += 1
+        self._results.clear()
+        self._flights.clear()
 
     def __len__(self) -> int:
         return len(self._results)
@@ -50,7 +57,8 @@ class Cache(Generic[T]):
         lookup: Lookup = "coalesced" if key in self._flights else "miss"
         if lookup == "miss":
             task = asyncio.create_task(compute(data))
-            task.add_done_callback(lambda done: self._keep(key, done))
+            generation = self._generation
+            task.add_done_callback(lambda done: self._keep(key, done, generation))
             self._flights[key] = _Flight(task)
         flight = self._flights[key]
         flight.waiting += 1
@@ -63,8 +71,8 @@ class Cache(Generic[T]):
                 if self._flights.get(key) is flight:
                     del self._flights[key]
 
-    def _keep(self, key: bytes, task: asyncio.Task[T]) -> None:
-        if task.cancelled() or task.exception():
+    def _keep(self, key: bytes, task: asyncio.Task[T], generation: int) -> None:
+        if task.cancelled() or task.exception() or generation != self._generation:
             return
         self._results[key] = task.result()
         if len(self._results) > self._max_items:

@@ -69,8 +69,13 @@ class Encoder:
         self._lock = threading.Lock()
         self.manifest = manifest
         self._check_graph(folder)
-        self._buckets = buckets(max_batch) if provider != "cpu" else ()
-        self._images_per_run = _CPU_IMAGES if provider == "cpu" else None  # None: all
+        size = self._wide.get_inputs()[0].shape[0]
+        self.fixed_batch: int | None = size if isinstance(size, int) else None  # None: of any size
+        if self.fixed_batch:
+            self._buckets: tuple[int, ...] = (self.fixed_batch,)
+        else:
+            self._buckets = buckets(max_batch) if provider != "cpu" else ()
+        self._images_per_run = self.fixed_batch or (_CPU_IMAGES if provider == "cpu" else None)  # None: all
         for size in self._buckets:
             try:
                 self.encode(np.zeros((size, manifest.input_px, manifest.input_px, 3), dtype=np.uint8))

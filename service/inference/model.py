@@ -1,6 +1,7 @@
 """One served model: its manifest, its pipeline and its golden image."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from service.manifest import Manifest
 from service.metrics import Metrics, ModelMetrics
 from service.settings import Settings
 
+_log = logging.getLogger(__name__)
 _STALLED_AFTER = 10  # intervals of the golden image without any batch
 
 # Arguments: as of `Encoder`.
@@ -35,8 +37,15 @@ class Model:
             folder, manifest, settings.provider, settings.threads, settings.lanes, settings.max_batch
         )
         self.manifest = manifest
+        if size := self.encoder.fixed_batch:
+            _log.warning(
+                "%s was exported with a fixed batch of %d: larger batches are not made", folder, size
+            )
+            settings = settings.model_copy(update={"max_batch": min(size, settings.max_batch)})
         self.pipeline = Pipeline(self.encoder, settings, ModelMetrics(metrics, manifest.name), pixels)
-        self.golden = Golden(self.pipeline.embed_golden, folder, settings.golden_interval_s)
+        self.golden = Golden(
+            self.pipeline.embed_golden, folder, settings.golden_interval_s, self.pipeline.clear_cache
+        )
         self._interval_s = settings.golden_interval_s
         self._checks: asyncio.Task[None] | None = None
         metrics.model_info.labels(

@@ -88,6 +88,11 @@ class Pipeline:
             embedded = await self.embed(data, deadline, self.counted(slot.close))
         return replace(embedded, stages_ms=fetch_ms | embedded.stages_ms)
 
+    def clear_cache(self) -> None:
+        """Forget all results, those in flight included."""
+        if self._cache is not None:
+            self._cache.clear()
+
     async def embed_golden(self, data: bytes) -> Embedded:
         """Embed the golden image: no limits, no cache, and a batch of one.
 

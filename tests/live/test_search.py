@@ -218,7 +218,7 @@ def test_invalid_json(gallery: httpx.Client, text: str) -> None:
 def test_index_metrics(gallery: httpx.Client) -> None:
     gallery.post("/v1/search", json={"id": "img/4"})
     metrics = gallery.get("/metrics").text
-    assert sum(float(n) for n in re.findall(r"^uie_index_items\{.*\} (\S+)$", metrics, re.M)) == 12
+    assert sum(float(n) for n in re.findall(r"^uie_index_domain_items\{.*\} (\S+)$", metrics, re.M)) == 12
     assert "img" not in metrics  # a raw path as label would be an unbounded series, and would leak ids
     assert re.search(r'^uie_stage_duration_seconds_count\{.*stage="search"\} ', metrics, re.M)
     assert gallery.get("/v1/info").json()["index"] == {

@@ -8,7 +8,7 @@ import yaml  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry
 
 from service import metrics
-from service.metrics import Metrics, Processes
+from service.metrics import IndexItems, Metrics, Processes
 from service.settings import Settings
 from tests.support.paths import ROOT
 
@@ -18,10 +18,13 @@ def test_the_page_lists_each_metric_with_its_labels(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(metrics, "CollectorRegistry", lambda: registry)
     Metrics()
     metrics_of_code = {}
-    for collector in [*registry._collector_to_names, Processes()]:
+    for collector in [*registry._collector_to_names, Processes(), IndexItems({"d": 1})]:
         for family in collector.collect():
             name = family.name + ("_total" if family.type == "counter" else "")
-            metrics_of_code[name] = (family.type, set(vars(collector).get("_labelnames", ())))
+            labels = set(vars(collector).get("_labelnames", ())).union(
+                *(s.labels for s in family.samples)
+            ) - {"le"}
+            metrics_of_code[name] = (family.type, labels)
     rows = re.findall(
         r"^\| `((?:uie|process)_\w+)` \| (\w+)[^;|]*;?([^|]*)\|", (ROOT / "docs/metrics.md").read_text(), re.M
     )

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,16 @@ def test_an_item_is_returned_unchanged(index: VectorIndex) -> None:
     assert (item.id, item.domain, item.label, item.payload) == (odd.id, "art", "", odd.payload)
     np.testing.assert_array_equal(item.embedding, odd.embedding)  # bit for bit
     assert index.get("unknown") is None
+
+
+def test_items_are_found_by_the_time_of_their_last_write(index: VectorIndex) -> None:
+    gallery = items(1005)  # more than one page
+    before = datetime.now(UTC)
+    index.upsert(gallery[:3])
+    middle = datetime.now(UTC)
+    index.upsert(gallery[2:])
+    assert {item.id for item in index.indexed(before, middle)} == {"id/0", "id/1"}
+    assert sorted(i.id for i in index.indexed(middle, datetime.now(UTC))) == sorted(i.id for i in gallery[2:])
 
 
 def test_upsert_replaces(index: VectorIndex) -> None:

@@ -64,16 +64,13 @@ async def test_a_disconnect_does_not_cancel_a_write(index: Held) -> None:
     await asyncio.to_thread(worker.close)
 
 
-async def test_the_metric_of_items_is_updated_every_few_seconds_at_most(tmp_path: Path) -> None:
+async def test_the_items_are_counted_every_few_seconds_at_most(tmp_path: Path) -> None:
     core = Core(Settings(data_dir=tmp_path / "index"))
     await core.start()
-    item, items = Item("a", "d", "l", np.eye(64, dtype=np.float32)[0]), core.metrics.index_items.labels("d")
-    await core.count_items()
-    await core.index.upsert([item])
-    await core.count_items()
-    assert items._value.get() == 0
-    await core.count_items(max_age_s=0)
-    assert items._value.get() == 1
+    assert await core.item_counts() == {}
+    await core.index.upsert([Item("a", "d", "l", np.eye(64, dtype=np.float32)[0])])
+    assert await core.item_counts() == {}
+    assert await core.item_counts(max_age_s=0) == {"d": 1}
     await asyncio.to_thread(core.close)
 
 
