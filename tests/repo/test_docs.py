@@ -112,3 +112,9 @@ def test_contributing_shows_the_layers_that_are_enforced() -> None:
     assert [(name, _lines(block)) for name, block in shown] == [
         (name, _lines(block)) for name, block in layers
     ]
+
+
+def test_each_promise_has_its_test() -> None:
+    rows = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs/reliability.md").read_text())
+    assert len(rows) > 40
+    assert not [row for row in rows if f"def {row[1]}(" not in (ROOT / row[0]).read_text()]

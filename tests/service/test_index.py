@@ -23,10 +23,7 @@ from tests.support.images import unit
 DIM = 8
 
 # The in-memory server warns about features that it lacks.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Payload indexes have no effect"),
-    pytest.mark.filterwarnings("ignore:Local mode performs exact"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect|Local mode performs exact")
 
 
 def in_memory_server(fingerprint: str = "model-a", client: QdrantClient | None = None) -> ServerIndex:
@@ -63,12 +60,11 @@ def test_an_item_is_returned_unchanged(index: VectorIndex) -> None:
 
 
 def test_items_are_found_by_the_time_of_their_last_write(index: VectorIndex) -> None:
-    gallery = items(1005)  # more than one page
-    before = datetime.now(UTC)
+    gallery, before = items(1005), datetime.now(UTC)  # more than one page
     index.upsert(gallery[:3])
     middle = datetime.now(UTC)
     index.upsert(gallery[2:])
-    assert {item.id for item in index.indexed(before, middle)} == {"id/0", "id/1"}
+    assert {i.id for i in index.indexed(before, middle)} == {"id/0", "id/1"}
     assert sorted(i.id for i in index.indexed(middle, datetime.now(UTC))) == sorted(i.id for i in gallery[2:])
 
 
