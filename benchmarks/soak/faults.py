@@ -186,7 +186,7 @@ def _bad_others() -> list[Row]:
     item = "/v1/items/x?domain=d&label=l"
     long_payload = form(("image", "x", noise_image(4)), ("payload", None, b'{"a": "' + b"x" * 70_000 + b'"}'))
     url = b'{"input": "http://127.0.0.1/x.png"}'
-    model, openai = b'{"input": "data:,", "model": "another"}', "/v1/embeddings"
+    model, openai = b'{"input": "data:;base64,", "model": "another"}', "/v1/embeddings"
     return [
         Row("no label", noise_image(4), path="/v1/items/x?domain=d", method="PUT"),
         Row("an id that is not UTF-8", noise_image(4), path="/v1/items/%FF?domain=d&label=l", method="PUT"),

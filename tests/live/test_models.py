@@ -94,7 +94,7 @@ def test_the_index_belongs_to_the_first_model(both: httpx.Client) -> None:
 def test_an_unknown_model_is_refused(both: httpx.Client) -> None:
     for refused in (
         both.post("/v1/embed", params={"model": "other"}, content=IMAGE, headers=PNG),
-        both.post("/v1/embeddings", json={"model": "other", "input": "data:,"}),
+        both.post("/v1/embeddings", json={"model": "other", "input": "data:;base64,"}),
     ):
         assert problem_of(refused) == (404, "unknown-model")
         assert refused.json()["served"] == ["efficientnet-lite0-octet", "opposite"]
