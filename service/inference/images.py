@@ -3,6 +3,7 @@
 import io
 import itertools
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -15,8 +16,10 @@ from service.manifest import Preprocessing
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
-# Replaces Pillow's process-wide limit by an argument of `decode`, checked before any pixel is decoded.
-Image.MAX_IMAGE_PIXELS = None
+# Pillow applies its own limit, which `_open` sets, before it allocates anything: for a GIF already as it
+# reads the header. A small GIF whose first frame is larger than its screen took 8 GB and 11 s without it.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+_BOMB = re.compile(r"\((\d+) pixels\)")
 
 # Each scan of a progressive JPEG is a pass over all pixels, for only 16 bytes. Real files have about ten.
 _MAX_SCANS = 100
@@ -90,19 +93,24 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Read the header only."""
     # Pillow's decoders raise unrelated classes on broken bytes (OSError, SyntaxError, struct.error, ...),
     # so every exception of these calls, here and below, means that the image is broken.
+    Image.MAX_IMAGE_PIXELS = max_pixels
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        match = _BOMB.search(str(error))
+        raise _too_large(int(match[1]) if match else 0, max_pixels) from error
     except Exception as error:
         raise UndecodableImage("not an image of a known format" if data else "the image is empty") from error
-    pixels = image.width * image.height
-    if pixels > max_pixels:
-        raise ImageTooLarge(
-            f"the image has {image.width} x {image.height} pixels", limit=max_pixels, got=pixels
-        )
+    if (pixels := image.width * image.height) > max_pixels:  # whatever the process does with warnings
+        raise _too_large(pixels, max_pixels)
     # libtiff applies the same limit to a JPEG within a TIFF.
     if image.format in ("JPEG", "MPO") and _too_many_scans(data):
         raise UndecodableImage(f"the JPEG has more than {_MAX_SCANS} scans")
     return image
+
+
+def _too_large(got: int, max_pixels: int) -> ImageTooLarge:
+    return ImageTooLarge("the image has too many pixels", limit=max_pixels, got=got)
 
 
 def _too_many_scans(data: bytes) -> bool:

@@ -39,6 +39,36 @@ def test_the_scan_limit_applies_to_a_jpeg_in_a_tiff() -> None:
         pixels_of(tiff_of(scan_bomb(), 2048))
 
 
+def test_a_gif_whose_first_frame_exceeds_its_screen_is_refused_before_it_is_opened() -> None:
+    screen = b"GIF89a" + struct.pack("<HHBBB", 10, 10, 0, 0, 0)
+    disposed = b"!\xf9\4" + bytes([2 << 2, 0, 0, 0]) + b"\0"
+    frame = b"," + struct.pack("<4HB", 0, 0, 16_000, 8_000, 0) + b"\2\0;"  # 128 MB, or 512 as RGBA
+    result = subprocess.run(
+        [sys.executable, "-c", REFUSED], input=screen + disposed + frame, capture_output=True, check=True
+    )
+    got, grown_bytes = map(int, result.stdout.split())
+    assert got == 128_000_000
+    assert grown_bytes < 50_000_000
+
+
+REFUSED = """
+import resource, sys
+from service.errors import ImageTooLarge
+from service.inference.images import decode
+from tests.support.images import SQUARE, encode, noise
+
+def peak_kb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+decode(encode(noise(1)), SQUARE, 10**6)
+data, before_kb = sys.stdin.buffer.read(), peak_kb()
+try:
+    decode(data, SQUARE, 10**6)
+except ImageTooLarge as error:
+    print(error.members["got"], (peak_kb() - before_kb) * 1024)
+"""
+
+
 MEMORY = """
 import resource, sys
 from service.inference.images import decode
