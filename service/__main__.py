@@ -121,7 +121,7 @@ def indexed(
 ) -> None:
     """List the items that were written within a time, one JSON object per line.
 
-    The embedded index must not be open in a service. Items of older versions have no time and are left out.
+    The embedded index must not be open in a service.
     """
     values = load_settings()
     if values.qdrant_url is None and not (values.index_folder / "shard").exists():
@@ -132,6 +132,8 @@ def indexed(
             *(time if time.tzinfo else time.replace(tzinfo=UTC) for time in (start, end))
         ):
             typer.echo(json.dumps(asdict(item)))
+        if undated := index.undated():
+            typer.echo(f"{undated:,} items of an older version have no time and are not listed", err=True)
     finally:
         index.close()
 

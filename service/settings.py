@@ -192,7 +192,7 @@ class Settings(BaseSettings):
         One image fits with line breaks and escapes. The body is parsed in one step, so more than the
         32 MiB would stop the service for too long.
         """
-        return min(self.max_request_bytes, max(32 * 2**20, self.max_image_bytes * 3 // 2 + 64 * 2**10))
+        return max(32 * 2**20, self.max_image_bytes * 3 // 2 + 64 * 2**10)
 
     @property
     def index_folder(self) -> Path:

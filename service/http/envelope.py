@@ -91,7 +91,12 @@ class Envelope:
         self._is_addressed = lru_cache(16)(partial(is_addressed, settings.allowed_hosts))
         self._intake = Intake(
             settings.max_bytes_in_flight,
-            max(settings.max_request_bytes, settings.max_image_bytes + FORM_SLACK_BYTES, MAX_JSON_BYTES),
+            max(
+                settings.max_request_bytes,
+                settings.max_image_bytes + FORM_SLACK_BYTES,
+                settings.max_base64_bytes,
+                MAX_JSON_BYTES,
+            ),
             settings.body_timeout_s,
             core.too_many_bytes,
         )

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.core import Core
-from service.errors import FingerprintMismatch, InvalidRequest, ServiceError
+from service.errors import FingerprintMismatch, InvalidRequest, NotReady, ServiceError
 from service.http.body import MAX_IMAGES, Link, file_bytes, read_image_and_fields
 from service.http.envelope import RequestState
 from service.http.forms import FormFile
@@ -55,6 +55,7 @@ class Embedder:
         self.state = state
         self.model = model
         state.fingerprint = model.manifest.fingerprint
+        self._discards = model.pipeline.discards
 
     async def read_image(self, request: Request) -> bytes | Link:
         """Return the request's image. Raises as `read_image_and_fields`."""
@@ -80,7 +81,8 @@ class Embedder:
     async def embed(self, image: bytes | Link, in_bulk: bool = False) -> Embedded:
         """Embed an image, or fetch it and embed it. `in_bulk`: as one of several of an admitted request.
 
-        Raises InvalidRequest or UnfetchableImage for a URL, and the errors of the pipeline.
+        Raises InvalidRequest or UnfetchableImage for a URL, NotReady if the golden image has had a wrong
+        embedding since the request began, and the errors of the pipeline.
         """
         pipeline, deadline = self.model.pipeline, self.state.deadline
         admission = pipeline.counted() if in_bulk else None
@@ -92,6 +94,8 @@ class Embedder:
             with self.state.body.fetched() as reserve:  # held until it is embedded, as a body's bytes are
                 fetch = partial(self.core.fetcher.fetch, image.url, reserve)
                 embedded = await pipeline.embed_fetched(fetch, deadline, admission)
+        if pipeline.discards != self._discards:
+            raise NotReady("the golden image had a wrong embedding meanwhile, so this one may be wrong too")
         self.state.record(embedded)
         return embedded
 

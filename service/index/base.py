@@ -89,7 +89,10 @@ class VectorIndex(Protocol):
         """Return the number of vectors in an HNSW graph; the others are searched exactly."""
 
     def indexed(self, start: datetime, end: datetime) -> Iterator[IndexedItem]:
-        """Yield the items that were written from `start` to `end`. Older indexes do not record the time."""
+        """Yield the items that were written from `start` to `end`."""
+
+    def undated(self) -> int:
+        """Return the number of items without the time of their write, which older versions did not record."""
 
     def close(self) -> None:
         """Flush and release the index."""

@@ -44,7 +44,7 @@ class Model:
             settings = settings.model_copy(update={"max_batch": min(size, settings.max_batch)})
         self.pipeline = Pipeline(self.encoder, settings, ModelMetrics(metrics, manifest.name), pixels)
         self.golden = Golden(
-            self.pipeline.embed_golden, folder, settings.golden_interval_s, self.pipeline.clear_cache
+            self.pipeline.embed_golden, folder, settings.golden_interval_s, self.pipeline.discard
         )
         self._interval_s = settings.golden_interval_s
         self._checks: asyncio.Task[None] | None = None

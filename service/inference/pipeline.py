@@ -30,6 +30,7 @@ class Pipeline:
         self._metrics = metrics
         self._queue_limit = settings.queue_limit
         self.in_flight = 0  # images
+        self.discards = 0
         self._cache: Cache[Embedded] | None = Cache(settings.cache_items) if settings.cache_items else None
         self._read_header = partial(
             read_header,
@@ -88,8 +89,9 @@ class Pipeline:
             embedded = await self.embed(data, deadline, self.counted(slot.close))
         return replace(embedded, stages_ms=fetch_ms | embedded.stages_ms)
 
-    def clear_cache(self) -> None:
-        """Forget all results, those in flight included."""
+    def discard(self) -> None:
+        """Forget all results, those in flight included: they may be wrong."""
+        self.discards += 1
         if self._cache is not None:
             self._cache.clear()
 

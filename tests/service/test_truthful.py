@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,13 +16,18 @@ import httpx
 import numpy as np
 import onnx
 import pytest
+from starlette.datastructures import Headers
+from starlette.types import Message
 
 from service.client import AsyncClient
 from service.core import Core
+from service.errors import NotReady
 from service.http.app import create_app
-from service.http.envelope import Envelope
+from service.http.envelope import Envelope, RequestState
+from service.http.handling import Embedder
+from service.http.limits import Body, Intake
 from service.index import Item
-from service.index.edge import EdgeIndex
+from service.index.edge import EdgeIndex, build_graph
 from service.inference.encoder import Encoder
 from service.manifest import load_manifest
 from service.metrics import IndexItems
@@ -32,6 +38,10 @@ from tests.support.live import problem_of
 
 VECTOR = np.full(64, 1 / 8, dtype=np.float32)
 IMAGE = encode(noise(1))
+
+
+async def receive() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 @asynccontextmanager
@@ -73,12 +83,16 @@ async def test_the_cache_keeps_nothing_from_a_wrong_golden_image(
     async with started(tmp_path, cache_items=9, golden_interval_s=0.3) as (core, _):
         model, right = core.model(), core.model().encoder.encode
         expected = (await model.pipeline.embed(IMAGE)).embedding
-        model.pipeline.clear_cache()
+        model.pipeline.discard()
         model.pipeline.batcher._encode = lambda pixels: np.roll(right(pixels), 1, axis=1)
         wrong = await model.pipeline.embed(IMAGE)
+        state = RequestState("r", "POST", "", Body(Intake(1, 1, 1, core.too_many_bytes), Headers(), receive))
+        embedder = Embedder(core, state, model)  # of a request that takes longer than the next check
         assert float(wrong.embedding @ expected) < 0.9
         await until(lambda: not model.golden.matches)
         await model.pipeline.embed(encode(noise(2)))  # as of a request that was admitted before
+        with pytest.raises(NotReady):
+            await embedder.embed(IMAGE)
         model.pipeline.batcher._encode = right
         await until(lambda: model.golden.matches)
         again = await model.pipeline.embed(IMAGE)
@@ -104,6 +118,27 @@ async def test_responses_are_counted_while_the_golden_image_is_wrong(tmp_path: P
             if sample.name.endswith("_total")
         }
         assert series["other", "503"] == 1
+
+
+def test_the_domains_are_counted_exactly_in_every_state_of_the_index(tmp_path: Path) -> None:
+    rng, expected = np.random.default_rng(0), dict[str, str]()
+    index = EdgeIndex(tmp_path / "items", 64, "m")
+    for round_number in range(6):
+        ids = [f"{n}" for n in rng.integers(0, 3000, 1500)]
+        items = {i: Item(i, f"d{rng.integers(0, 40)}", "l", VECTOR) for i in ids}
+        index.upsert(list(items.values()))  # new items, and items that move to another domain
+        expected |= {item.id: item.domain for item in items.values()}
+        gone = [f"{n}" for n in rng.integers(0, 3000, 300)]
+        index.delete(gone)
+        expected = {i: domain for i, domain in expected.items() if i not in gone}
+        assert index.domains() == dict(sorted(Counter(expected.values()).items()))
+        if round_number in (2, 4):
+            index.close()
+            if round_number == 4:
+                build_graph(tmp_path / "items", 64, "none", 1)
+            index = EdgeIndex(tmp_path / "items", 64, "m")
+            assert index.domains() == dict(sorted(Counter(expected.values()).items()))
+    index.close()
 
 
 async def test_domains_are_paged(tmp_path: Path) -> None:
