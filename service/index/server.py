@@ -138,6 +138,5 @@ class ServerIndex:
         )
         schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
         self._client.create_payload_index(self._collection, "domain", schema, wait=True)
-        # With links between points of a time, the graph would take twice as long to build.
         times = models.DatetimeIndexParams(type=models.DatetimeIndexType.DATETIME, enable_hnsw=False)
         self._client.create_payload_index(self._collection, base.INDEXED_AT, times, wait=True)

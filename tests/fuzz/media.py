@@ -1,4 +1,4 @@
-"""Bodies that schemathesis sends as images: valid, damaged and random ones."""
+"""Hooks of schemathesis: it sends valid, damaged and random images, and no deadlines."""
 
 import schemathesis
 from hypothesis import strategies as st
@@ -22,3 +22,9 @@ _IMAGES = st.one_of(st.sampled_from([*_VALID, bomb()]), _damaged(), st.binary(ma
 for _media in ("image/*", "application/octet-stream"):
     schemathesis.openapi.media_type(_media, _IMAGES)
 schemathesis.openapi.format("binary", _IMAGES)
+
+
+@schemathesis.hook  # type: ignore[untyped-decorator]
+def before_call(_: schemathesis.HookContext, case: schemathesis.Case, __: dict[str, object]) -> None:
+    """Send no deadline: to a short one, 504 is the documented response of every operation."""
+    (case.headers or {}).pop("X-Deadline-Ms", None)
