@@ -1,6 +1,5 @@
 """The service as a separate process: start, wait until ready, stop."""
 
-import ctypes
 import errno
 import os
 import signal
@@ -23,8 +22,13 @@ _STOP_TIMEOUT_S = 120
 # another process may take one meanwhile.
 _STARTS = 5
 _IN_USE = os.strerror(errno.EADDRINUSE)
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
+# Replaced by the service; the kernel sends SIGTERM once this process has died, even by SIGKILL. A function
+# that runs after the fork would do it too, but libraries of this process may not survive a fork.
+_STOP_WITH_PARENT = (
+    *(sys.executable, "-I", "-S", "-c"),
+    "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM); "  # PR_SET_PDEATHSIG
+    "os.execv(sys.argv[1], sys.argv[1:])",
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def running_module(
     for attempt in range(1, _STARTS + 1):
         number = port or free_port()
         url = f"http://127.0.0.1:{number}"
-        command = [sys.executable, "-m", *module, "--port", str(number)]
+        command = [*_STOP_WITH_PARENT, sys.executable, "-m", *module, "--port", str(number)]
         with log.open("w") as stream:
             # In a new session Ctrl-C reaches this process only, which then stops the service.
             process = subprocess.Popen(
@@ -78,7 +82,6 @@ def running_module(
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_stop_with_parent,  # noqa: PLW1509 (it only makes a system call)
             )
         try:
             if _becomes_ready(process, f"{url}{ready}"):
@@ -118,11 +121,6 @@ def port_is_free(port: int) -> bool:
         except (OSError, OverflowError):
             return False
         return True
-
-
-def _stop_with_parent() -> None:
-    """Let the kernel send SIGTERM to this process when the thread that started it ends, even if killed."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _becomes_ready(process: subprocess.Popen[bytes], url: str) -> bool:
