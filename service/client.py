@@ -9,14 +9,15 @@ reason, and only these. Other errors of single ones are returned in the list.
 """
 
 import asyncio
+import math
 import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, Generic, ParamSpec, Self, TypeVar, cast, overload
 
+import httpcore
 import httpx
 
 from service import calls
@@ -32,6 +33,7 @@ AsyncTransport = httpx.AsyncBaseTransport | None
 _RETRIED = (429, 503)
 _FIRST_WAIT_S = 0.1
 _MAX_DEADLINE_MS = 9_999_999  # that the service accepts
+_WRITTEN_BYTES = 2**16  # in one write
 
 
 class _Method(Generic[P, T]):
@@ -77,6 +79,10 @@ class Client(_Methods):
         """`timeout_s` limits a call with all its retries."""
         self._http = httpx.Client(base_url=url, headers=_headers(key), transport=transport)
         self._timeout_s = timeout_s
+        self._deadline = _Deadline()
+        for each in (self._http._transport, *self._http._mounts.values()):
+            if isinstance(each, httpx.HTTPTransport):  # httpx has no parameter for the backend
+                each._pool._network_backend = _Backend(self._deadline)
 
     def __enter__(self) -> Self:
         return self
@@ -95,11 +101,11 @@ class Client(_Methods):
 
     def _send(self, call: Call[T]) -> T:
         retries = _Retries(call, self._timeout_s)
+        self._deadline.ends = retries.ends
         while True:
-            send = partial(self._http.request, **retries.arguments())
             try:
-                response = _run(send, retries.left_s)
-            except (httpx.TransportError, TimeoutError) as error:
+                response = self._http.request(**retries.arguments())
+            except httpx.TransportError as error:
                 return retries.partial_result(error)
             wait_s = retries.wait_s(response)
             if wait_s is None:
@@ -146,21 +152,51 @@ class AsyncClient(_Methods):
             await asyncio.sleep(wait_s)
 
 
-def _run(function: Callable[[], T], timeout_s: float) -> T:
-    """Call in a thread, which is left behind at the timeout: httpx limits each step, not their sum.
+class _Deadline(threading.local):
+    """The end of the call that the current thread makes."""
 
-    Raises TimeoutError.
-    """
-    future: Future[T] = Future()
+    ends = math.inf
 
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
+    def limit(self, timeout_s: float | None, error: type[Exception]) -> float:
+        """Return the timeout, or the remaining time if that is less. Raises `error` if there is none."""
+        left_s = self.ends - time.monotonic()
+        if left_s <= 0:
+            raise error("the call did not finish within its timeout")
+        return left_s if timeout_s is None else min(timeout_s, left_s)
 
-    threading.Thread(target=run, daemon=True).start()
-    return future.result(timeout_s)
+
+class _Backend(httpcore.SyncBackend):
+    """Limits the sum of all reads and writes of a call: httpx limits each single one."""
+
+    def __init__(self, deadline: _Deadline) -> None:
+        self._deadline = deadline
+
+    def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        """Connect."""
+        return _Stream(super().connect_tcp(*args, **kwargs), self._deadline)
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._deadline.limit(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        for start in range(0, len(buffer), _WRITTEN_BYTES):
+            limit_s = self._deadline.limit(timeout, httpcore.WriteTimeout)
+            self._stream.write(buffer[start : start + _WRITTEN_BYTES], limit_s)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        return _Stream(self._stream.start_tls(*args, **kwargs), self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 class _Retries(Generic[T]):
@@ -171,13 +207,13 @@ class _Retries(Generic[T]):
         self._remaining = call  # without the rows that have a final result
         self._rows: list[Any] | None = None  # results of a bulk request
         self._refused: list[int] = []
-        self._ends = time.monotonic() + timeout_s
+        self.ends = time.monotonic() + timeout_s
         self._wait_s = _FIRST_WAIT_S
 
     @property
     def left_s(self) -> float:
         """The remaining time."""
-        return max(0.001, self._ends - time.monotonic())
+        return max(0.001, self.ends - time.monotonic())
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of httpx's `request`, with the remaining time as timeout and deadline."""
@@ -200,7 +236,7 @@ class _Retries(Generic[T]):
         wait_s = max(self._wait_s, float(retry_after) if retry_after.isdecimal() else 0)
         wait_s *= random.uniform(1, 1.5)  # noqa: S311 (jitter)
         self._wait_s *= 2
-        return wait_s if time.monotonic() + wait_s < self._ends else None
+        return wait_s if time.monotonic() + wait_s < self.ends else None
 
     def _collect(self, results: list[Any]) -> None:
         """Keep the results of the rows that were sent, and the numbers of those that were refused."""

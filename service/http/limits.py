@@ -28,6 +28,7 @@ Refusal = Callable[[Reason], Overloaded]
 MAX_REQUEST_S = 600  # until the response starts, for any request
 _MAX_UNREAD_BYTES = 2**20  # acquired for a Content-Length before they arrive
 _MIN_BULK_BYTES = 2**20  # of the share: a thousand small images take more memory than their bytes
+_LARGE_PART, _SPARE_PART = 64, 16  # of the bytes in flight: a bulk request above a 64th leaves a 16th free
 
 
 class Intake:
@@ -83,12 +84,15 @@ class Body:
     def admit_bulk(self) -> None:
         """Acquire all bytes of the body before it is read. Raises Overloaded.
 
-        A body without a Content-Length acquires the largest body's, until its last byte arrived.
+        A body without a Content-Length acquires the largest body's, until its last byte arrived. Large
+        ones leave a part of the share free: a few that arrive slowly must not stop all bulk requests.
         """
-        length = self._intake.largest_bytes if self._length is None else int(self._length * self._weight)
+        intake = self._intake
+        length = int((intake.largest_bytes if self._length is None else self._length) * self._weight)
         share = max(length, _MIN_BULK_BYTES)
-        if not self._intake.bulk_share.acquire(share):
-            raise self._intake.refusal("bulk")
+        spare = intake.max_bytes // _SPARE_PART if share > intake.max_bytes // _LARGE_PART else 0
+        if not (intake.bulk_share.fits(share + spare) and intake.bulk_share.acquire(share)):
+            raise intake.refusal("bulk")
         self._bulk_held = share
         self.acquire(length - self._held, "bulk")
 

@@ -1,21 +1,25 @@
 """Refused rows of bulk requests, the time limit of a call, and long lists, without a service."""
 
 import asyncio
+import contextlib
 import json
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
+from threading import Thread
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from aiohttp import web
 
 from benchmarks.targets.process import ServiceProcess
 from service.client import AsyncClient, Client, NewItem, Problem
 from tests.support.images import encode, noise
 from tests.support.live import PNG
-from tests.support.stub import stub
 from tests.support.waiting import LIMIT_S
 
 VECTOR = np.ones(4, dtype=np.float32)
@@ -75,30 +79,73 @@ def test_rows_that_stay_refused_are_problems() -> None:
         assert problems(client.put_many(new_items(2))) == [None, 429]  # the first row is not forgotten
 
 
-@pytest.fixture
-def dripping() -> Iterator[str]:
-    """A server that sends a byte of a response from time to time: no read times out."""
-
-    async def drip(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        while True:
-            await asyncio.sleep(0.1)
-            await response.write(b" ")
-
-    with stub(drip) as url:
-        yield url
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n"
+UPLOAD_BYTES = 100_000_000
+SLOW = {"head": HEAD + b"X: ", "body": HEAD + b"\r\n", "upload": b""}
 
 
-def test_the_timeout_limits_the_sum_of_all_steps(dripping: str) -> None:
-    with Client(dripping, timeout_s=0.5) as client, pytest.raises(httpx.TransportError):
-        client.info()
+@pytest.fixture(params=SLOW)
+def dripping(request: pytest.FixtureRequest) -> Iterator[tuple[str, "Queue[str]"]]:
+    """A server so slow that no single read or write times out, and the connections that it saw closed."""
+    start, closed = SLOW[request.param], Queue[str]()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(LIMIT_S)
+            if start:
+                connection.recv(65536)
+                connection.sendall(start)
+            while connection.send(b"x") if start else connection.recv(2**16):
+                time.sleep(0.02)
+        closed.put(request.param)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                Thread(target=drip, args=(server.accept()[0],), name="drip", daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = Thread(target=accept, name="drip", daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/{request.param}", closed
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(LIMIT_S)
 
 
-async def test_the_timeout_of_the_async_client_too(dripping: str) -> None:
-    async with AsyncClient(dripping, timeout_s=0.5) as client:
+def others() -> set[Thread]:
+    return {thread for thread in threading.enumerate() if thread.name != "drip"}
+
+
+def test_the_timeout_limits_the_sum_of_all_steps(dripping: tuple[str, "Queue[str]"]) -> None:
+    """It leaves neither a thread nor a connection: a hundred of them would stop the client."""
+    url, closed = dripping
+    with Client(url, timeout_s=0.5) as client:
+        before = others()
         with pytest.raises(httpx.TransportError):
-            await client.info()
+            client.embed(bytes(UPLOAD_BYTES)) if "upload" in url else client.info()
+        assert others() == before
+        assert closed.get(timeout=LIMIT_S)
+
+
+def test_a_call_runs_in_the_thread_of_its_caller() -> None:
+    """Context variables, as of tracing, and an interrupt reach the request."""
+    threads = list[Thread]()
+
+    def handle(_: httpx.Request) -> httpx.Response:
+        threads.append(threading.current_thread())
+        return httpx.Response(200, json={})
+
+    with Client("http://x", transport=httpx.MockTransport(handle)) as client:
+        client.info()
+    assert threads == [threading.current_thread()]
+
+
+async def test_the_timeout_of_the_async_client_too(dripping: tuple[str, "Queue[str]"]) -> None:
+    url, closed = dripping
+    async with AsyncClient(url, timeout_s=0.5) as client:
+        with pytest.raises(httpx.TransportError):
+            await (client.embed(bytes(UPLOAD_BYTES)) if "upload" in url else client.info())
+        assert await asyncio.to_thread(closed.get, timeout=LIMIT_S)
 
 
 def test_many_ids_are_excluded_in_the_body() -> None:

@@ -169,6 +169,32 @@ async def test_a_bulk_request_without_a_length_acquires_the_largest_body_until_i
         other.admit_bulk()
 
 
+async def test_large_bulk_requests_that_arrive_slowly_leave_room_for_small_ones() -> None:
+    """Two slow ones without a Content-Length stopped all others for a minute."""
+    mega = 2**20
+    entrance, client = intake(1024 * mega, 256 * mega), Client()
+    with contextlib.ExitStack() as slow:
+        for headers in (NO_HEADERS, NO_HEADERS, sized(256 * mega), sized(100 * mega), sized(17 * mega)):
+            with contextlib.suppress(Overloaded):
+                slow.enter_context(Body(entrance, headers, client.receive)).admit_bulk()
+        for _ in range(4):
+            slow.enter_context(Body(entrance, sized(16 * mega), client.receive)).admit_bulk()
+
+
+async def test_a_bulk_request_of_weight_acquires_it_before_its_body_is_read() -> None:
+    mega = 2**20
+    entrance, client = intake(80 * mega, 20 * mega), Client(bytes(20 * mega))
+    with (
+        Body(entrance, NO_HEADERS, client.receive, weight=1.75) as body,
+        Body(entrance, NO_HEADERS, client.receive) as other,
+    ):
+        body.admit_bulk()
+        with contextlib.suppress(Overloaded):
+            while True:
+                other.acquire(mega)
+        assert len((await body.receive())["body"]) == 20 * mega
+
+
 async def test_a_slow_body_times_out() -> None:
     with Body(intake(timeout_s=0.05), NO_HEADERS, Client(b"x").receive) as body:
         assert (await body.receive())["body"] == b"x"
