@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
@@ -16,7 +17,7 @@ from service import __version__
 from service.core import Core
 from service.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
 from service.http import embed, info, items, openai, search
-from service.http.handling import check_parameters, faults_of
+from service.http.handling import App, check_parameters, faults_of
 from service.http.problems import internal_error, problem_response
 from service.http.schemas import PROBLEMS, complete
 from service.http.stopping import refuse_before_stopping
@@ -39,8 +40,9 @@ def create_app(core: Core) -> FastAPI:
         yield
         await asyncio.to_thread(core.close)
 
-    app = FastAPI(title="Universal image embedding", version=__version__, lifespan=lifespan)
+    app = App(title="Universal image embedding", version=__version__, lifespan=lifespan)
     app.state.core = core
+    app.direct = {route.path: route for route in embed.router.routes if isinstance(route, APIRoute)}
     for router in (embed.router, openai.router, search.router, items.router, info.router):
         app.include_router(router, responses=PROBLEMS, dependencies=[Depends(check_parameters)])
     for kind in (ServiceError, RequestValidationError, HTTPException, Exception):

@@ -7,11 +7,11 @@ from starlette.responses import Response
 
 from service.errors import ServiceError
 from service.http.body import form_of
-from service.http.handling import EmbedderDep, EmbedderRoute, json_response, model_card, rows_response
+from service.http.handling import EmbedderDep, json_response, model_card, rows_response
 from service.http.schemas import EMBEDDING, EMBEDDINGS, IMAGE_BODY, IMAGES_BODY, response_of
 from service.inference.work import Embedded
 
-router = APIRouter(route_class=EmbedderRoute)
+router = APIRouter()  # `handling.App` calls its endpoints with these two arguments
 
 
 @router.post("/v1/embed", openapi_extra=IMAGE_BODY, responses=response_of(EMBEDDING, binary=True))

@@ -183,17 +183,24 @@ class Envelope:
     def _label(self, scope: Scope, start: Message, stages_ms: dict[str, float]) -> None:
         """Set the headers of a response, and count it."""
         state: RequestState = scope["state"]["request"]
-        headers = MutableHeaders(scope=start)
-        headers["X-Content-Type-Options"] = "nosniff"
-        headers["X-Request-Id"] = state.request_id
-        headers["X-Model-Fingerprint"] = state.fingerprint
-        headers["Server-Timing"] = ", ".join(f"{stage};dur={ms:.3f}" for stage, ms in stages_ms.items())
+        timing = ", ".join([f"{stage};dur={ms:.3f}" for stage, ms in stages_ms.items()])
+        headers = {
+            "x-content-type-options": "nosniff",
+            "x-request-id": state.request_id,
+            "x-model-fingerprint": state.fingerprint,
+            "server-timing": timing,
+        }
         if scope["path"] in _PAGES:
-            headers["Content-Security-Policy"] = _POLICY
-        if self._core.stopping:
-            headers["Connection"] = "close"
+            headers["content-security-policy"] = _POLICY
         if state.cache:
-            headers["X-Cache"] = state.cache
+            headers["x-cache"] = state.cache
+        # Appended as bytes: Starlette's headers look for each name in all others first.
+        start["headers"] = [
+            *start["headers"],
+            *[(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
+        ]
+        if self._core.stopping:
+            MutableHeaders(scope=start)["connection"] = "close"
         # The route's pattern, never the path: ids are the clients'.
         route, status = getattr(scope.get("route"), "path", "") or "other", start["status"]
         self._core.count_request(route, status, stages_ms["total"] / 1e3)

@@ -264,7 +264,8 @@ class Batcher:
     def _encode_batch(self, batch: list[Image]) -> list[Outcome]:
         start = self._clock()
         pixels = [image.pixels for image in batch if image.pixels is not None]
-        embeddings = self._encode(np.stack(pixels))  # (N, dim) float32
+        stacked = np.stack(pixels) if len(pixels) > 1 else pixels[0][None]  # (N, H, W, 3)
+        embeddings = self._encode(stacked)  # (N, dim)
         infer_s = self._clock() - start
         self._inference_time.add(len(batch), infer_s)
         self._on_batch(len(batch))
@@ -273,7 +274,7 @@ class Batcher:
         self.seconds_per_image = work.average(self.seconds_per_image, batch_s / len(batch))
         return [
             image.embedded(row, start, infer_s * 1e3)
-            if np.isfinite(row).all()
+            if math.isfinite(row @ row)
             else EncoderFailed("the model returned an embedding that is not finite")
             for image, row in zip(batch, embeddings, strict=True)
         ]

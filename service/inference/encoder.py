@@ -1,7 +1,7 @@
 """Inference in ONNX Runtime: uint8 (N, H, W, 3) -> float32 (N, dim), unit norm."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,6 @@ from service.errors import EncoderFailed, StartupError
 from service.manifest import Manifest
 
 _SUFFIX = "ExecutionProvider"
-# Images of a single run on a CPU: the layers of more do not fit its caches (docs/experiments).
-_CPU_IMAGES = 4
 
 
 def available_providers() -> dict[str, str]:
@@ -45,9 +43,9 @@ class Encoder:
     """A model in ONNX Runtime, for up to `lanes` concurrent calls.
 
     On a CPU each concurrent inference uses its share of the threads, so that no core idles at the end of
-    each layer; a single image in flight uses all threads, through a second session (docs/decisions/01). A
-    larger batch runs in parts. Other providers prepare for each new batch size, so batches are padded to a
-    few sizes, all run once at start.
+    each layer; a single image in flight uses all threads, through a second session (docs/decisions/01). The
+    images of a batch run one after the other: the layers of several do not fit a CPU's caches. Other
+    providers prepare for each new batch size, so batches are padded to a few sizes, all run once at start.
     """
 
     def __init__(
@@ -74,8 +72,7 @@ class Encoder:
         if self.fixed_batch:
             self._buckets: tuple[int, ...] = (self.fixed_batch,)
         else:
-            self._buckets = buckets(max_batch) if provider != "cpu" else ()
-        self._images_per_run = self.fixed_batch or (_CPU_IMAGES if provider == "cpu" else None)  # None: all
+            self._buckets = buckets(max_batch) if provider != "cpu" else (1,)
         for size in self._buckets:
             try:
                 self.encode(np.zeros((size, manifest.input_px, manifest.input_px, 3), dtype=np.uint8))
@@ -89,19 +86,24 @@ class Encoder:
             session = self._wide if single else self._narrow
             self._running += 1
         try:
-            padded = _padded(pixels, self._buckets)
-            size = self._images_per_run or len(padded)
-            parts = (padded[start : start + size] for start in range(0, len(padded), size))
-            runs = [session.run(["embedding"], {"pixels": part})[0] for part in parts]
-            embeddings = np.concatenate(runs)
+            runs = [session.run(["embedding"], {"pixels": part})[0] for part in self._parts(pixels)]
         except Exception as error:  # the bindings raise several unrelated classes
             raise EncoderFailed(f"inference failed on a batch of {len(pixels)}") from error
         finally:
             with self._lock:
                 self._running -= 1
-        if embeddings.shape != (len(padded), self.manifest.dim):
-            raise EncoderFailed(f"{len(padded)} images in, embeddings {embeddings.shape} out")
+        embeddings = np.concatenate(runs)
+        if embeddings.shape[1:] != (self.manifest.dim,) or len(embeddings) < len(pixels):
+            raise EncoderFailed(f"{len(pixels)} images in, embeddings {embeddings.shape} out")
         return np.asarray(embeddings[: len(pixels)], dtype=np.float32)
+
+    def _parts(self, pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+        """Yield the images of each run. Only the last run is padded."""
+        largest = self._buckets[-1]
+        for start in range(0, len(pixels), largest):
+            part = pixels[start : start + largest]
+            missing = next(size for size in self._buckets if size >= len(part)) - len(part)
+            yield np.pad(part, [(0, missing), (0, 0), (0, 0), (0, 0)]) if missing else part
 
     def _check_graph(self, folder: Path) -> None:
         px, dim = self.manifest.input_px, self.manifest.dim
@@ -116,10 +118,3 @@ class Encoder:
 def buckets(max_batch: int) -> tuple[int, ...]:
     """Batch sizes to pad to: powers of two below `max_batch`, and `max_batch`."""
     return (*(1 << power for power in range((max_batch - 1).bit_length())), max_batch)
-
-
-def _padded(pixels: NDArray[np.uint8], sizes: Sequence[int]) -> NDArray[np.uint8]:
-    missing = min((size for size in sizes if size >= len(pixels)), default=len(pixels)) - len(pixels)
-    if not missing:
-        return pixels
-    return np.concatenate([pixels, np.zeros_like(pixels, shape=(missing, *pixels.shape[1:]))])
