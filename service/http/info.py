@@ -40,7 +40,8 @@ async def metrics(core: CoreDep) -> Response:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     registry.register(Processes())
-    registry.register(IndexItems(await core.item_counts()))
+    if (counts := await core.item_counts()) is not None:
+        registry.register(IndexItems(counts))
     return Response(await asyncio.to_thread(generate_latest, registry), media_type=CONTENT_TYPE_LATEST)
 
 
