@@ -181,7 +181,7 @@ def _create(folder: Path, dim: int, fingerprint: str, quantization: Quantization
     unfinished.mkdir(parents=True)
     shard = EdgeShard.create(str(unfinished), _config(dim, quantization, GRAPH_FROM_ITEMS))
     shard.update(UpdateOperation.create_field_index("domain", edge.KeywordIndexParams(is_tenant=True)))
-    # With links between points of a time, the graph would take twice as long to build.
+    # With links between points of a time, the graph would have twice the links (findings).
     times = edge.DatetimeIndexParams(enable_hnsw=False)
     shard.update(UpdateOperation.create_field_index(base.INDEXED_AT, times))
     shard.close()
