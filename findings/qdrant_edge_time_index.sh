@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# qdrant-edge-py 0.9.0: an index on a time field nearly doubles the links of the vectors' HNSW graph.
+# qdrant-edge-py 0.9.0: an index on a time field doubles the links of the vectors' HNSW graph.
 #
 # A payload index on a datetime field makes filters by time fast, and one might expect that it costs space for
 # the times only. But with `payload_m` set, as a collection needs it that is filtered by a keyword, `optimize()`

@@ -150,9 +150,9 @@ class Core:
         return hits, search_ms
 
 
-def open_index(settings: Settings, manifest: Manifest) -> VectorIndex:
-    """Open the index of the settings, for the first model. Raises StartupError."""
-    properties = manifest.dim, manifest.fingerprint, settings.index_quantization
+def open_index(settings: Settings, manifest: Manifest, create: bool = True) -> VectorIndex:
+    """Open the first model's index; `create` it if there is none. Raises StartupError."""
+    properties = manifest.dim, manifest.fingerprint, settings.index_quantization, create
     if settings.qdrant_url is None:
         return EdgeIndex(settings.index_folder, *properties)
     # Imported here because loading the client takes a second.
