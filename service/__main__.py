@@ -124,9 +124,7 @@ def indexed(
     The embedded index must not be open in a service.
     """
     values = load_settings()
-    if values.qdrant_url is None and not (values.index_folder / "shard").exists():
-        raise SettingsError(f"there is no index in {values.index_folder}")
-    index = open_index(values, load_manifest(values.model_folders[0]))
+    index = open_index(values, load_manifest(values.model_folders[0]), create=False)
     try:
         for item in index.indexed(
             *(time if time.tzinfo else time.replace(tzinfo=UTC) for time in (start, end))

@@ -38,7 +38,7 @@ class Core:
         self._started = False
         self._metrics: Metrics | None = None
         self._items_counted = -math.inf
-        self._item_counts: dict[str, int] = {}  # by domain
+        self._item_counts: dict[str, int] | None = None  # by domain; None before the first count
         self._models: dict[str, Model] = {}
         self._index: IndexWorker | None = None
 
@@ -123,10 +123,11 @@ class Core:
             retry_after_s=max(pipeline.retry_after_s(in_bulk=True) for pipeline in pipelines),
         )
 
-    async def item_counts(self, max_age_s: float = 5) -> dict[str, int]:
-        """Return the items by domain, at most `max_age_s` old unless the index does not respond in time.
+    async def item_counts(self, max_age_s: float = 5) -> dict[str, int] | None:
+        """Return the items by domain, or None before the first count.
 
-        Metrics must work when something else is down. Counting 50,000 items holds Python's lock for 10 ms.
+        They are at most `max_age_s` old unless the index does not respond in time: metrics must work when
+        something else is down. Counting 50,000 items holds Python's lock for 10 ms.
         """
         if time.monotonic() - self._items_counted >= max_age_s:
             self._items_counted = time.monotonic()
@@ -149,9 +150,9 @@ class Core:
         return hits, search_ms
 
 
-def open_index(settings: Settings, manifest: Manifest) -> VectorIndex:
-    """Open the index of the settings, for the first model. Raises StartupError."""
-    properties = manifest.dim, manifest.fingerprint, settings.index_quantization
+def open_index(settings: Settings, manifest: Manifest, create: bool = True) -> VectorIndex:
+    """Open the first model's index; `create` it if there is none. Raises StartupError."""
+    properties = manifest.dim, manifest.fingerprint, settings.index_quantization, create
     if settings.qdrant_url is None:
         return EdgeIndex(settings.index_folder, *properties)
     # Imported here because loading the client takes a second.

@@ -56,6 +56,7 @@ class Embedder:
         self.model = model
         state.fingerprint = model.manifest.fingerprint
         self._discards = model.pipeline.discards
+        self._has_embedded = False
 
     async def read_image(self, request: Request) -> bytes | Link:
         """Return the request's image. Raises as `read_image_and_fields`."""
@@ -81,8 +82,7 @@ class Embedder:
     async def embed(self, image: bytes | Link, in_bulk: bool = False) -> Embedded:
         """Embed an image, or fetch it and embed it. `in_bulk`: as one of several of an admitted request.
 
-        Raises InvalidRequest or UnfetchableImage for a URL, NotReady if the golden image has had a wrong
-        embedding since the request began, and the errors of the pipeline.
+        Raises InvalidRequest or UnfetchableImage for a URL, and as `check_golden` and the pipeline do.
         """
         pipeline, deadline = self.model.pipeline, self.state.deadline
         admission = pipeline.counted() if in_bulk else None
@@ -94,10 +94,28 @@ class Embedder:
             with self.state.body.fetched() as reserve:  # held until it is embedded, as a body's bytes are
                 fetch = partial(self.core.fetcher.fetch, image.url, reserve)
                 embedded = await pipeline.embed_fetched(fetch, deadline, admission)
-        if pipeline.discards != self._discards:
-            raise NotReady("the golden image had a wrong embedding meanwhile, so this one may be wrong too")
+        self._has_embedded = True
+        self.check_golden()
         self.state.record(embedded)
         return embedded
+
+    def check_golden(self) -> None:
+        """Raise NotReady if the golden image has had a wrong embedding since the request began.
+
+        Embeddings of this request may be wrong too. Whatever outlives `embed` is checked again before it is
+        written or returned. Without effect if nothing was embedded.
+        """
+        wrong = self.model.pipeline.discards != self._discards or not self.model.golden.matches
+        if wrong and self._has_embedded:
+            raise NotReady("the golden image had a wrong embedding meanwhile, so this one may be wrong too")
+
+    def checked(self, rows: list[T | ServiceError]) -> list[T | ServiceError]:
+        """Return the rows of a bulk request, each refused as of `check_golden` unless it has an error."""
+        try:
+            self.check_golden()
+        except NotReady as error:
+            return [row if isinstance(row, ServiceError) else error for row in rows]
+        return rows
 
     async def embed_many(
         self, sources: Sequence[T], read: Callable[[T], Awaitable[bytes | Link]]
@@ -110,7 +128,7 @@ class Embedder:
             except ServiceError as error:
                 return error
 
-        return await self.model.pipeline.in_bulk([embed_source(source) for source in sources])
+        return self.checked(await self.model.pipeline.in_bulk([embed_source(source) for source in sources]))
 
     async def embed_all(
         self, sources: Sequence[T], read: Callable[[T], Awaitable[bytes | Link]]
@@ -129,7 +147,9 @@ class Embedder:
                 raise type(error)(error.detail, **{**error.members, "index": index}) from error
 
         images = [embed_source(index, source) for index, source in enumerate(sources)]
-        return await self.model.pipeline.in_bulk(images) if in_bulk else [await images[0]]
+        results = await self.model.pipeline.in_bulk(images) if in_bulk else [await images[0]]
+        self.check_golden()
+        return results
 
     async def embed_files(self, files: Sequence[FormFile | bytes]) -> list[Embedded | ServiceError]:
         """Embed the files of a form. Raises InvalidRequest if there are none, or too many."""

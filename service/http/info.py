@@ -12,9 +12,10 @@ from starlette.responses import Response
 from service import __version__
 from service.http.handling import CoreDep, IndexDep, json_response
 from service.http.schemas import DOMAINS, INFO, response_of
+from service.inference.model import Model
 from service.metrics import IndexItems, Processes
 
-_LIMITS = {"max_image_bytes", "max_image_pixels", "max_request_bytes", "max_batch", "queue_limit"}
+_LIMITS = {"max_image_bytes", "max_image_pixels", "max_request_bytes", "queue_limit"}
 _MAX_PAGE = 1000
 router = APIRouter()
 
@@ -40,7 +41,8 @@ async def metrics(core: CoreDep) -> Response:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     registry.register(Processes())
-    registry.register(IndexItems(await core.item_counts()))
+    if (counts := await core.item_counts()) is not None:
+        registry.register(IndexItems(counts))
     return Response(await asyncio.to_thread(generate_latest, registry), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -48,15 +50,16 @@ async def metrics(core: CoreDep) -> Response:
 async def info(core: CoreDep) -> Response:
     """Return the model card, the active provider and precision, the index, and the limits."""
     settings, manifest = core.settings, core.manifest
+    models = [core.model(served.name) for served in core.manifests]
     items, indexed_vectors = await core.index.counts()
     return json_response(
         {
             "version": __version__,
             "model": manifest.model_dump(mode="json"),
-            "models": [served.model_dump(mode="json") for served in core.manifests],
+            "models": [{**model.manifest.model_dump(mode="json"), **_batches(model)} for model in models],
             "provider": settings.provider,  # the active one: the service does not start with any other
             "precision": manifest.precision,
-            "batch": core.model().encoder.fixed_batch or "dynamic",
+            "batch": _batches(models[0])["batch"],
             "index": {
                 "backend": core.index.backend,
                 "fingerprint": core.index.fingerprint,
@@ -67,8 +70,14 @@ async def info(core: CoreDep) -> Response:
             },
             "limits": {
                 **settings.model_dump(include=_LIMITS),
+                "max_batch": models[0].max_batch,
                 "max_base64_bytes": settings.max_base64_bytes,
             },
             "settings": settings.model_dump(include={"threads", "lanes", "workers", "cache_items"}),
         }
     )
+
+
+def _batches(model: Model) -> dict[str, int | str]:
+    """Return the sizes of a model's batches: of any size up to the setting, or those of its graph."""
+    return {"batch": model.encoder.fixed_batch or "dynamic", "max_batch": model.max_batch}

@@ -12,7 +12,7 @@ from fastapi import Query as QueryParam
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from starlette.responses import Response
 
-from service.errors import InvalidRequest, ServiceError
+from service.errors import InvalidRequest, NotReady, ServiceError
 from service.http import schemas
 from service.http.body import (
     MAX_IMAGES,
@@ -78,8 +78,8 @@ async def put_item(
     """Index one image. Idempotent."""
     image, fields = await embedder.read_image_and_fields(request)
     payload = check_payload(parse_json(fields.get("payload", b"{}"), _MAX_PAYLOAD_BYTES))
-    embedding = (await embedder.embed(image)).embedding
-    (created,) = await embedder.core.index.upsert([Item(item_id, domain, label, embedding, payload)])
+    item = Item(item_id, domain, label, (await embedder.embed(image)).embedding, payload)
+    (created,) = await embedder.core.index.upsert([item], check=embedder.check_golden)
     return json_response({"id": item_id, "created": created})
 
 
@@ -100,7 +100,10 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     )
     items = [result for result in results if isinstance(result, Item)]
     if items:
-        await embedder.core.index.upsert(items, admitted=True)
+        try:
+            await embedder.core.index.upsert(items, admitted=True, check=embedder.check_golden)
+        except NotReady:
+            results = embedder.checked(results)
     pairs = list(zip(entries, results, strict=True))
     return await rows_response("results", pairs, lambda pair: _result_json(*pair))
 

@@ -84,6 +84,7 @@ async def search(
             parameters.ef or core.settings.index_ef,
         )
     )
+    embedder.check_golden()
     hits = [hit for hit in hits if hit.score >= parameters.min_score]
     group_by = parameters.group_by
 

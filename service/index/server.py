@@ -1,6 +1,7 @@
 """The index on a Qdrant server, through qdrant-client."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 
 from qdrant_client import QdrantClient, models
@@ -22,6 +23,10 @@ _QUANTIZATIONS: dict[Quantization, models.QuantizationConfig | None] = {
         turbo=models.TurboQuantQuantizationConfig(bits=models.TurboQuantBitSize.BITS4)
     ),
 }
+_PAYLOAD_INDEXES: dict[str, models.KeywordIndexParams | models.DatetimeIndexParams] = {
+    "domain": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
+    base.INDEXED_AT: models.DatetimeIndexParams(type=models.DatetimeIndexType.DATETIME, enable_hnsw=False),
+}
 
 
 class ServerIndex:
@@ -36,22 +41,30 @@ class ServerIndex:
         dim: int,
         fingerprint: str,
         quantization: Quantization = "none",
+        create: bool = True,
     ) -> None:
-        """Open the collection, or create it with these properties. Raises StartupError."""
+        """Open the collection. If there is none, `create` it with these properties. Raises StartupError."""
         self._client = client
         self._collection = collection
         self.quantization = quantization
         name = f"the Qdrant collection {collection!r}"
-        try:
-            if not client.collection_exists(collection):
+        with _opening(name):
+            exists = client.collection_exists(collection)
+        if not exists and not create:
+            raise StartupError(f"there is no Qdrant collection {collection!r}")
+        with _opening(name):
+            if not exists:
                 self._create(dim, fingerprint)
-            metadata = client.get_collection(collection).config.metadata or {}
-        except Exception as error:  # HTTP, gRPC and validation errors share no base
-            raise StartupError(f"cannot open {name}: {error}") from error
+            info = client.get_collection(collection)
+        metadata = info.config.metadata or {}
         if "fingerprint" not in metadata:
             raise StartupError(f"{name} was not created by this service")
         self.fingerprint = str(metadata["fingerprint"])
         base.check_quantization(name, metadata, quantization, "change the setting, or use another collection")
+        with _opening(name):
+            for field in sorted(_PAYLOAD_INDEXES.keys() - info.payload_schema.keys()):
+                # An older version made fewer. With many items it takes longer than the client's timeout.
+                client.create_payload_index(collection, field, _PAYLOAD_INDEXES[field], wait=not exists)
 
     def upsert(self, items: Sequence[Item]) -> None:
         points = [
@@ -136,7 +149,11 @@ class ServerIndex:
             quantization_config=_QUANTIZATIONS[self.quantization],
             metadata={"fingerprint": fingerprint, "quantization": self.quantization},
         )
-        schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
-        self._client.create_payload_index(self._collection, "domain", schema, wait=True)
-        times = models.DatetimeIndexParams(type=models.DatetimeIndexType.DATETIME, enable_hnsw=False)
-        self._client.create_payload_index(self._collection, base.INDEXED_AT, times, wait=True)
+
+
+@contextmanager
+def _opening(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # HTTP, gRPC and validation errors share no base
+        raise StartupError(f"cannot open {name}: {error}") from error

@@ -8,7 +8,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from service.errors import FingerprintMismatch, IndexUnavailable, Overloaded, UnknownDomain, UnknownItem
+from service.errors import (
+    FingerprintMismatch,
+    IndexUnavailable,
+    Overloaded,
+    ServiceError,
+    UnknownDomain,
+    UnknownItem,
+)
 from service.index.base import Hit, Item, Query, VectorIndex, search
 
 T = TypeVar("T")
@@ -37,13 +44,15 @@ class IndexWorker:
         self.quantization = self._index.quantization
         self.fingerprint = self._index.fingerprint
 
-    async def upsert(self, items: Sequence[Item], admitted: bool = False) -> list[bool]:
+    async def upsert(
+        self, items: Sequence[Item], admitted: bool = False, check: Callable[[], None] = lambda: None
+    ) -> list[bool]:
         """Add or replace items; of equal ids the last counts. Returns True for each new id.
 
-        `admitted` items, whose embeddings are already computed, wait instead of being refused.
-        Raises FingerprintMismatch.
+        `admitted` items, whose embeddings are already computed, wait instead of being refused. The index's
+        thread calls `check` just before it writes. Raises FingerprintMismatch, and the errors of `check`.
         """
-        return await self._finish(self._upsert, items, admitted=admitted)
+        return await self._finish(self._upsert, items, check, admitted=admitted)
 
     async def search(self, query: Query) -> list[Hit]:
         """Raises FingerprintMismatch, or UnknownDomain if a requested domain has no item."""
@@ -88,7 +97,7 @@ class IndexWorker:
         start = time.perf_counter()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
-        except (FingerprintMismatch, UnknownDomain):
+        except ServiceError:
             raise
         except Exception as error:  # the engines' errors share no base
             _log.exception("the index failed")
@@ -106,10 +115,11 @@ class IndexWorker:
                 model=self._served_fingerprint,
             )
 
-    def _upsert(self, items: Sequence[Item]) -> list[bool]:
+    def _upsert(self, items: Sequence[Item], check: Callable[[], None]) -> list[bool]:
         self.check_fingerprint()
         last = {item.id: item for item in items}
         existing = self._index.existing(list(last))
+        check()
         self._index.upsert(list(last.values()))
         return [item.id not in existing for item in items]
 

@@ -42,6 +42,7 @@ class Model:
                 "%s was exported with a fixed batch of %d: larger batches are not made", folder, size
             )
             settings = settings.model_copy(update={"max_batch": min(size, settings.max_batch)})
+        self.max_batch = settings.max_batch
         self.pipeline = Pipeline(self.encoder, settings, ModelMetrics(metrics, manifest.name), pixels)
         self.golden = Golden(
             self.pipeline.embed_golden, folder, settings.golden_interval_s, self.pipeline.discard

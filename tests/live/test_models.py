@@ -103,7 +103,7 @@ def test_an_unknown_model_is_refused(both: httpx.Client) -> None:
 def test_each_model_has_metrics_and_a_card(both: httpx.Client) -> None:
     info = both.get("/v1/info").json()
     assert [model["name"] for model in info["models"]] == ["efficientnet-lite0-octet", "opposite"]
-    assert info["model"] == info["models"][0]
+    assert info["models"][0] == {**info["model"], "batch": "dynamic", "max_batch": 16}
     metrics = both.get("/metrics").text
     for model in info["models"]:
         assert f'uie_batch_images_count{{model="{model["name"]}"}}' in metrics

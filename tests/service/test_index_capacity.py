@@ -4,11 +4,14 @@ import asyncio
 import threading
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
 from service.core import Core
 from service.errors import Overloaded
+from service.http.app import create_app
+from service.http.envelope import Envelope
 from service.index import IndexWorker, Item
 from service.index.edge import EdgeIndex
 from service.settings import Settings
@@ -71,6 +74,24 @@ async def test_the_items_are_counted_every_few_seconds_at_most(tmp_path: Path) -
     await core.index.upsert([Item("a", "d", "l", np.eye(64, dtype=np.float32)[0])])
     assert await core.item_counts() == {}
     assert await core.item_counts(max_age_s=0) == {"d": 1}
+    await asyncio.to_thread(core.close)
+
+
+async def test_the_number_of_items_is_no_metric_before_it_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    core = Core(Settings(data_dir=tmp_path / "index"))
+    await core.start()
+    transport = httpx.ASGITransport(Envelope(create_app(core), core))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        idle = threading.Event()
+        core.index._thread.submit(idle.wait, 60)
+        scrapes = [await client.get("/metrics") for _ in range(2)]  # one waits in vain, one does not wait
+        idle.set()
+        assert [("uie_index" in scrape.text, scrape.status_code) for scrape in scrapes] == [(False, 200)] * 2
+        await core.item_counts(max_age_s=0)
+        assert "uie_index_items 0.0\n" in (await client.get("/metrics")).text
     await asyncio.to_thread(core.close)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -167,20 +168,27 @@ def test_the_largest_domains_have_a_series() -> None:
 async def test_a_fixed_batch_is_respected_and_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = Settings().model_folders[0]
+    folder, other = Settings().model_folders[0], tmp_path / "other"
     graph = onnx.load(folder / "model.onnx")
     graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(graph, tmp_path / "model.onnx")
+    shutil.copytree(folder, other)
+    renamed = load_manifest(folder).model_copy(update={"name": "other"})
+    (other / "manifest.json").write_text(renamed.model_dump_json())
 
-    def fixed(_: Path, *arguments: Any) -> Encoder:
-        return Encoder(tmp_path, *arguments)
+    def fixed(model: Path, *arguments: Any) -> Encoder:
+        return Encoder(model if model == other else tmp_path, *arguments)
 
-    core = Core(Settings(data_dir=tmp_path / "index", max_batch=8), fixed)
+    models = (str(folder), str(other))
+    core = Core(Settings(model=models, data_dir=tmp_path / "index", max_batch=8), fixed)
     await core.start()
     embedded = await asyncio.gather(*(core.model().pipeline.embed(encode(noise(n))) for n in range(6)))
     transport = httpx.ASGITransport(Envelope(create_app(core), core))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        assert (await client.get("/v1/info")).json()["batch"] == 1
+        info = (await client.get("/v1/info")).json()
+        assert (info["batch"], info["limits"]["max_batch"]) == (1, 1)
+        batches = [(model["batch"], model["max_batch"]) for model in info["models"]]
+        assert batches == [(1, 1), ("dynamic", 8)]
     await asyncio.to_thread(core.close)
     assert len(embedded) == 6
     assert "fixed batch of 1" in caplog.text
