@@ -47,6 +47,7 @@ _POLICY = (
     "img-src 'self' blob: data: https://fastapi.tiangolo.com; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _ITEMS = "/v1/items/"
 _BASE64_PATHS = {"/v1/embeddings", "/v2/embed"}
 _BASE64_WEIGHT = 1.75  # the body, and the images decoded from it
@@ -204,10 +205,19 @@ class Envelope:
 
 
 def _check_query(scope: Scope) -> None:
-    """Raise InvalidRequest before FastAPI parses a query string of very many parameters."""
-    got = scope["query_string"].count(b"&") + 1
+    """Raise InvalidRequest for a query string of very many parameters, or one that is not UTF-8.
+
+    FastAPI would parse the first, and replace the characters of the second.
+    """
+    query: bytes = scope["query_string"]
+    got = query.count(b"&") + 1
     if got > _MAX_PARAMETERS:
         raise InvalidRequest("the query string has too many parameters", limit=_MAX_PARAMETERS, got=got)
+    if b"%" in query:
+        try:
+            unquote_to_bytes(query).decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest("the query string is not valid UTF-8") from error
 
 
 def _is_cross_site(headers: Headers, host: str) -> bool:
@@ -216,7 +226,11 @@ def _is_cross_site(headers: Headers, host: str) -> bool:
     if site is not None:
         return site not in ("same-origin", "none")
     origin = headers.get("origin")  # older browsers, and pages without TLS that are not on loopback
-    return origin is not None and origin.partition("://")[2].lower() != host.lower()
+    if origin is None:
+        return False
+    scheme, _, name = origin.lower().partition("://")
+    port = _DEFAULT_PORTS.get(scheme, "")  # a proxy may add it to the host; browsers leave it out
+    return name.removesuffix(port) != host.lower().removesuffix(port)
 
 
 def _check_routed(scope: Scope, start: Message) -> None:
