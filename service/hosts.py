@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
@@ -109,3 +109,16 @@ def is_public(address: str) -> bool:
         if ip not in _GLOBAL_UNICAST:
             return False
     return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
+
+
+def is_cross_site(headers: Mapping[str, str], host: str) -> bool:
+    """Return True if a browser reports another site, or an origin other than the Host header."""
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = headers.get("origin")  # older browsers, and pages without TLS that are not on loopback
+    if origin is None:
+        return False
+    scheme, _, name = origin.lower().partition("://")
+    port = f":{_DEFAULT_PORTS.get(scheme)}"  # a proxy may add it to the host; browsers leave it out
+    return name.removesuffix(port) != host.lower().removesuffix(port)

@@ -76,8 +76,8 @@ async def put_item(
     request: Request, embedder: IndexEmbedderDep, item_id: ItemPath, domain: DomainName, label: Label
 ) -> Response:
     """Index one image. Idempotent."""
-    image, fields = await embedder.read_image_and_fields(request)
-    payload = check_payload(parse_json(fields.get("payload", b"{}"), _MAX_PAYLOAD_BYTES))
+    image, fields = await embedder.read_image_and_fields(request, "payload")
+    payload = check_payload(parse_json(fields.get("payload") or b"{}", _MAX_PAYLOAD_BYTES))
     item = Item(item_id, domain, label, (await embedder.embed(image)).embedding, payload)
     (created,) = await embedder.core.index.upsert([item], check=embedder.check_golden)
     return json_response({"id": item_id, "created": created})
@@ -123,7 +123,8 @@ async def delete_item(index: IndexDep, item_id: ItemPath) -> Response:
 
 async def _read_form(request: Request, embedder: Embedder) -> tuple[list[Any], list[Embedded | ServiceError]]:
     embedder.admit_bulk()
-    async with form_of(request, embedder.core.settings.max_request_bytes) as fields:
+    max_bytes = embedder.core.settings.max_request_bytes
+    async with form_of(request, max_bytes, images=MAX_IMAGES, items=1) as fields:
         items, files = fields.get("items"), fields.getlist("images")
         if not isinstance(items, bytes):
             raise InvalidRequest("multipart field `items` is required, and must be a JSON list")
