@@ -111,8 +111,6 @@ class BoundedHeads(HttpToolsProtocol):
         self._finished = False
         super().data_received(data)
         self._pass_on_body()
-        if self._discards:  # since this read
-            return  # type: ignore[unreachable]
         self._unfinished_bytes = 0 if self._finished else self._unfinished_bytes + len(data)
         if self._unfinished_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             # While the response to this connection's last request is being sent, no other can be written.
@@ -195,7 +193,8 @@ class BoundedHeads(HttpToolsProtocol):
         """
         if self.transport.is_closing():
             return
-        self._discards = True
+        self._discards = self._finished = True
+        self._in_head = False  # no problem follows at the timeout
         self.transport.write_eof()
         self.flow.resume_reading()
         self._start_timer(self.timeout_keep_alive)

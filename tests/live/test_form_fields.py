@@ -108,3 +108,11 @@ def test_a_query_string_that_is_not_utf_8_is_refused(http: httpx.Client, path: s
     """The label was stored with a replacement character."""
     refused = http.put(f"{path}?{query}", content=IMAGE)
     assert problem_of(refused) == (400, "invalid-request")
+
+
+@pytest.mark.parametrize("path", ["/v1/embed", "/v1/search", "/v1/items/form?domain=forms&label=l"])
+def test_null_members_beside_a_url_count_as_absent(http: httpx.Client, path: str) -> None:
+    method = "PUT" if "items" in path else "POST"
+    refused = http.request(method, path, json={"url": "http://localhost/a.png", "k": None})
+    assert problem_of(refused) == (400, "invalid-request")
+    assert "UIE_URL_HOSTS" in refused.json()["detail"]

@@ -7,11 +7,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from service.http.heads import MAX_HEAD_BYTES
+from service.http.heads import MAX_HEAD_BYTES, BoundedHeads
 from tests.support.served_app import served_app
 
 UPLOAD_BYTES = 16 * 2**20  # more than the socket buffers hold
 LARGE = b"a" * 16 * MAX_HEAD_BYTES
+
+
+class Impatient(BoundedHeads):
+    head_s = 0.3
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,3 +108,13 @@ async def test_whitespace_after_a_header_value_is_removed() -> None:
     async with served_app(echo) as port:
         response = await response_to(port, head)
     assert b'["host","x"],["x-deadline-ms","100"]' in response
+
+
+async def test_a_client_that_keeps_a_refused_connection_is_disconnected() -> None:
+    async with served_app(refuse, Impatient) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + LARGE)
+        assert (await reader.read()).count(b"HTTP/1.1 ") == 1
+        while not writer.is_closing():
+            writer.write(b"a")
+            await asyncio.sleep(0.01)
