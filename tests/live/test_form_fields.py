@@ -76,7 +76,7 @@ def test_an_encoded_part_is_refused(http: httpx.Client, header: str) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/search", "/v1/items"])
 def test_json_of_another_content_type_is_explained(http: httpx.Client, path: str) -> None:
-    """`curl -d` and fetch send a content type of their own."""
+    """`curl -d` and fetch send a default content type."""
     for kind in ("application/x-www-form-urlencoded", "text/plain;charset=UTF-8"):
         refused = http.post(path, content=b'{"id": "a"}', headers={"Content-Type": kind})
         assert problem_of(refused) == (415, "unsupported-media-type")
