@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
@@ -111,13 +111,11 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
 
 
-def is_cross_site(headers: Mapping[str, str], host: str) -> bool:
-    """Return True if a browser reports another site, or an origin other than the Host header."""
-    site = headers.get("sec-fetch-site")
+def is_cross_site(site: str | None, origin: str | None, host: str) -> bool:
+    """Return True if a browser's Sec-Fetch-Site or Origin names another site than the Host header."""
     if site is not None:
         return site not in ("same-origin", "none")
-    origin = headers.get("origin")  # older browsers, and pages without TLS that are not on loopback
-    if origin is None:
+    if origin is None:  # sent by older browsers, and by pages without TLS that are not on loopback
         return False
     scheme, _, name = origin.lower().partition("://")
     port = f":{_DEFAULT_PORTS.get(scheme)}"  # a proxy may add it to the host; browsers leave it out

@@ -161,7 +161,9 @@ class Envelope:
                 "the Host header is not a loopback name, and the service's UIE_ALLOWED_HOSTS does not list it"
             )
         # No page of another site has a key: browsers send none by themselves.
-        if method not in _SAFE_METHODS and not self._keys and is_cross_site(headers, host):
+        site, origin = headers.get("sec-fetch-site"), headers.get("origin")  # of browsers only
+        writes_without_key = method not in _SAFE_METHODS and not self._keys
+        if writes_without_key and (site or origin) and is_cross_site(site, origin, host):
             raise CrossSite("a web page of another site sent this request: see Sec-Fetch-Site and Origin")
 
     def _admit(self, path: str, headers: Headers) -> None:
