@@ -4,6 +4,7 @@ A header of 100 MB took 120 MB of memory and blocked the event loop for more tha
 """
 
 import asyncio
+import math
 import re
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from service.errors import HeadersTooLarge, InvalidRequest, RequestTimeout, Serv
 from service.http.problems import problem_response
 
 MAX_HEAD_BYTES = 64 * 2**10
+_MAX_DISCARDED_BYTES = 2**20  # after a refused head; a body may be as long as it needs time
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -107,6 +109,9 @@ class BoundedHeads(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Count the bytes of a head; refuse it, or set its timer."""
         if self._discards:
+            self._discardable_bytes -= len(data)
+            if self._discardable_bytes < 0:
+                self.transport.close()
             return
         self._finished = False
         super().data_received(data)
@@ -117,7 +122,7 @@ class BoundedHeads(HttpToolsProtocol):
             if self._idle:
                 error = HeadersTooLarge("the request head has too many bytes", limit=MAX_HEAD_BYTES)
                 self._write_problem(error)
-                self._discard_rest()
+                self._discard_rest(_MAX_DISCARDED_BYTES)
             else:
                 self.transport.close()
         elif self._in_head or (self._idle and not self._in_message and not self._finished):
@@ -175,25 +180,26 @@ class BoundedHeads(HttpToolsProtocol):
         if self._idle or not self.cycle.response_started:
             self._write_problem(InvalidRequest(msg))
         if self._idle:
-            self._discard_rest()
+            self._discard_rest(_MAX_DISCARDED_BYTES)
         else:
             self.transport.close()
 
     def close_after_response(self) -> None:
         """Close the connection after a response: at once, or when the rest of the request has been read."""
         if self.cycle.response_complete and self._in_message:
-            self._discard_rest()
+            self._discard_rest(math.inf)
         else:
             self.transport.close()
 
-    def _discard_rest(self) -> None:
-        """Close the connection when the client closes it.
+    def _discard_rest(self, max_bytes: float) -> None:
+        """Close the connection when the client closes it, or has sent more.
 
         If unread data remains, a close resets the connection, and the client may lose the response.
         """
         if self.transport.is_closing():
             return
         self._discards = self._finished = True
+        self._discardable_bytes = max_bytes
         self._in_head = False  # no problem follows at the timeout
         self.transport.write_eof()
         self.flow.resume_reading()

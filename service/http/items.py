@@ -153,7 +153,7 @@ def check_payload(value: Any) -> dict[str, Any]:
     if size_bytes > _MAX_PAYLOAD_BYTES:
         raise InvalidRequest("`payload` has too many bytes", limit=_MAX_PAYLOAD_BYTES, got=size_bytes)
     level: list[Any] = [value]
-    for _ in range(_MAX_PAYLOAD_DEPTH):
+    for _ in range(_MAX_PAYLOAD_DEPTH + 1):  # the values in the deepest object or list, too
         if any(type(part) is int and not -(2**63) <= part < 2**64 for part in level):
             raise InvalidRequest("`payload` has an integer that does not fit 64 bits")
         inner = [
@@ -161,10 +161,10 @@ def check_payload(value: Any) -> dict[str, Any]:
             for part in level
             if isinstance(part, dict | list)
         ]
+        if not inner:
+            return value
         level = [part for parts in inner for part in parts]
-    if level:
-        raise InvalidRequest("`payload` is nested too deeply", limit=_MAX_PAYLOAD_DEPTH)
-    return value
+    raise InvalidRequest("`payload` is nested too deeply", limit=_MAX_PAYLOAD_DEPTH)
 
 
 def _item(entry: Any, dim: int, embedded: Embedded | ServiceError | None) -> Item | ServiceError:

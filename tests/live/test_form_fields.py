@@ -116,3 +116,13 @@ def test_null_members_beside_a_url_count_as_absent(http: httpx.Client, path: str
     refused = http.request(method, path, json={"url": "http://localhost/a.png", "k": None})
     assert problem_of(refused) == (400, "invalid-request")
     assert "UIE_URL_HOSTS" in refused.json()["detail"]
+
+
+def test_a_payload_has_at_most_32_levels(http: httpx.Client) -> None:
+    for value in ("1", "[]", ""):
+        levels = 31 if value == "[]" else 32
+        payload = '{"a":' + "[" * (levels - 1) + value + "]" * (levels - 1) + "}"
+        assert http.put(PUT, files=FILE, data={"payload": payload}).status_code == 200
+        refused = http.put(PUT, files=FILE, data={"payload": f'{{"a":{payload}}}'})
+        assert problem_of(refused) == (400, "invalid-request")
+        assert refused.json()["limit"] == 32
