@@ -134,8 +134,11 @@ class EdgeIndex:
         undated = edge.Filter(must=[edge.IsEmptyCondition(base.INDEXED_AT)])
         return self._shard.count(edge.CountRequest(exact=True, filter=undated))
 
-    def close(self) -> None:
+    def flush(self) -> None:
         self._shard.flush()
+
+    def close(self) -> None:
+        self.flush()
         self._shard.close()
 
 
