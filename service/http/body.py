@@ -5,11 +5,10 @@ string in a file field is refused.
 """
 
 import asyncio
-import contextlib
 from codecs import BOM_UTF8
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from pydantic_core import from_json
@@ -19,11 +18,16 @@ from starlette.types import Message
 from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
 from service.http.forms import Form, FormFile, parse_form
 
+T = TypeVar("T")
+
 MAX_IMAGES = 1000  # in one bulk request
 FORM_SLACK_BYTES = 64 * 1024  # boundaries and small fields around one image
 MAX_JSON_BYTES = 16 * 2**20  # items with their embeddings
 MAX_JSON_VALUES = 10_000  # any other JSON
-_MAX_LINK_BYTES = 64 * 1024
+MAX_URL_BYTES = 96 * 1024  # in JSON: the fetcher takes 8,192 characters, of up to 12 bytes if escaped
+INLINE_JSON_BYTES = 256 * 1024  # larger JSON is parsed in a thread
+_MAX_LINK_BYTES = MAX_URL_BYTES + 1024
+_MAX_TYPE_BYTES = 512  # of a Content-Type: a boundary has at most 70
 # An item of a bulk request. Its payload may have 64 KiB, which may be six times as many if escaped.
 _MAX_ROW_BYTES = 2**20
 _COUNTED_BYTES = 2**16
@@ -38,17 +42,24 @@ class Link:
 
 
 def media_type(headers: Mapping[str, str]) -> str:
-    """Return the content type without its parameters."""
-    return headers.get("content-type", "").split(";")[0].strip().lower()
+    """Return the content type without its parameters. Raises UnsupportedMediaType if it is too long."""
+    value = headers.get("content-type", "")
+    if len(value) > _MAX_TYPE_BYTES:
+        raise UnsupportedMediaType(
+            "the Content-Type has too many bytes", limit=_MAX_TYPE_BYTES, got=len(value)
+        )
+    return value.split(";")[0].strip().lower()
 
 
-async def read_image_and_fields(request: Request, max_bytes: int) -> tuple[bytes | Link, dict[str, bytes]]:
-    """Return an image from a raw body, a multipart field `image` or a JSON link; and a form's text fields."""
+async def read_image_and_fields(
+    request: Request, max_bytes: int, fields: Sequence[str] = ()
+) -> tuple[bytes | Link, dict[str, bytes]]:
+    """Return an image from a raw body, a form's field `image` or a JSON link; and its text `fields`."""
     kind = media_type(request.headers)
     if kind == "multipart/form-data":
-        async with form_of(request, max_bytes + FORM_SLACK_BYTES, max_files=1) as form:
-            data = await file_bytes(form.get("image"), "image", max_bytes)
-            return data, {name: value for name, value in form.items() if isinstance(value, bytes)}
+        form = await read_form(request, max_bytes + FORM_SLACK_BYTES, ("image", *fields), max_files=1)
+        data = await file_bytes(form.get("image"), "image", max_bytes)
+        return data, {name: value for name, value in form.items() if isinstance(value, bytes)}
     if kind.startswith("image/") or kind in ("application/octet-stream", ""):
         return await read_body(request, max_bytes), {}
     if kind == "application/json":
@@ -61,14 +72,20 @@ async def read_image_and_fields(request: Request, max_bytes: int) -> tuple[bytes
     )
 
 
-@contextlib.asynccontextmanager
-async def form_of(request: Request, max_bytes: int, max_files: int = MAX_IMAGES) -> AsyncIterator[Form]:
-    """Parse the multipart form. Reads at most `max_bytes`."""
+async def read_form(
+    request: Request, max_bytes: int, fields: Sequence[str], max_files: int = MAX_IMAGES
+) -> Form:
+    """Return the multipart form. Reads at most `max_bytes`. Raises InvalidRequest for any other field."""
     if media_type(request.headers) != "multipart/form-data":
         kind = media_type(request.headers) or "a body without a content type"
         raise UnsupportedMediaType(f"the body must be multipart/form-data, not {kind}")
     bounded = _bounded(request, max_bytes)
-    yield await parse_form(request.headers["content-type"], bounded.stream(), max_files)
+    form = await parse_form(request.headers["content-type"], bounded.stream(), max_files)
+    if unknown := sorted(form.keys() - set(fields)):
+        raise InvalidRequest(
+            f"unknown multipart field: {', '.join(unknown)[:200]}; this route takes: {', '.join(fields)}"
+        )
+    return form
 
 
 async def file_bytes(value: FormFile | bytes | None, field: str, max_bytes: int) -> bytes:
@@ -84,14 +101,21 @@ async def file_bytes(value: FormFile | bytes | None, field: str, max_bytes: int)
     return await _join(value.pop())
 
 
-async def read_json(request: Request, max_bytes: int, max_values: int = MAX_JSON_VALUES) -> Any:
+async def read_json(request: Request, max_bytes: int) -> Any:
     """Return the JSON body. Raises as `parse_json`."""
-    return parse_json(await read_body(request, max_bytes), max_values)
+    body = await read_body(request, max_bytes)
+    if len(body) <= INLINE_JSON_BYTES:
+        return parse_json(body)
+    return await asyncio.to_thread(_parse_members, body)
 
 
 def parse_json(text: bytes, max_values: int = MAX_JSON_VALUES) -> Any:
     """Parse strict JSON: no NaN, no lone surrogates; but 1e999 is infinite. Raises InvalidRequest."""
     check_values(text, max_values)
+    return _parse(text)
+
+
+def _parse(text: bytes) -> Any:
     try:
         return from_json(text.removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError as error:  # also for invalid UTF-8 and for too deep nesting
@@ -111,22 +135,50 @@ def parse_rows(text: bytes, max_values: int, shape: type[RowsObject | list[msgsp
     threads for 70 ms. A row that is too large is an InvalidRequest in the list. Raises InvalidRequest.
     """
     check_values(text, max_values)
-    try:
-        body = msgspec.json.decode(text.removeprefix(BOM_UTF8), type=shape)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"`items` must be a list of 1 to {MAX_IMAGES} items") from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidRequest(f"invalid JSON: {error}") from error
+    body = _split(text, shape, f"`items` must be a list of 1 to {MAX_IMAGES} items")
     raw_rows = body.items if isinstance(body, RowsObject) else body
     if not 1 <= len(raw_rows) <= MAX_IMAGES:
         raise InvalidRequest(f"`items` must be a list of 1 to {MAX_IMAGES} items")
-    return [_parse_row(bytes(memoryview(row)), max_values) for row in raw_rows]
+    return [_parse_row(bytes(memoryview(row))) for row in raw_rows]
 
 
-def _parse_row(row: bytes, max_values: int) -> Any:
+def _parse_row(row: bytes) -> Any:
     if len(row) > _MAX_ROW_BYTES:
         return InvalidRequest("the item has too many bytes", limit=_MAX_ROW_BYTES, got=len(row))
-    return parse_json(row, max_values)
+    return _parse(row)
+
+
+def _parse_members(text: bytes) -> dict[str, Any]:
+    """Parse a large JSON object, each member and each row of a list by a separate call."""
+    check_values(text, MAX_JSON_VALUES)
+    mismatch = "the JSON body must be an object"
+    members = {}
+    for name, value in _split(text, dict[str, msgspec.Raw], mismatch).items():
+        part = memoryview(value)
+        is_list = part[:1] == b"["
+        members[name] = (
+            [*map(_parse_value, _split(part, list[msgspec.Raw], mismatch))]
+            if is_list
+            else _parse_value(value)
+        )
+    return members
+
+
+def _parse_value(value: msgspec.Raw) -> Any:
+    text = memoryview(value)
+    if len(text) > MAX_URL_BYTES:
+        raise InvalidRequest("a value has too many bytes", limit=MAX_URL_BYTES, got=len(text))
+    return _parse(bytes(text))
+
+
+def _split(text: bytes | memoryview, shape: type[T], mismatch: str) -> T:
+    """Parse JSON up to its `msgspec.Raw` parts. Raises InvalidRequest, as `mismatch` for another type."""
+    try:
+        return msgspec.json.decode(text[len(BOM_UTF8) if text[:3] == BOM_UTF8 else 0 :], type=shape)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(mismatch) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"invalid JSON: {error}") from error
 
 
 def check_values(body: bytes | bytearray, max_values: int) -> None:
@@ -134,20 +186,27 @@ def check_values(body: bytes | bytearray, max_values: int) -> None:
 
     A parser holds Python's lock in any thread, and makes 64 bytes in memory of an empty list.
     """
-    got = 0
-    for start in range(0, len(body), _COUNTED_BYTES):  # so that a long call does not hold the lock either
-        part = body[start : start + _COUNTED_BYTES]
-        got += sum(part.count(mark) for mark in (b",", b"[", b"{"))
+    got = sum(part.count(mark) for part in _structure(body) for mark in (b",", b"[", b"{"))
     if got > max_values:
         raise InvalidRequest("the JSON has too many values", limit=max_values, got=got)
 
 
+def _structure(text: bytes | bytearray) -> Iterator[bytes]:
+    """Yield JSON without its strings, in parts of which none holds Python's lock for long."""
+    start = in_string = 0
+    while start < len(text):
+        part = bytes(text[start : start + _COUNTED_BYTES])
+        cut_escape = (len(part) - len(part.rstrip(b"\\"))) % 2  # the next part starts with it
+        part = part[: max(1, len(part) - cut_escape)]
+        start += len(part)
+        pieces = part.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')
+        yield b"".join(pieces[in_string::2])
+        in_string = (in_string + len(pieces) - 1) % 2
+
+
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the raw body, JSON without a byte order mark. Raises ImageTooLarge or UnsupportedMediaType."""
-    pieces = [piece async for piece in _bounded(request, max_bytes).stream()]
-    if media_type(request.headers) == "application/json":
-        pieces[0] = pieces[0].removeprefix(BOM_UTF8)
-    return await _join(pieces)
+    """Return the raw body. Raises ImageTooLarge or UnsupportedMediaType."""
+    return await _join([piece async for piece in _bounded(request, max_bytes).stream()])
 
 
 async def _join(pieces: list[bytes]) -> bytes:

@@ -18,11 +18,11 @@ from service.http.body import (
     MAX_IMAGES,
     MAX_JSON_BYTES,
     RowsObject,
-    form_of,
     media_type,
     parse_json,
     parse_rows,
     read_body,
+    read_form,
 )
 from service.http.handling import (
     Embedder,
@@ -46,6 +46,7 @@ ItemPath = Annotated[
 Label = Annotated[str, QueryParam(max_length=512)]
 
 _MAX_PAYLOAD_BYTES = 64 * 2**10
+_MAX_PAYLOAD_VALUES = 2**16
 _MAX_ENTRY_VALUES = 100  # of an item on average, without its embedding
 _MAX_PAYLOAD_DEPTH = 32
 _ITEM = "/v1/items/{item_id}"
@@ -76,8 +77,8 @@ async def put_item(
     request: Request, embedder: IndexEmbedderDep, item_id: ItemPath, domain: DomainName, label: Label
 ) -> Response:
     """Index one image. Idempotent."""
-    image, fields = await embedder.read_image_and_fields(request)
-    payload = check_payload(parse_json(fields.get("payload", b"{}"), _MAX_PAYLOAD_BYTES))
+    image, fields = await embedder.read_image_and_fields(request, ["payload"])
+    payload = check_payload(parse_json(fields.get("payload", b"{}"), _MAX_PAYLOAD_VALUES))
     item = Item(item_id, domain, label, (await embedder.embed(image)).embedding, payload)
     (created,) = await embedder.core.index.upsert([item], check=embedder.check_golden)
     return json_response({"id": item_id, "created": created})
@@ -123,16 +124,14 @@ async def delete_item(index: IndexDep, item_id: ItemPath) -> Response:
 
 async def _read_form(request: Request, embedder: Embedder) -> tuple[list[Any], list[Embedded | ServiceError]]:
     embedder.admit_bulk()
-    async with form_of(request, embedder.core.settings.max_request_bytes) as fields:
-        items, files = fields.get("items"), fields.getlist("images")
-        if not isinstance(items, bytes):
-            raise InvalidRequest("multipart field `items` is required, and must be a JSON list")
-        entries = await asyncio.to_thread(
-            parse_rows, items, MAX_IMAGES * _MAX_ENTRY_VALUES, list[msgspec.Raw]
-        )
-        if len(entries) != len(files):
-            raise InvalidRequest(f"{len(files)} images, but {len(entries)} items")
-        return entries, await embedder.embed_files(files)
+    form = await read_form(request, embedder.core.settings.max_request_bytes, ["images", "items"])
+    items, files = form.get("items"), form.getlist("images")
+    if not isinstance(items, bytes):
+        raise InvalidRequest("multipart field `items` is required, and must be a JSON list")
+    entries = await asyncio.to_thread(parse_rows, items, MAX_IMAGES * _MAX_ENTRY_VALUES, list[msgspec.Raw])
+    if len(entries) != len(files):
+        raise InvalidRequest(f"{len(files)} images, but {len(entries)} items")
+    return entries, await embedder.embed_files(files)
 
 
 def check_payload(value: Any) -> dict[str, Any]:
