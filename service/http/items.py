@@ -14,16 +14,7 @@ from starlette.responses import Response
 
 from service.errors import InvalidRequest, NotReady, ServiceError
 from service.http import schemas
-from service.http.body import (
-    MAX_IMAGES,
-    MAX_JSON_BYTES,
-    RowsObject,
-    media_type,
-    parse_json,
-    parse_rows,
-    read_body,
-    read_form,
-)
+from service.http.body import MAX_JSON_BYTES, media_type, read_body, read_form
 from service.http.handling import (
     Embedder,
     IndexDep,
@@ -32,6 +23,7 @@ from service.http.handling import (
     json_response,
     rows_response,
 )
+from service.http.parsing import MAX_IMAGES, RowsObject, parse_json, parse_rows
 from service.http.schemas import response_of
 from service.http.search import DomainName, ItemId, check_embedding, check_id
 from service.index import Item

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from service.http.body import MAX_IMAGES, MAX_JSON_BYTES
+from service.http.body import MAX_JSON_BYTES
+from service.http.parsing import MAX_IMAGES
 from service.settings import Settings
 from tests.support.images import encode, noise
 from tests.support.probe import Call, ProbedServer, probed_server
