@@ -62,17 +62,15 @@ def _parse_row(row: bytes) -> Any:
 def parse_members(text: bytes) -> dict[str, Any]:
     """Parse a large JSON object, each member and each row of a list by a separate call."""
     check_values(text, MAX_JSON_VALUES)
-    mismatch = "the JSON body must be an object"
-    members = {}
-    for name, value in _split(text, dict[str, msgspec.Raw], mismatch).items():
-        part = memoryview(value)
-        is_list = bytes(part[:1]) == b"["
-        members[name] = (
-            [*map(_parse_value, _split(part, list[msgspec.Raw], mismatch))]
-            if is_list
-            else _parse_value(value)
-        )
-    return members
+    members = _split(text, dict[str, msgspec.Raw], "the JSON body must be an object")
+    return {name: _parse_member(value) for name, value in members.items()}
+
+
+def _parse_member(value: msgspec.Raw) -> Any:
+    text = memoryview(value)
+    if bytes(text[:1]) != b"[":
+        return _parse_value(value)
+    return [_parse_value(row) for row in _split(text, list[msgspec.Raw], "invalid list")]
 
 
 def _parse_value(value: msgspec.Raw) -> Any:

@@ -21,6 +21,8 @@ from service.index.base import IndexedItem, Item, Query
 from service.settings import Quantization
 
 GRAPH_FROM_ITEMS = 40_000  # where a graph begins to pay off at 64 dimensions; the engine's default
+# In one call, which holds Python's lock: for 90 ms with 1,000 payloads of 16 KB. 32 of 60 KB take 13 ms.
+_UPSERTED_ITEMS = 32
 _EF_CONSTRUCT = 100  # the engine's default, like m = 16
 _Config = edge.ScalarQuantizationConfig | edge.TurboQuantQuantizationConfig | None
 _QUANTIZATIONS: dict[Quantization, _Config] = {
@@ -70,11 +72,12 @@ class EdgeIndex:
                 self._shard.update(UpdateOperation.create_field_index(name, _PAYLOAD_INDEXES[name]))
 
     def upsert(self, items: Sequence[Item]) -> None:
-        points = [
-            edge.Point(base.point_id(item.id), item.embedding.tolist(), base.payload_of(item))
-            for item in items
-        ]
-        self._shard.update(UpdateOperation.upsert_points(points))
+        for start in range(0, len(items), _UPSERTED_ITEMS):
+            points = [
+                edge.Point(base.point_id(item.id), item.embedding.tolist(), base.payload_of(item))
+                for item in items[start : start + _UPSERTED_ITEMS]
+            ]
+            self._shard.update(UpdateOperation.upsert_points(points))
 
     def existing(self, ids: Sequence[str]) -> set[str]:
         records = self._shard.retrieve(
