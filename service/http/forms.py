@@ -13,7 +13,7 @@ _CHARSETS = {"utf-8", "utf8", "us-ascii", "ascii"}
 _MAX_TEXTS = 16
 _MAX_TEXT_BYTES = 128 * 2**10
 _MAX_ITEMS_BYTES = 8 * 2**20  # of the field `items` of a bulk request
-_MAX_PART_HEADERS = 8
+_MAX_PART_HEADERS = 6
 _MAX_PART_HEADER_BYTES = 8 * 2**10  # a name of 255 characters, percent-encoded in `filename` and `filename*`
 _OPTION = re.compile(rb';[ \t]*+([^=;"\s]++)[ \t]*+=[ \t]*+(?:"((?:[^"\\]++|\\.)*+)"?|([^;]*+))', re.DOTALL)
 

@@ -1,7 +1,8 @@
 """No legal request, at its route's size limit, delays the event loop's other work, such as `/livez`.
 
-Measured as CPU time of the loop's thread, which does not depend on what else the machine does. A new route
-needs a row for each of its bodies that can be large.
+Measured as CPU time between two turns of the loop, which does not depend on what else the machine does: of
+the loop's thread, and of all threads, for a call in another thread may hold Python's lock. A new route
+needs a row for each of its bodies and responses that can be large.
 """
 
 import base64
@@ -20,6 +21,9 @@ from tests.support.probe import Call, ProbedServer, probed_server
 pytestmark = pytest.mark.integration
 
 LIMIT_MS = 50
+LIMIT_OF_ALL_MS = 100  # others may work meanwhile without the lock, on other cores
+# The engine reads the hits' payloads in one call.
+LOCKED = {"100 hits with payloads", "hits of many numbers"}
 FORM = {"Content-Type": "multipart/form-data; boundary=frontier"}
 JSON = {"Content-Type": "application/json"}
 IMAGE = encode(noise(1, 16, 16))
@@ -58,7 +62,7 @@ def items_of(rows: list[dict[str, Any]]) -> bytes:
 
 def vendor_calls(uri: str) -> Iterator[Call]:
     """Requests in other vendors' shapes, with many images, or strings as long as a body may be."""
-    size = MAX.max_base64_bytes - 1_000
+    size = MAX.max_base64_bytes - 2_000
     for path, member, body in (
         ("/v1/embeddings", "input", {"encoding_format": "base64"}),
         ("/v2/embed", "images", {"embedding_types": ["float", "base64"] * 1_000}),
@@ -103,6 +107,7 @@ def search_calls() -> Iterator[Call]:
 
 def calls() -> Iterator[Call]:
     """The requests. Bodies are built only for the test that sends them."""
+    yield from search_calls()
     full = MAX.max_image_bytes
     each = MAX.max_request_bytes // MAX_IMAGES - 100
     yield Call("raw image", "/v1/embed", image_of(full))
@@ -123,7 +128,7 @@ def calls() -> Iterator[Call]:
     payload = json.dumps({"a": [[n] for n in range(6_000)]}).encode()
     yield Call("payload", put, form_of(("image", IMAGE), ("payload", payload)), FORM, "PUT")
     yield Call("1000 files", "/v1/embed/batch", form_of(*[("images", image_of(each))] * MAX_IMAGES), FORM)
-    for header in ('; b="' + ";" * 3_900, '; b="' + ";" * 300, "\r\nx: y" * 7):
+    for header in ('; b="' + ";" * 3_900, '; b="' + ";" * 300, "\r\nx: y" * 5):
         files = form_of(*[("images", b"")] * MAX_IMAGES, header=header)
         yield Call(f"headers of files {header[:6]!r} {len(header)}", "/v1/embed/batch", files, FORM)
     long_type = {"Content-Type": 'multipart/form-data; a="' + ";" * _SLACK_BYTES}
@@ -144,7 +149,6 @@ def calls() -> Iterator[Call]:
     yield Call("bulk JSON of commas", "/v1/items", flood, JSON, status=400)
     strings = b'{"items":["' + b'"' * (MAX_JSON_BYTES - 14) + b"]}"
     yield Call("bulk JSON of quotes", "/v1/items", strings, JSON, status=400)
-    yield from search_calls()
     vector = json.dumps({"embedding": VECTOR}).encode()
     yield Call("items with payloads", "/v1/items", items_of(entries(60_000, 200)), JSON)
     yield Call("100 hits with payloads", "/v1/search?k=100&group_by=label", vector, JSON)
@@ -172,14 +176,23 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbedServer]:
         yield server
 
 
-def _least_ms(server: ProbedServer, call: Call) -> float:
+def _exceeds(call: Call, times_ms: tuple[float, float]) -> bool:
+    loop_ms, all_ms = times_ms
+    return loop_ms >= LIMIT_MS or (all_ms >= LIMIT_OF_ALL_MS and call.name not in LOCKED)
+
+
+def _least_ms(server: ProbedServer, call: Call) -> tuple[float, float]:
     """The longest turn of the best of three attempts: a virtual machine counts stolen time as CPU time."""
     for _ in range(2):
-        if (cpu_ms := server.max_cpu_ms(call)) < LIMIT_MS:
-            return cpu_ms
+        if not _exceeds(call, times_ms := server.max_cpu_ms(call)):
+            return times_ms
     return server.max_cpu_ms(call)
 
 
 def test_no_request_holds_the_event_loop(server: ProbedServer) -> None:
-    longest_ms = {call.name: round(_least_ms(server, call)) for call in calls()}
-    assert {name: ms for name, ms in longest_ms.items() if ms >= LIMIT_MS} == {}
+    exceeding = [
+        (call.name, *map(round, times_ms))
+        for call in calls()
+        if _exceeds(call, times_ms := _least_ms(server, call))
+    ]
+    assert exceeding == []
