@@ -1,5 +1,6 @@
 """The process and its limits: usable CPUs, open files, and the parent that supervises it."""
 
+import ctypes
 import math
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 _CGROUP = re.compile(r"[0-9]+:([^:]*):(/.*)")  # controllers, path
 _CGROUP_MOUNT = re.compile(r"(?:[^ ]+ ){3}([^ ]+) (/[^ ]*) .* - (cgroup2?) .*?([^ ]*)")
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _POLL_S = 0.5
 _CLOSING_S = 5  # to flush the index, after the requests in flight
 _SUPERVISOR = "_UIE_SUPERVISOR_PID"  # set by the supervisor for its workers; not a setting
@@ -87,6 +89,22 @@ def raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # a hard limit above the kernel's maximum
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def end_with_parent(parent: int) -> None:
+    """Let the kernel end this process when its parent dies, even if an engine holds Python's lock.
+
+    For processes that would keep the index open and have nothing to finish.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before this call
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_with_supervisor() -> None:
+    """Call `end_with_parent` in a process that the service's supervisor starts, else do nothing."""
+    if _SUPERVISOR in os.environ:
+        end_with_parent(int(os.environ[_SUPERVISOR]))
 
 
 def announce_supervisor() -> None:
