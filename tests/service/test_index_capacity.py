@@ -99,7 +99,7 @@ async def test_concurrent_scrapes_share_a_count(tmp_path: Path) -> None:
     core = Core(Settings(data_dir=tmp_path / "index"))
     await core.start()
     await core.index.upsert([Item("a", "d", "l", np.eye(64, dtype=np.float32)[0])])
-    assert await asyncio.gather(core.item_counts(), core.item_counts()) == [{"d": 1}] * 2
+    assert await asyncio.gather(*(core.item_counts() for _ in range(2))) == [{"d": 1}] * 2
     idle = threading.Event()
     core.index._thread.submit(idle.wait, 60)
     assert await core.item_counts(max_age_s=0) == {"d": 1}  # waits in vain
