@@ -19,7 +19,7 @@ from service.errors import SettingsError, StartupError
 from service.index.edge import GRAPH_FROM_ITEMS
 from service.index.optimise import optimise as build
 from service.manifest import load_manifest
-from service.process import stop_without_supervisor
+from service.process import end_with_supervisor
 from service.settings import Settings, load_settings
 from service.tune import print_tuned
 from service.tune import tune as measure
@@ -67,7 +67,7 @@ def _address(host: str, port: int) -> str:
 def check() -> None:
     """Start the service without serving: check settings, models, index and golden images."""
     settings = load_settings()
-    stop_without_supervisor(settings.stop_timeout_s)  # that of the service that is being started
+    end_with_supervisor()  # that of the service that is being started
 
     async def start_and_close() -> None:
         core = Core(settings)
