@@ -90,7 +90,7 @@ def replay(
 
 
 def demo(
-    port: Annotated[int, typer.Option(help="Port to serve on.")] = 3000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.")] = 3000,
     data: Annotated[Path, typer.Option(help="Folder of Octet, built if missing.")] = Path("data/octet"),
     runs: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs"),
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Concurrency of the queries.")] = 16,
