@@ -18,6 +18,7 @@ from benchmarks.replay.summary import summarise
 from benchmarks.reports.terminal import print_table
 from benchmarks.runs.records import to_json, write_summary
 from benchmarks.scoring.evaluation import SelfExclusion
+from benchmarks.tables import count
 from benchmarks.targets.target import TargetKind, target_row
 
 
@@ -82,9 +83,8 @@ def replay(
         print_json(to_json(summary))
     if summary.totals.failed:
         reason = summary.unanswered[0].reason
-        raise RunError(
-            f"{summary.totals.failed} queries failed, the first with {reason}; the same `replay` retries"
-        )
+        failed = count(summary.totals.failed, "query", "queries")
+        raise RunError(f"{failed} failed, the first with {reason}; the same `replay` retries")
     if not summary.valid:
         raise RunError(f"the run is invalid: {summary.invalid_because[0]}")
 

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.uned import DOMAINS, INFO_FILES
 from benchmarks.progress import progress_bar
-from benchmarks.tables import Table
+from benchmarks.tables import Table, count
 
 _BATCH = 1024  # images per step of the progress bar
 _LISTED = 20  # paths of each kind in JSON
@@ -125,7 +125,7 @@ def _problems(domain: str, result: DomainCheck) -> list[str]:
     ]
     for problem, paths in (("missing", result.missing), ("undecodable", result.undecodable)):
         if paths:
-            problems.append(f"{len(paths):,} images {problem}, first: {paths[0]}")
+            problems.append(f"{count(len(paths), 'image')} {problem}, first: {paths[0]}")
     lines = ["; ".join(problems)] if problems else []
     if result.expected and (result.missing or result.undecodable or not result.images):
         source = DOMAINS[domain]

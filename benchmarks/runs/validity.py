@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.errors import RunError
 from benchmarks.runs.run import ClientUsage, Observation, answered
+from benchmarks.tables import count
 
 _LAG_SHARE = 0.1  # of the median latency
 _LAG_REQUESTS = 100  # with fewer, the 99th percentile is the slowest request alone, and the median is judged
@@ -79,7 +80,8 @@ def judge(
     cached = sum(observation.from_cache for observation in observations)
     if cached and not cache_expected:
         invalid.append(
-            f"{cached} responses came from the service's cache: their latencies are not those of inference"
+            f"{count(cached, 'response')} came from the service's cache, with latencies that are not those "
+            "of inference"
         )
     return Verdict(invalid, not_judged)
 
@@ -96,7 +98,7 @@ def _judge_lag(observations: Sequence[Observation], limits: Limits) -> tuple[lis
     if not latencies_ms:
         return [], []
     few = (
-        f"the client's send lag at p99: {len(observations)} requests are too few to judge, "
+        f"the client's send lag at p99: {count(len(observations), 'request')}, too few to judge, "
         f"the minimum is {_LAG_REQUESTS}"
     )
     not_judged, percent = ([few], 50) if len(observations) < _LAG_REQUESTS else ([], 99)
