@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.datasets.check import decodes
-from benchmarks.datasets.splits import Split, split_classes
+from benchmarks.datasets.splits import SPLITS, Split, split_classes
 from benchmarks.errors import DataError
 from benchmarks.tables import count
 
@@ -120,7 +121,7 @@ def _write(domains: dict[str, FolderDomain], images: Path, out: Path) -> None:
         class_ids = {label: class_id for class_id, label in enumerate(domain.split.labels)}
         folder = out / "data" / "info_files" / name
         folder.mkdir(parents=True)
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             rows = [
                 {"path": path, "class_id": class_ids[label]}
                 for label in getattr(domain.split, split)
@@ -132,6 +133,15 @@ def _write(domains: dict[str, FolderDomain], images: Path, out: Path) -> None:
                 digest.update(f"{split}\0{row['path']}\0{row['class_id']}\0{content}\0".encode())
     card = {
         "fingerprint": digest.hexdigest(),
-        "domains": {name: {"labels": list(domain.split.labels)} for name, domain in domains.items()},
+        "domains": {name: _card(domain) for name, domain in domains.items()},
     }
     (out / "dataset.json").write_text(json.dumps(card, indent=1))
+
+
+def _card(domain: FolderDomain) -> dict[str, Any]:
+    """Return a domain's entry of dataset.json, as Octet has it."""
+    images = {
+        split: sum(len(domain.classes[label]) for label in getattr(domain.split, split)) for split in SPLITS
+    }
+    counts = {"splits": {split: {"images": count} for split, count in images.items()}}
+    return {"labels": list(domain.split.labels), "counts": counts}

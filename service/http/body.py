@@ -42,33 +42,39 @@ def media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-async def read_image_and_fields(request: Request, max_bytes: int) -> tuple[bytes | Link, dict[str, bytes]]:
+async def read_image_and_fields(
+    request: Request, max_bytes: int, *text_fields: str
+) -> tuple[bytes | Link, dict[str, bytes]]:
     """Return an image from a raw body, a multipart field `image` or a JSON link; and a form's text fields."""
     kind = media_type(request.headers)
     if kind == "multipart/form-data":
-        async with form_of(request, max_bytes + FORM_SLACK_BYTES, max_files=1) as form:
+        fields = {"image": 1, **dict.fromkeys(text_fields, 1)}
+        async with form_of(request, max_bytes + FORM_SLACK_BYTES, **fields) as form:
             data = await file_bytes(form.get("image"), "image", max_bytes)
             return data, {name: value for name, value in form.items() if isinstance(value, bytes)}
     if kind.startswith("image/") or kind in ("application/octet-stream", ""):
         return await read_body(request, max_bytes), {}
     if kind == "application/json":
         match await read_json(request, _MAX_LINK_BYTES):
-            case {"url": str(url), **rest} if not rest:
+            case {"url": str(url), **rest} if not any(value is not None for value in rest.values()):
                 return Link(url), {}
-        kind = 'JSON other than {"url": "..."}'
+        raise UnsupportedMediaType('this route takes an image, or JSON of the form {"url": "..."}')
     raise UnsupportedMediaType(
-        f"the image must be sent as image/*, application/octet-stream or multipart/form-data, not as {kind}"
+        "an image must be sent as image/*, application/octet-stream or multipart/form-data, and JSON as "
+        f"application/json, not as {kind}"
     )
 
 
 @contextlib.asynccontextmanager
-async def form_of(request: Request, max_bytes: int, max_files: int = MAX_IMAGES) -> AsyncIterator[Form]:
-    """Parse the multipart form. Reads at most `max_bytes`."""
+async def form_of(request: Request, max_bytes: int, **fields: int) -> AsyncIterator[Form]:
+    """Parse the multipart form with at most so many parts of each field. Reads at most `max_bytes`."""
     if media_type(request.headers) != "multipart/form-data":
         kind = media_type(request.headers) or "a body without a content type"
-        raise UnsupportedMediaType(f"the body must be multipart/form-data, not {kind}")
+        # Of the routes with forms, this one also takes JSON.
+        accepted = "multipart/form-data" + (" or application/json" if "items" in fields else "")
+        raise UnsupportedMediaType(f"the body must be {accepted}, not {kind}")
     bounded = _bounded(request, max_bytes)
-    yield await parse_form(request.headers["content-type"], bounded.stream(), max_files)
+    yield await parse_form(request.headers["content-type"], bounded.stream(), fields)
 
 
 async def file_bytes(value: FormFile | bytes | None, field: str, max_bytes: int) -> bytes:

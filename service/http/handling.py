@@ -63,13 +63,15 @@ class Embedder:
         image, _ = await self.read_image_and_fields(request)
         return image
 
-    async def read_image_and_fields(self, request: Request) -> tuple[bytes | Link, dict[str, bytes]]:
+    async def read_image_and_fields(
+        self, request: Request, *text_fields: str
+    ) -> tuple[bytes | Link, dict[str, bytes]]:
         """Return the request's image, and the text fields of a form.
 
         Raises Overloaded, before it reads the body, if the image would not be admitted.
         """
         self.model.pipeline.check_capacity(self.state.deadline)
-        return await read_image_and_fields(request, self.core.settings.max_image_bytes)
+        return await read_image_and_fields(request, self.core.settings.max_image_bytes, *text_fields)
 
     def admit_bulk(self) -> None:
         """Admit a request with several images before its body is read. Raises Overloaded.

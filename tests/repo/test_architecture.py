@@ -26,6 +26,7 @@ ALLOWED = {
         "service.inference.encoder",
         "service.manifest",
         "service.inference.images",
+        "service.process",
         "service.errors",
     },
     "benchmarks": {"benchmarks", "service.client", "service.calls"},
