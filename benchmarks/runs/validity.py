@@ -13,6 +13,7 @@ from benchmarks.tables import count
 
 _LAG_SHARE = 0.1  # of the median latency
 _LAG_REQUESTS = 100  # with fewer, the 99th percentile is the slowest request alone, and the median is judged
+_LAG_VARIABLE = "BENCHMARKS_MAX_SEND_LAG_MS"
 _CORE_WINDOW_S = 1.0  # over less, start-up and a single scheduling delay decide the share
 
 
@@ -29,7 +30,7 @@ class Limits:
     def from_environment(cls) -> "Limits":
         """The limits, as environment variables override them. Raises RunError."""
         return cls(
-            _number("BENCHMARKS_MAX_SEND_LAG_MS", cls().send_lag_ms),
+            _number(_LAG_VARIABLE, cls().send_lag_ms),
             _number("BENCHMARKS_MAX_CORE_SHARE", cls().core_share),
         )
 
@@ -105,6 +106,7 @@ def _judge_lag(observations: Sequence[Observation], limits: Limits) -> tuple[lis
     lag_ms, median_ms = send_lag_ms(observations, percent), float(np.median(latencies_ms))
     lagged = (
         f"the client lagged: at p{percent} a request was sent {lag_ms:.1f} ms late, "
-        f"with a median latency of {median_ms:.1f} ms"
+        f"with a median latency of {median_ms:.1f} ms: use more --processes, or on a busy machine raise "
+        f"{_LAG_VARIABLE}"
     )
     return [lagged] if lag_ms > max(limits.send_lag_ms, _LAG_SHARE * median_ms) else [], not_judged

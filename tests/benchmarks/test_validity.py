@@ -14,6 +14,7 @@ def test_judge_reports_why_a_run_is_invalid() -> None:
     late = [seen(f"a/{n}", [], n, 0.1, sent_s=n + 0.02) for n in range(100)]
     (reason,) = judge(late, True, cache_expected=False, usage=[]).invalid_because
     assert "20.0 ms late" in reason
+    assert "BENCHMARKS_MAX_SEND_LAG_MS" in reason
     # A closed loop has no schedule.
     assert judge(late, False, cache_expected=False, usage=[]) == Verdict([], [])
     usage = [ClientUsage(2, 10), ClientUsage(9.5, 10)]
