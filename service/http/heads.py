@@ -1,10 +1,13 @@
-"""Request heads: limits in bytes and time, which uvicorn lacks, and requests that it does not read correctly.
+"""Connections: limits on request heads and on unread responses, and requests that uvicorn misreads.
 
 A header of 100 MB took 120 MB of memory and blocked the event loop for more than 8 s (decision 13).
 """
 
 import asyncio
+import fcntl
 import re
+import sys
+import termios
 from typing import Any, ClassVar
 
 from httptools import HttpParserUpgrade, HttpRequestParser
@@ -56,10 +59,13 @@ class BoundedHeads(HttpToolsProtocol):
     So trailers and the sizes of chunks are limited as well. At most one read above the limit is kept.
 
     A timer runs while the rest of a head is awaited, but not for a head that arrived in one read, for a
-    request that is being processed, or between two requests: those have uvicorn's own timers.
+    request that is being processed, or between two requests: those have uvicorn's own timers. Another one
+    runs while a response waits for the client to read it.
     """
 
     head_s: ClassVar[float] = 10  # the longest time of a head, from the connection or its first byte
+    unread_s: ClassVar[float] = 60  # the longest time in which the client reads nothing of a response
+    keep_alive_s: ClassVar[int | None] = None  # None: as uvicorn is configured
 
     ignores_offer = False  # this head offers an upgrade, and will be parsed again without it
     _unfinished_bytes = 0
@@ -67,6 +73,7 @@ class BoundedHeads(HttpToolsProtocol):
     _in_head = False
     _in_message = False
     _timer: asyncio.TimerHandle | None = None
+    _unread_timer: asyncio.TimerHandle | None = None
 
     def __init__(
         self,
@@ -77,6 +84,8 @@ class BoundedHeads(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.parser = _Parser(self)
+        if self.keep_alive_s is not None:
+            self.timeout_keep_alive = self.keep_alive_s
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the event loop, as are the next two methods."""
@@ -85,9 +94,10 @@ class BoundedHeads(HttpToolsProtocol):
         self._start_timer(self.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timer."""
+        """Cancel the timers."""
         super().connection_lost(exc)
         self._cancel_timer()
+        self._cancel_unread_timer()
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes of a head; refuse it, or set its timer."""
@@ -138,6 +148,16 @@ class BoundedHeads(HttpToolsProtocol):
         if not self.ignores_offer:
             super().on_message_complete()
 
+    def pause_writing(self) -> None:
+        """Called by the transport: much of a response is unread."""
+        super().pause_writing()
+        self._watch_unread()
+
+    def on_response_complete(self) -> None:
+        """Called by the request when its response is written."""
+        super().on_response_complete()
+        self._watch_unread()
+
     def head_without_offer(self) -> bytes:
         """Return the head that has just been parsed, without its offers to upgrade the connection."""
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
@@ -186,9 +206,40 @@ class BoundedHeads(HttpToolsProtocol):
             self._write_problem(RequestTimeout(f"the request head did not arrive within {self.head_s:g} s"))
         self.transport.close()
 
+    def _watch_unread(self) -> None:
+        """Abort the connection if the client reads nothing for a time, though a response waits for it.
+
+        A transport that is closed keeps what it has not sent; and a response that waits, its request.
+        """
+        self._cancel_unread_timer()
+        if self.transport.get_write_buffer_size():
+            self._unread_timer = self.loop.call_later(self.unread_s, self._on_unread, self._unread_bytes())
+
+    def _cancel_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+    def _on_unread(self, before: int) -> None:
+        if self._unread_bytes() < before:
+            self._watch_unread()
+        else:
+            self.transport.abort()
+
+    def _unread_bytes(self) -> int:
+        """Return the bytes that the client has not acknowledged.
+
+        With a slow reader the transport alone would seem to stand still: the kernel takes several megabytes,
+        and more only when a third of them has been read.
+        """
+        connection = self.transport.get_extra_info("socket")
+        queued = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
+        return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
+
     def _write_problem(self, error: ServiceError) -> None:
         response = problem_response(error)
         response.headers["connection"] = "close"
         lines = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
         head = f"HTTP/1.1 {error.status} {error.title}\r\n{lines}\r\n"
         self.transport.write(head.encode() + response.body)
+        self._watch_unread()

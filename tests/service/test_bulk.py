@@ -27,10 +27,11 @@ IMAGE = encode(noise(1, 32, 32))
 class CountingEncoder(Encoder):
     """Returns a fixed embedding, and counts the images."""
 
+    images = 0
+
     def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
         self.golden = super().encode
-        self.images = 0
+        super().__init__(*args)
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.images += len(pixels)
