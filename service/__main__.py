@@ -45,7 +45,6 @@ def serve(
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
     command = [sys.executable, "-m", "bentoml", "serve", "service.bento:service"]
     command += ["--host", address, "--port", str(port)]
-    command += ["--timeout-keep-alive", str(settings.keep_alive_s)]
     command += ["--timeout-graceful-shutdown", str(settings.stop_timeout_s)]
     os.execv(sys.executable, command)  # noqa: S606 (the supervisor takes over this process)
 

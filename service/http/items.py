@@ -88,6 +88,8 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     """Index many images or embeddings. Each has its own result."""
     dim = embedder.model.manifest.dim
     embedded: Sequence[Embedded | ServiceError | None]
+    index = embedder.core.index
+    index.check_capacity()
     if media_type(request.headers) == "application/json":
         embedder.state.body.admit_bulk()  # its items need no inference
         body, max_values = await read_body(request, MAX_JSON_BYTES), MAX_IMAGES * (dim + _MAX_ENTRY_VALUES)
@@ -101,7 +103,7 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     items = [result for result in results if isinstance(result, Item)]
     if items:
         try:
-            await embedder.core.index.upsert(items, admitted=True, check=embedder.check_golden)
+            await index.upsert(items, embedder.state.body.transfer(), embedder.check_golden)
         except NotReady:
             results = embedder.checked(results)
     pairs = list(zip(entries, results, strict=True))

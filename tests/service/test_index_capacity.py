@@ -1,6 +1,7 @@
 """The index has one thread and a bounded queue: calls above the limit are refused."""
 
 import asyncio
+import contextlib
 import threading
 from pathlib import Path
 
@@ -121,7 +122,7 @@ async def test_items_of_an_admitted_request_wait(index: Held) -> None:
     item = Item("a", "d", "l", np.full(8, 8**-0.5, dtype=np.float32))
     with pytest.raises(Overloaded):
         await worker.upsert([item])
-    admitted = asyncio.create_task(worker.upsert([item], admitted=True))
+    admitted = asyncio.create_task(worker.upsert([item], contextlib.nullcontext()))
     await asyncio.sleep(0)
     index.gate.set()
     assert await admitted == [True]
