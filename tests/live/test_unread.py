@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -18,7 +19,7 @@ REQUEST = b"GET /%s HTTP/1.1\r\nHost: x\r\n%s\r\n"
 
 
 class Observed(BoundedHeads):
-    unread_s = LIMIT_S
+    unread_s: ClassVar[float] = LIMIT_S
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
