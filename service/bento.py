@@ -59,7 +59,9 @@ def _check_in_subprocess() -> None:
     # So that the supervisor holds neither a GPU nor the index. A built bento is not in the working folder.
     search_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "service", "check"]
-    if subprocess.run(command, env={**os.environ, "PYTHONPATH": search_path}, check=False).returncode:
+    environment = {**os.environ, "PYTHONPATH": search_path}
+    # Its "ready" is not that of this service.
+    if subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode:
         sys.exit(1)
 
 

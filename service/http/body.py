@@ -5,7 +5,7 @@ string in a file field is refused.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from starlette.types import Message
 from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
 from service.fetch import MAX_URL_CHARS
 from service.http.forms import Form, FormFile, parse_form
-from service.http.parsing import MAX_IMAGES, MAX_URL_BYTES, parse_json, parse_members
+from service.http.parsing import MAX_URL_BYTES, parse_json, parse_members
 
 FORM_SLACK_BYTES = 64 * 1024  # boundaries and small fields around one image
 MAX_JSON_BYTES = 16 * 2**20  # items with their embeddings
@@ -47,40 +47,37 @@ def media_type(headers: Mapping[str, str]) -> str:
 
 
 async def read_image_and_fields(
-    request: Request, max_bytes: int, fields: Sequence[str] = ()
+    request: Request, max_bytes: int, *text_fields: str
 ) -> tuple[bytes | Link, dict[str, bytes]]:
-    """Return an image from a raw body, a form's field `image` or a JSON link; and its text `fields`."""
+    """Return an image from a raw body, a form's field `image` or a JSON link; and a form's text fields."""
     kind = media_type(request.headers)
     if kind == "multipart/form-data":
-        form = await read_form(request, max_bytes + FORM_SLACK_BYTES, ("image", *fields), max_files=1)
+        fields = {"image": 1, **dict.fromkeys(text_fields, 1)}
+        form = await read_form(request, max_bytes + FORM_SLACK_BYTES, **fields)
         data = await file_bytes(form.get("image"), "image", max_bytes)
         return data, {name: value for name, value in form.items() if isinstance(value, bytes)}
     if kind.startswith("image/") or kind in ("application/octet-stream", ""):
         return await read_body(request, max_bytes), {}
     if kind == "application/json":
         match await read_json(request, _MAX_LINK_BYTES):
-            case {"url": str(url), **rest} if not rest:
+            case {"url": str(url), **rest} if not any(value is not None for value in rest.values()):
                 return Link(url), {}
-        kind = 'JSON other than {"url": "..."}'
+        raise UnsupportedMediaType('this route takes an image, or JSON of the form {"url": "..."}')
     raise UnsupportedMediaType(
-        f"the image must be sent as image/*, application/octet-stream or multipart/form-data, not as {kind}"
+        "an image must be sent as image/*, application/octet-stream or multipart/form-data, and JSON as "
+        f"application/json, not as {kind}"
     )
 
 
-async def read_form(
-    request: Request, max_bytes: int, fields: Sequence[str], max_files: int = MAX_IMAGES
-) -> Form:
-    """Return the multipart form. Reads at most `max_bytes`. Raises InvalidRequest for any other field."""
+async def read_form(request: Request, max_bytes: int, **fields: int) -> Form:
+    """Return the multipart form, with at most so many parts of each field. Reads at most `max_bytes`."""
     if media_type(request.headers) != "multipart/form-data":
         kind = media_type(request.headers) or "a body without a content type"
-        raise UnsupportedMediaType(f"the body must be multipart/form-data, not {kind}")
+        # Of the routes with forms, this one also takes JSON.
+        accepted = "multipart/form-data" + (" or application/json" if "items" in fields else "")
+        raise UnsupportedMediaType(f"the body must be {accepted}, not {kind}")
     bounded = _bounded(request, max_bytes)
-    form = await parse_form(request.headers["content-type"], bounded.stream(), max_files)
-    if unknown := sorted(form.keys() - set(fields)):
-        raise InvalidRequest(
-            f"unknown multipart field: {', '.join(unknown)[:200]}; this route takes: {', '.join(fields)}"
-        )
-    return form
+    return await parse_form(request.headers["content-type"], bounded.stream(), fields)
 
 
 async def file_bytes(value: FormFile | bytes | None, field: str, max_bytes: int) -> bytes:

@@ -67,14 +67,14 @@ class Embedder:
         return image
 
     async def read_image_and_fields(
-        self, request: Request, fields: Sequence[str] = ()
+        self, request: Request, *text_fields: str
     ) -> tuple[bytes | Link, dict[str, bytes]]:
-        """Return the request's image, and the text `fields` of a form.
+        """Return the request's image, and the text fields of a form.
 
         Raises Overloaded, before it reads the body, if the image would not be admitted.
         """
         self.model.pipeline.check_capacity(self.state.deadline)
-        return await read_image_and_fields(request, self.core.settings.max_image_bytes, fields)
+        return await read_image_and_fields(request, self.core.settings.max_image_bytes, *text_fields)
 
     def admit_bulk(self) -> None:
         """Admit a request with several images before its body is read. Raises Overloaded.
@@ -96,9 +96,9 @@ class Embedder:
         elif self.core.fetcher is None:
             raise InvalidRequest("fetching images by URL is disabled: UIE_URL_HOSTS is empty")
         else:
-            with self.state.body.fetched() as reserve:  # held until it is embedded, as a body's bytes are
-                fetch = partial(self.core.fetcher.fetch, image.url, reserve)
-                embedded = await pipeline.embed_fetched(fetch, deadline, admission)
+            fetch = partial(self.core.fetcher.fetch, image.url)
+            with self.state.body.fetched(fetch, in_bulk) as fetch_within:
+                embedded = await pipeline.embed_fetched(fetch_within, deadline, admission)
         self._has_embedded = True
         self.check_golden()
         self.state.record(embedded)
@@ -140,9 +140,12 @@ class Embedder:
     ) -> list[Embedded]:
         """Embed as `embed_many`, but raise the first error, with its `index`, and cancel the rest.
 
-        A single image may be refused: only several of them are a bulk request.
+        A single image may be refused: only several of them are a bulk request. Their number was not known
+        to `admit_batch`, so Overloaded is raised if they cannot meet the deadline.
         """
         in_bulk = len(sources) > 1
+        if in_bulk:
+            self.model.pipeline.check_deadline(self.state.deadline, in_bulk)
 
         async def embed_source(index: int, source: T) -> Embedded:
             try:
@@ -164,6 +167,13 @@ class Embedder:
             )
         max_bytes = self.core.settings.max_image_bytes
         return await self.embed_many(files, lambda file: file_bytes(file, "images", max_bytes))
+
+
+def admit_batch(core: Core, state: RequestState) -> None:
+    """Admit a request whose body names its model and has one image or more. Raises Overloaded."""
+    if len(core.manifests) == 1:
+        core.model().pipeline.check_capacity(state.deadline)
+    state.body.admit_bulk()
 
 
 _MODEL = "Name of a served model; by default the first one."

@@ -69,8 +69,8 @@ async def put_item(
     request: Request, embedder: IndexEmbedderDep, item_id: ItemPath, domain: DomainName, label: Label
 ) -> Response:
     """Index one image. Idempotent."""
-    image, fields = await embedder.read_image_and_fields(request, ["payload"])
-    payload = check_payload(parse_json(fields.get("payload", b"{}"), _MAX_PAYLOAD_VALUES))
+    image, fields = await embedder.read_image_and_fields(request, "payload")
+    payload = check_payload(parse_json(fields.get("payload") or b"{}", _MAX_PAYLOAD_VALUES))
     item = Item(item_id, domain, label, (await embedder.embed(image)).embedding, payload)
     (created,) = await embedder.core.index.upsert([item], check=embedder.check_golden)
     return json_response({"id": item_id, "created": created})
@@ -81,6 +81,8 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     """Index many images or embeddings. Each has its own result."""
     dim = embedder.model.manifest.dim
     embedded: Sequence[Embedded | ServiceError | None]
+    index = embedder.core.index
+    index.check_capacity()
     if media_type(request.headers) == "application/json":
         embedder.state.body.admit_bulk()  # its items need no inference
         body, max_values = await read_body(request, MAX_JSON_BYTES), MAX_IMAGES * (dim + _MAX_ENTRY_VALUES)
@@ -94,7 +96,7 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     items = [result for result in results if isinstance(result, Item)]
     if items:
         try:
-            await embedder.core.index.upsert(items, admitted=True, check=embedder.check_golden)
+            await index.upsert(items, embedder.state.body.transfer(), embedder.check_golden)
         except NotReady:
             results = embedder.checked(results)
     pairs = list(zip(entries, results, strict=True))
@@ -116,7 +118,8 @@ async def delete_item(index: IndexDep, item_id: ItemPath) -> Response:
 
 async def _read_form(request: Request, embedder: Embedder) -> tuple[list[Any], list[Embedded | ServiceError]]:
     embedder.admit_bulk()
-    form = await read_form(request, embedder.core.settings.max_request_bytes, ["images", "items"])
+    max_bytes = embedder.core.settings.max_request_bytes
+    form = await read_form(request, max_bytes, images=MAX_IMAGES, items=1)
     items, files = form.get("items"), form.getlist("images")
     if not isinstance(items, bytes):
         raise InvalidRequest("multipart field `items` is required, and must be a JSON list")
@@ -143,7 +146,7 @@ def check_payload(value: Any) -> dict[str, Any]:
     if size_bytes > _MAX_PAYLOAD_BYTES:
         raise InvalidRequest("`payload` has too many bytes", limit=_MAX_PAYLOAD_BYTES, got=size_bytes)
     level: list[Any] = [value]
-    for _ in range(_MAX_PAYLOAD_DEPTH):
+    for _ in range(_MAX_PAYLOAD_DEPTH + 1):  # the values in the deepest object or list, too
         if any(type(part) is int and not -(2**63) <= part < 2**64 for part in level):
             raise InvalidRequest("`payload` has an integer that does not fit 64 bits")
         inner = [
@@ -151,10 +154,10 @@ def check_payload(value: Any) -> dict[str, Any]:
             for part in level
             if isinstance(part, dict | list)
         ]
+        if not inner:
+            return value
         level = [part for parts in inner for part in parts]
-    if level:
-        raise InvalidRequest("`payload` is nested too deeply", limit=_MAX_PAYLOAD_DEPTH)
-    return value
+    raise InvalidRequest("`payload` is nested too deeply", limit=_MAX_PAYLOAD_DEPTH)
 
 
 def _item(entry: Any, dim: int, embedded: Embedded | ServiceError | None) -> Item | ServiceError:

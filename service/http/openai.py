@@ -21,6 +21,7 @@ from service.http.handling import (
     CoreDep,
     Embedder,
     StateDep,
+    admit_batch,
     encoded_rows,
     json_response,
     large_response,
@@ -46,7 +47,7 @@ _INLINE_BYTES = 32 * 1024  # of base64, decoded in 0.1 ms; more is decoded in a 
 @router.post("/v1/embeddings", openapi_extra=OPENAI_BODY, responses=response_of(OPENAI))
 async def embeddings(request: Request, core: CoreDep, state: StateDep) -> Response:
     """Embed images. If one fails, the request fails: OpenAI's response has no errors of single inputs."""
-    state.body.admit_bulk()
+    admit_batch(core, state)
     batch = await read_batch(request, parse_openai, core.settings.max_base64_bytes)
     manifest, embeddings = await _embed(batch, core, state)
 
@@ -62,7 +63,7 @@ async def embeddings(request: Request, core: CoreDep, state: StateDep) -> Respon
 @router.post("/v2/embed", openapi_extra=COHERE_BODY, responses=response_of(COHERE))
 async def cohere_embed(request: Request, core: CoreDep, state: StateDep) -> Response:
     """Embed images. If one fails, the request fails: Cohere's response has no errors of single images."""
-    state.body.admit_bulk()
+    admit_batch(core, state)
     batch = await read_batch(request, parse_cohere, core.settings.max_base64_bytes)
     _, rows = await _embed(batch, core, state)
 

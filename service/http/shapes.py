@@ -92,7 +92,7 @@ def parse_openai(body: bytearray) -> Batch:
     """Parse the body of `/v1/embeddings`."""
     request = _decode(body, _OpenAI)
     if (request.input == _NULL) == (request.messages == _NULL):
-        raise InvalidRequest("either `input` or `messages` is required")
+        raise InvalidRequest("exactly one of `input` and `messages` is required")
     if request.input != _NULL:
         sources = _each(_rows(request.input), _item, "input")
     else:
@@ -106,10 +106,10 @@ def parse_openai(body: bytearray) -> Batch:
 def parse_cohere(body: bytearray) -> Batch:
     """Parse the body of `/v2/embed`."""
     request = _decode(body, _Cohere)
-    if request.texts not in (_NULL, Raw(b"[]")):
+    if request.texts != _NULL and not (_is(request.texts, b"[") and not _rows(request.texts)):
         raise InvalidRequest("only images are embedded, not `texts`: send `images` or `inputs`")
     if (request.images == _NULL) == (request.inputs == _NULL):
-        raise InvalidRequest("either `images` or `inputs` is required")
+        raise InvalidRequest("exactly one of `images` and `inputs` is required")
     if request.images != _NULL:
         sources = _each(_rows(request.images), _item, "images")
     else:
@@ -176,7 +176,9 @@ def _image_of(parts: list[_Part]) -> Source:
     for part in parts:
         # A longer text is not decoded: with an emoji it takes four bytes for each of its own.
         if len(part.text) > _MAX_TEXT_BYTES or (_text("text", part.text) or "").strip() not in _INSTRUCTIONS:
-            raise InvalidRequest("only images are embedded: text beside an image would have no effect")
+            raise InvalidRequest(
+                "only images are embedded: text beside an image would have no effect" if images else TEXT
+            )
     if len(images) != 1:
         raise InvalidRequest("each embedding is of exactly one image", limit=1, got=len(images))
     return images[0]

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("UIE_API_KEYS", "", "UIE_API_KEYS"),
         ("UIE_API_KEYS", " , ", "UIE_API_KEYS"),
         ("UIE_API_KEYS", "  ", "UIE_API_KEYS"),
-        ("UIE_API_KEY", "secret", "no such setting: UIE_API_KEY"),
+        ("UIE_API_KEY", "secret", "no such setting: UIE_API_KEY; `python -m service settings`"),
         ("UIE_PORT", "3000", "no such setting: UIE_PORT"),
         ("UIE_SERVICE_HOST", "example.org", "no such setting: UIE_SERVICE_HOST"),
         ("UIE_KEEP_ALIVE_S", "0", "UIE_KEEP_ALIVE_S"),
@@ -168,6 +169,17 @@ def test_an_altered_canonical_image_is_refused(model: Path) -> None:
     (model / "canonical.png").write_bytes(encode(noise(1)))
     with pytest.raises(ManifestError, match="is not the image"):
         load_canonical(model)
+
+
+@pytest.mark.parametrize("content", ["[]", "", "{}", '{"embedding": [null, null, null, null, null, null]}'])
+def test_a_file_of_another_shape_is_refused_in_one_sentence(model: Path, content: str) -> None:
+    for file, load in (("canonical.json", load_canonical), ("manifest.json", load_manifest)):
+        (model / file).write_text(content)
+        with pytest.raises(ManifestError) as error:
+            load(model)
+        message = str(error.value)
+        assert message.startswith(f"{model / file}: ")
+        assert not re.search(r"\n|https://|: :|(;.*){5}", message)
 
 
 def test_a_missing_model_is_refused(tmp_path: Path) -> None:
