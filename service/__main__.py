@@ -19,7 +19,7 @@ from service.errors import SettingsError, StartupError
 from service.index.edge import GRAPH_FROM_ITEMS
 from service.index.optimise import optimise as build
 from service.manifest import load_manifest
-from service.process import stop_without_supervisor
+from service.process import end_with_supervisor
 from service.settings import Settings, load_settings
 from service.tune import print_tuned
 from service.tune import tune as measure
@@ -45,7 +45,6 @@ def serve(
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
     command = [sys.executable, "-m", "bentoml", "serve", "service.bento:service"]
     command += ["--host", address, "--port", str(port)]
-    command += ["--timeout-keep-alive", str(settings.keep_alive_s)]
     command += ["--timeout-graceful-shutdown", str(settings.stop_timeout_s)]
     os.execv(sys.executable, command)  # noqa: S606 (the supervisor takes over this process)
 
@@ -67,7 +66,7 @@ def _address(host: str, port: int) -> str:
 def check() -> None:
     """Start the service without serving: check settings, models, index and golden images."""
     settings = load_settings()
-    stop_without_supervisor(settings.stop_timeout_s)  # that of the service that is being started
+    end_with_supervisor()  # that of the service that is being started
 
     core = Core(settings)
 

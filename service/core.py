@@ -39,6 +39,7 @@ class Core:
         self._metrics: Metrics | None = None
         self._items_counted = -math.inf
         self._item_counts: dict[str, int] | None = None  # by domain; None before the first count
+        self._counting: asyncio.Task[None] | None = None  # shared by concurrent scrapes
         self._models: dict[str, Model] = {}
         self._index: IndexWorker | None = None
 
@@ -129,12 +130,17 @@ class Core:
         They are at most `max_age_s` old unless the index does not respond in time: metrics must work when
         something else is down. Counting 50,000 items holds Python's lock for 10 ms.
         """
-        if time.monotonic() - self._items_counted >= max_age_s:
+        counting = self._counting is not None and not self._counting.done()
+        if not counting and time.monotonic() - self._items_counted >= max_age_s:
             self._items_counted = time.monotonic()
-            with contextlib.suppress(ServiceError, TimeoutError):
-                async with asyncio.timeout(_COUNT_S):
-                    self._item_counts = await self.index.domains()
+            self._counting = asyncio.create_task(self._count_items())
+        if self._counting:
+            await asyncio.wait([self._counting], timeout=_COUNT_S)
         return self._item_counts
+
+    async def _count_items(self) -> None:
+        with contextlib.suppress(ServiceError):
+            self._item_counts = await self.index.domains()
 
     def count_request(self, route: str, status: int, duration_s: float) -> None:
         """Count a response. Before the start there are no metrics."""

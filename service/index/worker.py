@@ -1,6 +1,7 @@
 """The dedicated thread that owns the index, and its asynchronous interface. Calls run sequentially."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -19,6 +20,7 @@ from service.errors import (
 from service.index.base import Hit, Item, Query, VectorIndex, search
 
 T = TypeVar("T")
+Admission = contextlib.AbstractContextManager[object]
 _log = logging.getLogger(__name__)
 
 
@@ -45,14 +47,18 @@ class IndexWorker:
         self.fingerprint = self._index.fingerprint
 
     async def upsert(
-        self, items: Sequence[Item], admitted: bool = False, check: Callable[[], None] = lambda: None
+        self,
+        items: Sequence[Item],
+        admission: Admission | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> list[bool]:
         """Add or replace items; of equal ids the last counts. Returns True for each new id.
 
-        `admitted` items, whose embeddings are already computed, wait instead of being refused. The index's
-        thread calls `check` just before it writes. Raises FingerprintMismatch, and the errors of `check`.
+        `admission` is held until they are written, also after a disconnect; without it the call may be
+        refused. The index's thread calls `check` just before it writes. Raises FingerprintMismatch, and the
+        errors of `check`.
         """
-        return await self._finish(self._upsert, items, check, admitted=admitted)
+        return await self._finish(self._upsert, items, check, admission=admission)
 
     async def search(self, query: Query) -> list[Hit]:
         """Raises FingerprintMismatch, or UnknownDomain if a requested domain has no item."""
@@ -82,21 +88,29 @@ class IndexWorker:
         self._thread.submit(self._index.close).result()
         self._thread.shutdown()
 
-    async def _finish(self, function: Callable[..., T], *args: object, admitted: bool = False) -> T:
-        """Call as `_call`; a disconnect does not cancel the call: a write is either refused or complete."""
-        call = asyncio.ensure_future(self._call(function, *args, admitted=admitted))
-        call.add_done_callback(lambda done: done.cancelled() or done.exception())  # `_call` has logged it
-        return await asyncio.shield(call)
-
-    async def _call(self, function: Callable[..., T], *args: object, admitted: bool = False) -> T:
-        if not admitted and self._calls >= self._max_calls:
+    def check_capacity(self) -> None:
+        """Raise Overloaded if too many calls are in flight."""
+        if self._calls >= self._max_calls:
             self._on_refusal()
             retry_s = min(60, max(1, math.ceil(self._call_s)))
             raise Overloaded("too many index calls in flight", limit=self._max_calls, retry_after_s=retry_s)
+
+    async def _finish(
+        self, function: Callable[..., T], *args: object, admission: Admission | None = None
+    ) -> T:
+        """Call as `_call`; a disconnect does not cancel the call: a write is either refused or complete."""
+        call = asyncio.ensure_future(self._call(function, *args, admission=admission))
+        call.add_done_callback(lambda done: done.cancelled() or done.exception())  # `_call` has logged it
+        return await asyncio.shield(call)
+
+    async def _call(self, function: Callable[..., T], *args: object, admission: Admission | None = None) -> T:
+        if admission is None:
+            self.check_capacity()
         self._calls += 1
         start = time.perf_counter()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+            with admission or contextlib.nullcontext():
+                return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
         except ServiceError:
             raise
         except Exception as error:  # the engines' errors share no base

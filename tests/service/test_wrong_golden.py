@@ -34,9 +34,9 @@ class Faulty(Encoder):
     """Returns wrong embeddings while `wrong` is set, and holds one image until it is released."""
 
     def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
         self.wrong = False
         self.held, self.release = threading.Event(), threading.Event()
+        super().__init__(*args)
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         embeddings = super().encode(pixels)
