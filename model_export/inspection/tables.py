@@ -1,12 +1,12 @@
 """Tables printed by `list`, `verify`, `export` and `bench`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from benchmarks.tables import Table as PlainTable
 from model_export.errors import ExportError
 from model_export.inspection.bench import BATCHES, Speed
 from model_export.inspection.verify import Check
@@ -16,23 +16,26 @@ from service.manifest import Manifest, load_manifest
 
 def print_models(folders: Mapping[str, Path | ExportError], console: Console) -> None:
     """Print a row per model, and the errors of damaged models below the table."""
-    wrapped = ("dim", "precision", "R@1", "licence")  # the others stay in one piece, for copying
-    rows, damaged = list[Sequence[str]](), list[str]()
+    columns = ("dim", "precision", "R@1", "licence")
+    unwrapped = (Column(name, no_wrap=True) for name in ("name", "fingerprint"))  # for copying
+    others = (Column(name, overflow="fold") for name in columns)
+    table = Table(*unwrapped, *others, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    damaged = []
     for name, folder in folders.items():
         try:
             if isinstance(folder, ExportError):
                 raise folder
             manifest = load_manifest(folder)
         except (StartupError, ExportError) as error:
-            rows.append((name, "damaged"))
+            table.add_row(name, "damaged")
             damaged.append(f"{name} is damaged: {error}")
             continue
         scores = manifest.accuracy.scores(manifest.precision) if manifest.accuracy else {}
         mean = f"{100 * scores['mean']['R@1']:.1f}" if "R@1" in scores.get("mean", {}) else "-"
-        rows.append(
-            (name, manifest.fingerprint, str(manifest.dim), manifest.precision, mean, manifest.licence)
+        table.add_row(
+            name, manifest.fingerprint, str(manifest.dim), manifest.precision, mean, manifest.licence
         )
-    PlainTable(("name", "fingerprint", *wrapped), rows, wrapped=wrapped).print(console)
+    console.print(table)
     console.print(
         "R@1: the mean over domains, which the export of an fp16 or int8 model measures", soft_wrap=True
     )
