@@ -14,7 +14,7 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.splits import SPLITS
 from benchmarks.datasets.uned import DOMAINS, INFO_FILES, Source
 from benchmarks.progress import progress_bar
-from benchmarks.tables import Table
+from benchmarks.tables import Table, count
 
 _BATCH = 1024  # images per step of the progress bar
 _LISTED = 20  # paths of each kind in JSON
@@ -148,7 +148,7 @@ def _problems(result: DomainCheck) -> list[str]:
     ]
     for problem, paths in (("missing", result.missing), ("undecodable", result.undecodable)):
         if paths:
-            problems.append(f"{len(paths):,} images {problem}, first: {paths[0]}")
+            problems.append(f"{count(len(paths), 'image')} {problem}, first: {paths[0]}")
     lines = ["; ".join(problems)] if problems else []
     if (source := result.source) and (result.missing or result.undecodable or not result.images):
         lines.append(f"fetch {source.fetch}; to data/images: {source.folders}")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from benchmarks.datasets.check import decodes
 from benchmarks.datasets.splits import SPLITS, Split, split_classes
 from benchmarks.errors import DataError
+from benchmarks.tables import count
 
 _DOMAIN_NAME = re.compile(r"[a-z0-9_-]{1,64}")  # as the service's API accepts it
 _LISTED = 5
@@ -62,7 +64,8 @@ def write_dataset(images: Path, out: Path) -> dict[str, FolderDomain]:
         broken = [str(file) for file, good in zip(files, pool.map(decodes, files), strict=True) if not good]
     if broken:
         listed = ", ".join(broken[:_LISTED])
-        raise DataError(f"{len(broken)} images cannot be read; remove or replace them. The first: {listed}")
+        broken_images = count(len(broken), "image")
+        raise DataError(f"{broken_images} cannot be read. Remove or replace them; the first: {listed}")
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -75,6 +78,14 @@ def write_dataset(images: Path, out: Path) -> dict[str, FolderDomain]:
     return domains
 
 
+def skipped_files(images: Path, domains: Mapping[str, FolderDomain]) -> list[Path]:
+    """Return the files of the folder that are not in the data set, without hidden ones."""
+    classes = (paths for domain in domains.values() for paths in domain.classes.values())
+    files = (file.relative_to(images) for file in images.rglob("*") if file.is_file())
+    visible = {file for file in files if not any(part.startswith(".") for part in file.parts)}
+    return sorted(visible.difference(*(map(Path, paths) for paths in classes)))
+
+
 def _read_domain(folder: Path) -> FolderDomain:
     classes = {}
     for subfolder in _subfolders(folder):
@@ -85,7 +96,7 @@ def _read_domain(folder: Path) -> FolderDomain:
     queryable = [name for name, paths in classes.items() if len(paths) > 1]
     if len(queryable) < 3:
         raise DataError(
-            f"{folder}: {len(queryable)} classes with two or more images; "
+            f"{folder}: {count(len(queryable), 'class', 'classes')} with two or more images; "
             "at least three are required, one each for train, validation and test"
         )
     split = split_classes(folder.name, queryable)

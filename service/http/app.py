@@ -1,6 +1,5 @@
 """The FastAPI app: routes, error responses, and the lifespan of the core."""
 
-import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator
@@ -42,7 +41,7 @@ def create_app(core: Core) -> FastAPI:
         gc.set_threshold(_YOUNG_OBJECTS)
         refuse_before_stopping(core)
         yield
-        await asyncio.to_thread(core.close)
+        await core.close()
 
     app = App(title="Universal image embedding", version=__version__, lifespan=lifespan)
     app.state.core = core

@@ -7,8 +7,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.errors import ServiceError
-from service.http.body import MAX_IMAGES, form_of
+from service.http.body import read_form
 from service.http.handling import EmbedderDep, json_response, model_card, rows_response
+from service.http.parsing import MAX_IMAGES
 from service.http.schemas import EMBEDDING, EMBEDDINGS, IMAGE_BODY, IMAGES_BODY, response_of
 from service.inference.work import Embedded
 
@@ -31,8 +32,8 @@ async def embed(request: Request, embedder: EmbedderDep) -> Response:
 async def embed_batch(request: Request, embedder: EmbedderDep) -> Response:
     """Embed several images. Each has its own embedding or error, in order."""
     embedder.admit_bulk()
-    async with form_of(request, embedder.core.settings.max_request_bytes, images=MAX_IMAGES) as fields:
-        results = await embedder.embed_files(fields.getlist("images"))
+    form = await read_form(request, embedder.core.settings.max_request_bytes, images=MAX_IMAGES)
+    results = await embedder.embed_files(form.getlist("images"))
     return await rows_response("results", results, _row, model_card(embedder.model.manifest))
 
 

@@ -126,6 +126,7 @@ class Envelope:
             if message["type"] == "http.response.start":
                 _check_routed(scope, message)
                 responding = True
+                state.body.release()  # not after the client has read the response
                 total_ms = (time.perf_counter() - arrived) * 1e3
                 self._label(scope, message, {**state.stages_ms, "total": total_ms})
             await send(message)

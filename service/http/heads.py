@@ -1,4 +1,4 @@
-"""Request heads: limits in bytes and time, which uvicorn lacks, and requests that it does not read correctly.
+"""Connections: limits on request heads and on unread responses, and requests that uvicorn misreads.
 
 A header of 100 MB took 120 MB of memory and blocked the event loop for more than 8 s (decision 13).
 """
@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 
 from service.errors import HeadersTooLarge, InvalidRequest, RequestTimeout, ServiceError
 from service.http.problems import problem_response
+from service.http.unread import UnreadResponses
 
 MAX_HEAD_BYTES = 64 * 2**10
 _MAX_DISCARDED_BYTES = 2**20  # after a refused head; a body may be as long as it needs time
@@ -67,10 +68,13 @@ class BoundedHeads(HttpToolsProtocol):
     So trailers and the sizes of chunks are limited as well. At most one read above the limit is kept.
 
     A timer runs while the rest of a head is awaited, but not for a head that arrived in one read, for a
-    request that is being processed, or between two requests: those have uvicorn's own timers.
+    request that is being processed, or between two requests: those have uvicorn's own timers. Another one
+    runs while a response waits for the client to read it.
     """
 
     head_s: ClassVar[float] = 10  # the longest time of a head, from the connection or its first byte
+    unread_s: ClassVar[float] = 60  # the longest time in which the client reads nothing of a response
+    keep_alive_s: ClassVar[int | None] = None  # None: as uvicorn is configured
 
     ignores_offer = False  # this head offers an upgrade, and will be parsed again without it
     _unfinished_bytes = 0
@@ -90,21 +94,25 @@ class BoundedHeads(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.parser = _Parser(self)
         self.url = b""
+        if self.keep_alive_s is not None:
+            self.timeout_keep_alive = self.keep_alive_s
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the event loop, as are the next two methods."""
         super().connection_made(transport)
+        self._unread = UnreadResponses(transport, self.loop, self.unread_s)
         self._pieces: list[bytes] = []  # of a body, in this read
         self._response_transport = _ResponseTransport(self)
         self._start_timer(self.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timer, and break the reference cycles."""
+        """Cancel the timers, and break the reference cycles."""
         super().connection_lost(exc)
         del self._response_transport
         if self.cycle is not None:
             self.cycle.transport = self.transport
         self._cancel_timer()
+        self._unread.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes of a head; refuse it, or set its timer."""
@@ -168,6 +176,16 @@ class BoundedHeads(HttpToolsProtocol):
         self._pass_on_body()
         if not self.ignores_offer:
             super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """Called by the transport: much of a response is unread."""
+        super().pause_writing()
+        self._unread.watch()
+
+    def on_response_complete(self) -> None:
+        """Called by the request when its response is written."""
+        super().on_response_complete()
+        self._unread.watch()
 
     def head_without_offer(self) -> bytes:
         """Return the head that has just been parsed, without its offers to upgrade the connection."""
@@ -247,3 +265,4 @@ class BoundedHeads(HttpToolsProtocol):
         lines = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
         head = f"HTTP/1.1 {error.status} {error.title}\r\n{lines}\r\n"
         self.transport.write(head.encode() + response.body)
+        self._unread.watch()

@@ -14,16 +14,7 @@ from starlette.responses import Response
 
 from service.errors import InvalidRequest, NotReady, ServiceError
 from service.http import schemas
-from service.http.body import (
-    MAX_IMAGES,
-    MAX_JSON_BYTES,
-    RowsObject,
-    form_of,
-    media_type,
-    parse_json,
-    parse_rows,
-    read_body,
-)
+from service.http.body import MAX_JSON_BYTES, media_type, read_body, read_form
 from service.http.handling import (
     Embedder,
     IndexDep,
@@ -32,6 +23,7 @@ from service.http.handling import (
     json_response,
     rows_response,
 )
+from service.http.parsing import MAX_IMAGES, RowsObject, parse_json, parse_rows
 from service.http.schemas import response_of
 from service.http.search import DomainName, ItemId, check_embedding, check_id
 from service.index import Item
@@ -46,6 +38,7 @@ ItemPath = Annotated[
 Label = Annotated[str, QueryParam(max_length=512)]
 
 _MAX_PAYLOAD_BYTES = 64 * 2**10
+_MAX_PAYLOAD_VALUES = 2**16
 _MAX_ENTRY_VALUES = 100  # of an item on average, without its embedding
 _MAX_PAYLOAD_DEPTH = 32
 _ITEM = "/v1/items/{item_id}"
@@ -77,7 +70,7 @@ async def put_item(
 ) -> Response:
     """Index one image. Idempotent."""
     image, fields = await embedder.read_image_and_fields(request, "payload")
-    payload = check_payload(parse_json(fields.get("payload") or b"{}", _MAX_PAYLOAD_BYTES))
+    payload = check_payload(parse_json(fields.get("payload") or b"{}", _MAX_PAYLOAD_VALUES))
     item = Item(item_id, domain, label, (await embedder.embed(image)).embedding, payload)
     (created,) = await embedder.core.index.upsert([item], check=embedder.check_golden)
     return json_response({"id": item_id, "created": created})
@@ -88,6 +81,8 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     """Index many images or embeddings. Each has its own result."""
     dim = embedder.model.manifest.dim
     embedded: Sequence[Embedded | ServiceError | None]
+    index = embedder.core.index
+    index.check_capacity()
     if media_type(request.headers) == "application/json":
         embedder.state.body.admit_bulk()  # its items need no inference
         body, max_values = await read_body(request, MAX_JSON_BYTES), MAX_IMAGES * (dim + _MAX_ENTRY_VALUES)
@@ -101,7 +96,7 @@ async def post_items(request: Request, embedder: IndexEmbedderDep) -> Response:
     items = [result for result in results if isinstance(result, Item)]
     if items:
         try:
-            await embedder.core.index.upsert(items, admitted=True, check=embedder.check_golden)
+            await index.upsert(items, embedder.state.body.transfer(), embedder.check_golden)
         except NotReady:
             results = embedder.checked(results)
     pairs = list(zip(entries, results, strict=True))
@@ -124,16 +119,14 @@ async def delete_item(index: IndexDep, item_id: ItemPath) -> Response:
 async def _read_form(request: Request, embedder: Embedder) -> tuple[list[Any], list[Embedded | ServiceError]]:
     embedder.admit_bulk()
     max_bytes = embedder.core.settings.max_request_bytes
-    async with form_of(request, max_bytes, images=MAX_IMAGES, items=1) as fields:
-        items, files = fields.get("items"), fields.getlist("images")
-        if not isinstance(items, bytes):
-            raise InvalidRequest("multipart field `items` is required, and must be a JSON list")
-        entries = await asyncio.to_thread(
-            parse_rows, items, MAX_IMAGES * _MAX_ENTRY_VALUES, list[msgspec.Raw]
-        )
-        if len(entries) != len(files):
-            raise InvalidRequest(f"{len(files)} images, but {len(entries)} items")
-        return entries, await embedder.embed_files(files)
+    form = await read_form(request, max_bytes, images=MAX_IMAGES, items=1)
+    items, files = form.get("items"), form.getlist("images")
+    if not isinstance(items, bytes):
+        raise InvalidRequest("multipart field `items` is required, and must be a JSON list")
+    entries = await asyncio.to_thread(parse_rows, items, MAX_IMAGES * _MAX_ENTRY_VALUES, list[msgspec.Raw])
+    if len(entries) != len(files):
+        raise InvalidRequest(f"{len(files)} images, but {len(entries)} items")
+    return entries, await embedder.embed_files(files)
 
 
 def check_payload(value: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`python -m service.index.daemon SOCKET FOLDER DIM FINGERPRINT QUANTIZATION`: the process that owns the embedded index.
+"""The process that owns the embedded index: `python -m service.index.daemon`, started by `process`.
 
 The engine holds Python's lock during its calls, and a full disk or a damaged file can end its process. So it
 runs in this one, which executes one command at a time for any number of service processes.
@@ -82,7 +82,6 @@ async def _serve(socket: Path, index: VectorIndex) -> None:
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     owner = _Owner(index)
-    socket.unlink(missing_ok=True)  # of a process that was killed
     await loop.create_unix_server(lambda: _Connection(owner), str(socket))
     _report("ready")
     await stopped.wait()
@@ -96,14 +95,16 @@ def _report(line: str) -> None:
 
 def main() -> None:
     """Serve until SIGTERM. Prints `ready`, or the reason why the index cannot be opened."""
-    socket, folder, dim, fingerprint, quantization = sys.argv[1:]
+    name, folder, dim, fingerprint, quantization = sys.argv[1:]
+    socket = Path(name)
     try:
         index = EdgeIndex(Path(folder), int(dim), fingerprint, msgspec.convert(quantization, Quantization))
     except StartupError as error:
         _report(str(error))
         sys.exit(1)
+    socket.unlink(missing_ok=True)  # of a process that was killed
     with contextlib.closing(index):
-        uvloop.run(_serve(Path(socket), index))
+        uvloop.run(_serve(socket, index))
 
 
 if __name__ == "__main__":

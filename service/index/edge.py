@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import qdrant_edge as edge
 from qdrant_edge import EdgeShard, UpdateOperation
@@ -20,7 +20,12 @@ from service.index import base
 from service.index.base import IndexedItem, Item, Query
 from service.settings import Quantization
 
+T = TypeVar("T")
+
 GRAPH_FROM_ITEMS = 40_000  # where a graph begins to pay off at 64 dimensions; the engine's default
+# Of items with payloads in one call, which holds Python's lock: 1,000 payloads of 16 KB take 90 ms to write
+# and up to 130 ms to look up; 32 of 60 KB take 13 ms.
+_PART = 32
 _EF_CONSTRUCT = 100  # the engine's default, like m = 16
 _Config = edge.ScalarQuantizationConfig | edge.TurboQuantQuantizationConfig | None
 _QUANTIZATIONS: dict[Quantization, _Config] = {
@@ -70,17 +75,20 @@ class EdgeIndex:
                 self._shard.update(UpdateOperation.create_field_index(name, _PAYLOAD_INDEXES[name]))
 
     def upsert(self, items: Sequence[Item]) -> None:
-        points = [
-            edge.Point(base.point_id(item.id), item.embedding.tolist(), base.payload_of(item))
-            for item in items
-        ]
-        self._shard.update(UpdateOperation.upsert_points(points))
+        for part in _parts(items):
+            points = [
+                edge.Point(base.point_id(item.id), item.embedding.tolist(), base.payload_of(item))
+                for item in part
+            ]
+            self._shard.update(UpdateOperation.upsert_points(points))
 
     def existing(self, ids: Sequence[str]) -> set[str]:
-        records = self._shard.retrieve(
-            [base.point_id(i) for i in ids], with_payload=["id"], with_vector=False
-        )
-        return {record.payload["id"] for record in records if record.payload}
+        return {
+            record.payload["id"]
+            for part in _parts(ids)
+            for record in self._shard.retrieve([base.point_id(i) for i in part], ["id"], with_vector=False)
+            if record.payload
+        }
 
     def get(self, item_id: str) -> Item | None:
         records = self._shard.retrieve([base.point_id(item_id)], with_payload=True, with_vector=True)
@@ -161,6 +169,10 @@ def build_graph(folder: Path, dim: int, quantization: Quantization, from_items: 
         info = shard.info()
         shard.close()
     return info.points_count, info.indexed_vectors_count
+
+
+def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (rows[start : start + _PART] for start in range(0, len(rows), _PART))
 
 
 @contextmanager

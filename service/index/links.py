@@ -17,8 +17,9 @@ _log = logging.getLogger(__name__)
 
 
 class Link(Protocol):
-    """Executes commands. After `open` it has the properties of the index."""
+    """Executes commands, up to `width` at a time. After `open` it has the properties of the index."""
 
+    width: int
     backend: str
     quantization: Quantization
     fingerprint: str
@@ -35,6 +36,8 @@ class Link(Protocol):
 
 class ThreadLink:
     """Calls a synchronous index from one thread, sequentially."""
+
+    width = 1
 
     def __init__(self, open_index: Callable[[], VectorIndex]) -> None:
         self._open_index = open_index
@@ -105,6 +108,7 @@ class _Connection(asyncio.Protocol):
 class ProcessLink:
     """Sends commands to the index process, and connects again after it ended."""
 
+    width = 16
     backend = "qdrant-edge"
 
     def __init__(self, socket: str) -> None:

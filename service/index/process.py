@@ -8,9 +8,11 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Self
 
 from service.errors import StartupError
-from service.settings import Quantization
+from service.manifest import Manifest
+from service.settings import Quantization, Settings
 
 _SOCKET = "_UIE_INDEX_SOCKET"  # set by the supervisor for its workers; not a setting
 _RESTART_S = (0.1, 10.0)  # the first pause before a restart, and the longest one
@@ -45,6 +47,11 @@ class IndexProcess:
         # and below this one, which lives as long.
         self._watcher = threading.Thread(target=self._watch, name="index-process", daemon=True)
         self._watcher.start()
+
+    @classmethod
+    def of(cls, settings: Settings, manifest: Manifest) -> Self:
+        """Start the process for the embedded index of the settings. Raises StartupError."""
+        return cls(settings.index_folder, manifest.dim, manifest.fingerprint, settings.index_quantization)
 
     @property
     def pid(self) -> int:

@@ -1,6 +1,7 @@
 """The asynchronous interface to the index: limits on the calls in flight, and errors of requests."""
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,9 @@ from service.index.base import Hit, Item, Query
 from service.index.commands import Command, Counts, Delete, Domains, Get, Search, Upsert
 from service.index.links import Link
 
-_LONGEST_S = 60  # of any call, its wait included
+Admission = contextlib.AbstractContextManager[object]
+Check = Callable[[], None]
+_LONGEST_S = 60  # of any command, without its wait
 
 
 class IndexWorker:
@@ -24,13 +27,14 @@ class IndexWorker:
         max_calls: int = 512,
         on_refusal: Callable[[], object] = lambda: None,
     ) -> None:
-        """`fingerprint` is the served model's; `max_calls` may be in flight, the running one included."""
+        """`fingerprint` is the served model's; `max_calls` may be in flight, the running ones included."""
         self._link = link
         self._served_fingerprint = fingerprint
         self._max_calls = max_calls
         self._on_refusal = on_refusal
         self._calls = 0
         self._call_s = 0.0  # duration of the latest call, its wait included
+        self._slots = asyncio.Semaphore(link.width)
 
     async def open(self) -> None:
         """Connect to the index. Raises StartupError."""
@@ -52,15 +56,17 @@ class IndexWorker:
         return self._link.fingerprint
 
     async def upsert(
-        self, items: Sequence[Item], admitted: bool = False, check: Callable[[], None] = lambda: None
+        self, items: Sequence[Item], admission: Admission | None = None, check: Check = lambda: None
     ) -> list[bool]:
         """Add or replace items; of equal ids the last counts. Returns True for each new id.
 
-        `admitted` items, whose embeddings are already computed, wait instead of being refused. `check` is
-        called just before the write. Raises FingerprintMismatch, and the errors of `check`.
+        `admission` is held until they are written, also after a disconnect; without it the call may be
+        refused. `check` is called just before the write. Raises FingerprintMismatch, and the errors of
+        `check`.
         """
         self.check_fingerprint()
-        return await self._finish(Upsert(items), admitted, check)
+        created: list[bool] = await self._finish(Upsert(items), admission, check)
+        return created
 
     async def search(self, query: Query) -> list[Hit]:
         """Raises FingerprintMismatch, or UnknownDomain if a requested domain has no item."""
@@ -92,6 +98,8 @@ class IndexWorker:
 
     async def close(self) -> None:
         """Finish the calls in flight."""
+        for _ in range(self._link.width):
+            await self._slots.acquire()
         await self._link.close()
 
     def check_fingerprint(self) -> None:
@@ -103,25 +111,34 @@ class IndexWorker:
                 model=self._served_fingerprint,
             )
 
-    async def _finish(
-        self, command: Command, admitted: bool = False, check: Callable[[], None] = lambda: None
-    ) -> Any:
-        """Call as `_call`; a disconnect does not cancel the call: a write is either refused or complete."""
-        check()
-        call = asyncio.ensure_future(self._call(command, admitted))
-        call.add_done_callback(lambda done: done.cancelled() or done.exception())  # the link has logged it
-        return await asyncio.shield(call)
-
-    async def _call(self, command: Command, admitted: bool = False) -> Any:
-        if not admitted and self._calls >= self._max_calls:
+    def check_capacity(self) -> None:
+        """Raise Overloaded if too many calls are in flight."""
+        if self._calls >= self._max_calls:
             self._on_refusal()
             retry_s = min(60, max(1, math.ceil(self._call_s)))
             raise Overloaded("too many index calls in flight", limit=self._max_calls, retry_after_s=retry_s)
+
+    async def _finish(
+        self, command: Command, admission: Admission | None = None, check: Check = lambda: None
+    ) -> Any:
+        """Call as `_call`; a disconnect does not cancel the call: a write is either refused or complete."""
+        call = asyncio.ensure_future(self._call(command, admission, check))
+        call.add_done_callback(lambda done: done.cancelled() or done.exception())  # the link has logged it
+        return await asyncio.shield(call)
+
+    async def _call(
+        self, command: Command, admission: Admission | None = None, check: Check = lambda: None
+    ) -> Any:
+        if admission is None:
+            self.check_capacity()
         self._calls += 1
         start = time.perf_counter()
         try:
-            async with asyncio.timeout(_LONGEST_S):
-                return await self._link.run(command)
+            # Few commands are sent at a time: the others are still cancelled, or refused by `check`.
+            with admission or contextlib.nullcontext():
+                async with self._slots, asyncio.timeout(_LONGEST_S):
+                    check()
+                    return await self._link.run(command)
         except TimeoutError as error:
             raise IndexUnavailable(f"the index did not answer within {_LONGEST_S} s") from error
         finally:

@@ -117,7 +117,7 @@ def test_the_command_fails_and_names_the_files_to_fetch(tmp_path: Path) -> None:
     assert isinstance(done.exception, DataError)
     assert f"{tmp_path} is not complete: cars, food2k" in str(done.exception)
     assert "train.json is missing (6,346 rows)" in done.stdout
-    assert "1 images missing, first: missing.png" in done.stdout
+    assert "1 image missing, first: missing.png" in done.stdout
     assert "fetch Cars196" in done.stdout
     assert "cars/car_ims" in done.stdout
     body = json.loads(done.stdout.splitlines()[-1])
@@ -130,7 +130,7 @@ def test_markup_in_names_is_printed_literally(tmp_path: Path, name: str) -> None
     write_data(tmp_path, "tea[b]", {"test": [name]})
     done = CliRunner().invoke(app, ["check", str(tmp_path)])
     assert isinstance(done.exception, DataError)
-    assert f"tea[b]: 1 images missing, first: {name}" in done.stdout
+    assert f"tea[b]: 1 image missing, first: {name}" in done.stdout
     assert "tea[b] " in done.stdout  # the table's row
 
 

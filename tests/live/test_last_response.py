@@ -78,7 +78,7 @@ async def test_a_refused_head_gets_its_response(head: bytes, status: bytes) -> N
 
 
 async def test_nothing_follows_the_last_response() -> None:
-    """A request after the one that closed the connection must not run, because no client gets its response."""
+    """A request after the one that closed the connection must not run: no client gets its response."""
     paths: list[str] = []
 
     async def record(scope: Scope, receive: Receive, send: Send) -> None:

@@ -29,7 +29,7 @@ ALLOWED = {
         "service.process",
         "service.errors",
     },
-    "benchmarks": {"benchmarks", "service.client", "service.calls"},
+    "benchmarks": {"benchmarks", "service.client"},
 }
 
 # Inside a package, by folder or top-level file: each line may import from the lines below it, and no line
@@ -41,7 +41,7 @@ LAYERS = {
         core tune
         inference index fetch logs
         settings manifest client
-        metrics errors hosts calls process __init__
+        metrics errors hosts process __init__
     """,
     "model_export": """
         __main__

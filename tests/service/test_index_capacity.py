@@ -1,6 +1,7 @@
 """The index has one thread and a bounded queue: calls above the limit are refused."""
 
 import asyncio
+import contextlib
 import threading
 from pathlib import Path
 
@@ -74,7 +75,7 @@ async def test_the_items_are_counted_every_few_seconds_at_most(tmp_path: Path) -
     await core.index.upsert([Item("a", "d", "l", np.eye(64, dtype=np.float32)[0])])
     assert await core.item_counts() == {}
     assert await core.item_counts(max_age_s=0) == {"d": 1}
-    await asyncio.to_thread(core.close)
+    await core.close()
 
 
 async def test_the_number_of_items_is_no_metric_before_it_is_counted(
@@ -92,7 +93,26 @@ async def test_the_number_of_items_is_no_metric_before_it_is_counted(
         assert [("uie_index" in scrape.text, scrape.status_code) for scrape in scrapes] == [(False, 200)] * 2
         await core.item_counts(max_age_s=0)
         assert "uie_index_items 0.0\n" in (await client.get("/metrics")).text
-    await asyncio.to_thread(core.close)
+    await core.close()
+
+
+async def test_concurrent_scrapes_share_a_count(tmp_path: Path) -> None:
+    core = Core(Settings(data_dir=tmp_path / "index"))
+    await core.start()
+    await core.index.upsert([Item("a", "d", "l", np.eye(64, dtype=np.float32)[0])])
+    assert await asyncio.gather(*(core.item_counts() for _ in range(2))) == [{"d": 1}] * 2
+    idle = threading.Event()
+    core.index._thread.submit(idle.wait, 60)
+    assert await core.item_counts(max_age_s=0) == {"d": 1}  # waits in vain
+    writing = core.index.delete("a")
+    counting = core._counting
+    idle.set()
+    assert await writing
+    assert counting
+    await counting  # its result is kept for the next scrape
+    assert await core.item_counts() == {"d": 1}
+    assert await core.item_counts(max_age_s=0) == {}
+    await core.close()
 
 
 async def test_items_of_an_admitted_request_wait(index: Held) -> None:
@@ -102,7 +122,7 @@ async def test_items_of_an_admitted_request_wait(index: Held) -> None:
     item = Item("a", "d", "l", np.full(8, 8**-0.5, dtype=np.float32))
     with pytest.raises(Overloaded):
         await worker.upsert([item])
-    admitted = asyncio.create_task(worker.upsert([item], admitted=True))
+    admitted = asyncio.create_task(worker.upsert([item], contextlib.nullcontext()))
     await asyncio.sleep(0)
     index.gate.set()
     assert await admitted == [True]

@@ -42,7 +42,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("UIE_API_KEYS", "", "UIE_API_KEYS"),
         ("UIE_API_KEYS", " , ", "UIE_API_KEYS"),
         ("UIE_API_KEYS", "  ", "UIE_API_KEYS"),
-        ("UIE_API_KEY", "secret", "no such setting: UIE_API_KEY"),
+        ("UIE_API_KEY", "secret", "no such setting: UIE_API_KEY; `python -m service settings`"),
         ("UIE_PORT", "3000", "no such setting: UIE_PORT"),
         ("UIE_SERVICE_HOST", "example.org", "no such setting: UIE_SERVICE_HOST"),
         ("UIE_KEEP_ALIVE_S", "0", "UIE_KEEP_ALIVE_S"),

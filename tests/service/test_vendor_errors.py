@@ -22,7 +22,7 @@ async def envelope(tmp_path: Path) -> AsyncIterator[Envelope]:
     core = Core(Settings(data_dir=tmp_path, api_keys=("key",)))
     await core.start()
     yield Envelope(create_app(core), core)
-    await asyncio.to_thread(core.close)
+    await core.close()
 
 
 async def slow_body() -> AsyncIterator[bytes]:

@@ -34,9 +34,9 @@ class Faulty(Encoder):
     """Returns wrong embeddings while `wrong` is set, and holds one image until it is released."""
 
     def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
         self.wrong = False
         self.held, self.release = threading.Event(), threading.Event()
+        super().__init__(*args)
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         embeddings = super().encode(pixels)
@@ -54,7 +54,7 @@ async def serving(data_dir: Path) -> AsyncIterator[tuple[Core, httpx.AsyncClient
     transport = httpx.ASGITransport(Envelope(create_app(core), core))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=300) as client:
         yield core, client
-    await asyncio.to_thread(core.close)
+    await core.close()
 
 
 def encoder_of(core: Core) -> Faulty:

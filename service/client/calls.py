@@ -68,14 +68,6 @@ class SearchResult:
 
 
 @dataclass(frozen=True)
-class DomainPage:
-    """Items by domain, and the last name if more domains follow."""
-
-    counts: dict[str, int]
-    next: str | None
-
-
-@dataclass(frozen=True)
 class Call(Generic[T]):
     """A request, and the conversion of its response."""
 
@@ -84,6 +76,7 @@ class Call(Generic[T]):
     read: Callable[[httpx.Response], T]
     arguments: dict[str, Any] = field(default_factory=dict)  # of httpx's `request`
     only: Callable[[list[int]], "Call[T]"] | None = None  # the same call for some rows of a bulk request
+    next_page: Callable[[httpx.Response], "Call[T] | None"] | None = None  # the last page's `read` has all
 
 
 def _raw(image: bytes) -> dict[str, Any]:
@@ -192,14 +185,23 @@ def get(id: str) -> Call[Item]:  # noqa: A002
     return Call("GET", _item_path(id), read)
 
 
-def domains(after: str = "") -> Call[DomainPage]:
-    """Count the items of each domain whose name sorts after `after`."""
+def domains() -> Call[dict[str, int]]:
+    """Count the items of each domain."""
+    counts: dict[str, int] = {}
 
-    def read(response: httpx.Response) -> DomainPage:
-        body = response.json()
-        return DomainPage({domain["name"]: domain["items"] for domain in body["domains"]}, body.get("next"))
+    def read(response: httpx.Response) -> dict[str, int]:
+        counts.update({domain["name"]: domain["items"] for domain in response.json()["domains"]})
+        return counts
 
-    return Call("GET", "/v1/domains", read, {"params": {"after": after}} if after else {})
+    def next_page(response: httpx.Response) -> Call[dict[str, int]] | None:
+        read(response)
+        after = response.json().get("next")
+        return None if after is None else page({"params": {"after": after}})
+
+    def page(arguments: dict[str, Any]) -> Call[dict[str, int]]:
+        return Call("GET", "/v1/domains", read, arguments, next_page=next_page)
+
+    return page({})
 
 
 def delete(id: str) -> Call[bool]:  # noqa: A002
