@@ -178,11 +178,6 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if self.lanes > self.threads:
             raise ValueError(f"UIE_LANES={self.lanes} exceeds UIE_THREADS={self.threads}")
-        if self.workers > 1 and self.qdrant_url is None:
-            raise ValueError(
-                f"UIE_WORKERS={self.workers} needs UIE_QDRANT_URL: "
-                "only one process can open the embedded index"
-            )
         return self
 
     @property

@@ -63,5 +63,5 @@ async def test_a_query_image_crosses_few_files(recorder: Recorder, tmp_path: Pat
         recorder.on = False
     await core.close()
     assert [hit["id"] for hit in response.json()["hits"]] == ["a"]
-    assert {"http/search.py", "inference/images.py", "index/edge.py"} <= set(recorder.files)
+    assert {"http/search.py", "inference/images.py", "index/wire.py"} <= set(recorder.files)
     assert len(recorder.files) <= MAX_FILES, "\n".join(recorder.files)

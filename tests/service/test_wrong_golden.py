@@ -3,8 +3,8 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from service.core import Core
 from service.errors import StartupError
 from service.http.app import create_app
 from service.http.envelope import Envelope
-from service.index import IndexWorker
 from service.inference.encoder import Encoder
 from service.settings import Settings
 from tests.support.images import encode, noise
+from tests.support.indexes import occupied
 from tests.support.live import PNG, TRUNCATED, problem_of, uri
 from tests.support.waiting import until
 
@@ -75,15 +75,6 @@ async def fail_and_pass_a_check(core: Core) -> None:
     await core.model().golden.check()
 
 
-@contextmanager
-def busy(index: IndexWorker) -> Iterator[None]:
-    """Keeps the index's thread from its other calls."""
-    released = threading.Event()
-    index._thread.submit(released.wait, 60)
-    yield
-    released.set()
-
-
 @pytest.mark.parametrize("path", ["/v1/items", "/v1/embed/batch"])
 async def test_all_rows_of_a_bulk_request_around_a_wrong_golden_image_are_refused(
     tmp_path: Path, path: str
@@ -115,7 +106,7 @@ async def test_an_embedding_that_waits_for_the_index_is_checked_again(tmp_path: 
     images, rows = [("images", ("name", IMAGE))], json.dumps([{"id": "a", **QUERY}])
     async with serving(tmp_path) as (core, client):
         vector = np.eye(64)[0].tolist()
-        with busy(core.index):
+        async with occupied(core.index):
             requests = [
                 client.put("/v1/items/a", params=QUERY, content=IMAGE, headers=PNG),
                 client.post("/v1/search", content=IMAGE, headers=PNG),
