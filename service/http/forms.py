@@ -14,7 +14,7 @@ _CHARSETS = {"utf-8", "utf8", "us-ascii", "ascii"}
 _MAX_TEXT_BYTES = 128 * 2**10
 _TEXT_FIELDS = {"payload": _MAX_TEXT_BYTES, "items": 8 * 2**20}  # their largest sizes; all others are files
 _NOT_ENCODED = {"binary", "8bit", "7bit", "identity", ""}
-_MAX_PART_HEADERS = 8
+_MAX_PART_HEADERS = 6
 _MAX_PART_HEADER_BYTES = 8 * 2**10  # a name of 255 characters, percent-encoded in `filename` and `filename*`
 _OPTION = re.compile(rb';[ \t]*+([^=;"\s]++)[ \t]*+=[ \t]*+(?:"((?:[^"\\]++|\\.)*+)"?|([^;]*+))', re.DOTALL)
 
