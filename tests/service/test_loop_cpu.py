@@ -21,7 +21,7 @@ from tests.support.probe import Call, ProbedServer, probed_server
 pytestmark = pytest.mark.integration
 
 LIMIT_MS = 50
-LIMIT_OF_ALL_MS = 70  # others may work meanwhile without the lock, on other cores
+LIMIT_OF_ALL_MS = 80  # others may work meanwhile without the lock, on other cores
 # The engine reads the hits' payloads in one call.
 LOCKED = {"100 hits with payloads", "hits of many numbers"}
 FORM = {"Content-Type": "multipart/form-data; boundary=frontier"}
@@ -128,7 +128,7 @@ def calls() -> Iterator[Call]:
     payload = json.dumps({"a": [[n] for n in range(6_000)]}).encode()
     yield Call("payload", put, form_of(("image", IMAGE), ("payload", payload)), FORM, "PUT")
     yield Call("1000 files", "/v1/embed/batch", form_of(*[("images", image_of(each))] * MAX_IMAGES), FORM)
-    for header in ('; b="' + ";" * 3_900, '; b="' + ";" * 300, "\r\nx: y" * 5):
+    for header in ('; b="' + ";" * 3_900, '; b="' + ";" * 300, "\r\nx: y" * 7):
         files = form_of(*[("images", b"")] * MAX_IMAGES, header=header)
         yield Call(f"headers of files {header[:6]!r} {len(header)}", "/v1/embed/batch", files, FORM)
     long_type = {"Content-Type": 'multipart/form-data; a="' + ";" * _SLACK_BYTES}
