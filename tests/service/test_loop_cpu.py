@@ -79,6 +79,8 @@ def vendor_calls(uri: str) -> Iterator[Call]:
     yield Call("many line breaks before a data URI", "/v1/embeddings", lines, JSON, status=400)
     text = {"role": "user", "content": [{"type": "text", "text": "x" * size}]}
     yield Call("long text", "/v1/embeddings", json.dumps({"messages": [text]}).encode(), JSON, status=400)
+    name = json.dumps({"\n" * (size // 2): 1, "input": uri}).encode()
+    yield Call("long name", "/v1/embeddings", name, JSON, status=400)
     wide = json.dumps({"model": "\N{GRINNING FACE}" + "x" * size, "input": uri}, ensure_ascii=False)
     yield Call("long model with an emoji", "/v1/embeddings", wide.encode(), JSON, status=400)
 
@@ -164,6 +166,9 @@ def calls() -> Iterator[Call]:
         for piece in ("a", "%2F", "/"):
             path = start + piece * (_SLACK_BYTES // len(piece))
             yield Call(f"path {start} of {piece}", path, method="GET", status=status)
+    for name, start in (("Accept", "application/octet-stream"), ("Content-Encoding", ""), ("Origin", "")):
+        headers = {name: start + "," * _SLACK_BYTES}
+        yield Call(f"commas in {name}", "/v1/embed", IMAGE, headers, status=403 if name == "Origin" else 200)
     headers = {f"a{n}": "" for n in range(6_000)}
     yield Call("many headers", "/v1/embed", IMAGE, headers)
     for path in ("/openapi.json", "/docs", "/v1/info", "/v1/domains"):
