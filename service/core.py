@@ -124,7 +124,9 @@ class Core:
         """Return the model of this name, by default the first one. Raises UnknownModel."""
         served = [manifest.name for manifest in self.manifests]
         if name is not None and name not in served:
-            raise UnknownModel("this model is not served", served=served)
+            raise UnknownModel(
+                f"the model {name[:100]!r} is not served; served: {', '.join(served)}", served=served
+            )
         return _started(self._models.get(name or served[0]))
 
     def too_many_bytes(self, reason: Literal["bytes", "bulk"]) -> Overloaded:

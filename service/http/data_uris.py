@@ -18,10 +18,9 @@ from service.errors import ImageTooLarge, InvalidRequest
 from service.http.body import Link
 from service.http.parsing import MAX_URL_BYTES
 
-_HEAD_BYTES = 2048  # of a string, with its scheme: a regular expression holds Python's lock as well
-_SCHEME = re.compile(
-    rb"(?:\\[nrt]|\s)*+(?:(data:)|https?:(?://|\\/\\/))", re.IGNORECASE
-)  # or escaped slashes
+_HEAD_BYTES = 2048  # of a string: they hold its scheme and media type, as a match holds Python's lock too
+# Some clients escape every slash.
+_SCHEME = re.compile(rb"(?:\\[nrt]|\s)*+(?:(data:)|https?:(?://|\\/\\/))", re.IGNORECASE)
 _BASE64 = re.compile(rb"[^,]*?;\s*+base64\s*+,", re.IGNORECASE)
 _PIECE_BYTES = 64 * 1024
 _STANDARD = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet

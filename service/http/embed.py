@@ -16,6 +16,7 @@ from service.inference.work import Embedded
 router = APIRouter()  # `handling.App` calls its endpoints with these two arguments
 
 _BYTES = "application/octet-stream"
+_MAX_RANGES = 32  # of an Accept header; the others are ignored
 _QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")
 
 
@@ -42,7 +43,7 @@ def _prefers_bytes(accept: str) -> bool:
     if _BYTES not in accept.lower():
         return False
     weights = {}
-    for media_range in accept.lower().split(","):
+    for media_range in accept.lower().split(",", _MAX_RANGES)[:_MAX_RANGES]:
         name, *parameters = (part.strip() for part in media_range.split(";"))
         quality = next((part[2:].strip() for part in parameters if part.startswith("q=")), "1")
         weights[name] = float(quality) if _QUALITY.fullmatch(quality) else 1.0

@@ -167,10 +167,12 @@ def _item(entry: Any, dim: int, embedded: Embedded | ServiceError | None) -> Ite
     if isinstance(entry, ServiceError):
         return entry
     try:
-        if embedded:
-            embedding = embedded.embedding
-        else:
-            embedding = check_embedding(entry.get("embedding") if isinstance(entry, dict) else None, dim)
+        members = entry if isinstance(entry, dict) else {}
+        names = [*_Entry.model_fields, *([] if embedded else ["embedding"])]
+        present = {name for name, value in members.items() if value is not None}
+        if unknown := ", ".join(sorted(present.difference(names)))[:200]:
+            return InvalidRequest(f"unknown member: {unknown}; an item has {', '.join(names)}")
+        embedding = embedded.embedding if embedded else check_embedding(members.get("embedding"), dim)
         fields = _Entry.model_validate(entry)
         payload = check_payload(fields.payload)
     except ValidationError as error:

@@ -101,13 +101,24 @@ def check_values(body: bytes | bytearray, max_values: int) -> None:
 
 
 def _structure(text: bytes | bytearray) -> Iterator[bytes]:
-    """Yield JSON without its strings, in parts of which none holds Python's lock for long."""
+    """Yield JSON without its strings, in parts of which none holds Python's lock for long.
+
+    Raises InvalidRequest for a name as long as a part, which a parser would copy: 32 MB take 120 ms.
+    """
     start = in_string = 0
+    is_long = False  # the last string
     while start < len(text):
         part = bytes(text[start : start + _COUNTED_BYTES])
         cut_escape = (len(part) - len(part.rstrip(b"\\"))) % 2  # the next part starts with it
         part = part[: max(1, len(part) - cut_escape)]
         start += len(part)
         pieces = part.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')
-        yield b"".join(pieces[in_string::2])
+        outside = b"".join(pieces[in_string::2])
+        if in_string and len(pieces) == 1:
+            is_long = True
+        elif is_long and (rest := outside.lstrip()):
+            if rest.startswith(b":"):
+                raise InvalidRequest("a name in the JSON has too many bytes", limit=_COUNTED_BYTES)
+            is_long = False
+        yield outside
         in_string = (in_string + len(pieces) - 1) % 2

@@ -128,7 +128,10 @@ def _parse(body: Any, request: Request, parameters: _Parameters) -> tuple[dict[s
     query = {name: members.pop(name) for name in _QUERIES if name in members}
     names = _Parameters.model_fields.keys()
     if unknown := sorted(members.keys() - names):
-        raise InvalidRequest(f"unknown member of the JSON body: {', '.join(unknown)[:200]}")
+        raise InvalidRequest(
+            f"unknown member of the JSON body: {', '.join(unknown)[:200]}; a search takes one of "
+            f"{', '.join(_QUERIES)}, and {', '.join(names)}"
+        )
     if repeated := sorted(members.keys() & request.query_params.keys()):
         raise InvalidRequest(f"both in the query string and in the JSON body: {', '.join(repeated)}")
     if not members:

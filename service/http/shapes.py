@@ -174,7 +174,7 @@ def _image_of(parts: list[_Part]) -> Source:
     """Return the only image. Raises InvalidRequest for other text beside it."""
     images = [source for part in parts if (source := _image(part))]
     for part in parts:
-        # A longer text is not decoded: with an emoji it takes four bytes for each character.
+        # A longer text is not decoded: with one emoji each of its characters takes four bytes.
         if len(part.text) > _MAX_TEXT_BYTES or (_text("text", part.text) or "").strip() not in _INSTRUCTIONS:
             raise InvalidRequest(
                 "only images are embedded: text beside an image would have no effect" if images else TEXT

@@ -82,7 +82,10 @@ def _search(index: VectorIndex, query: Query) -> list[Hit]:
     absent = sorted(set(query.domains) - {hit.item.domain for hit in hits})
     unknown = [name for name in absent if not index.nearest(Query(query.embedding, 1, (name,)), 1)]
     if unknown:
-        raise UnknownDomain("no item of this domain is indexed", domains=unknown)
+        raise UnknownDomain(
+            f"no item is indexed in: {', '.join(unknown)[:200]}; GET /v1/domains lists the domains",
+            domains=unknown,
+        )
     return hits
 
 

@@ -91,15 +91,15 @@ def test_file_names_of_clients_are_accepted(http: httpx.Client, names: str) -> N
     embedding_of(http.post("/v1/embed", **form((f'name="image"; {names}', IMAGE))))
 
 
-def test_a_malformed_form_is_explained_and_not_logged(service: ServiceProcess, http: httpx.Client) -> None:
+@pytest.mark.parametrize("kind", ["multipart/form-data", 'multipart/form-data; boundary=""', None])
+def test_a_malformed_form_writes_no_log(
+    service: ServiceProcess, http: httpx.Client, kind: str | None
+) -> None:
     before = service.log.read_text()
-    for kind in ("multipart/form-data", 'multipart/form-data; boundary=""'):
-        for path in ("/v1/embed", "/v1/embed/batch", "/v1/items", "/v1/search"):
-            refused = http.post(path, content=form(FILE)["content"], headers={"Content-Type": kind})
-            assert problem_of(refused) == (400, "invalid-request")
-            assert "must have its boundary" in refused.json()["detail"]
-    refused = http.post("/v1/embed", content=b"not a form", headers=form()["headers"])
-    assert problem_of(refused) == (400, "invalid-request")
+    headers = {"Content-Type": kind or "multipart/form-data; boundary=x"}
+    for path in ("/v1/embed", "/v1/embed/batch", "/v1/items", "/v1/search"):
+        refused = http.post(path, content=b"a form", headers=headers)
+        assert problem_of(refused) == (400, "invalid-request")
     assert service.log.read_text() == before
 
 

@@ -126,3 +126,20 @@ def test_a_payload_has_at_most_32_levels(http: httpx.Client) -> None:
         refused = http.put(PUT, files=FILE, data={"payload": f'{{"a":{payload}}}'})
         assert problem_of(refused) == (400, "invalid-request")
         assert refused.json()["limit"] == 32
+
+
+def test_an_unknown_member_of_an_item_is_refused(http: httpx.Client) -> None:
+    item = {"id": "form", "domain": "form", "label": "l", "payload": None, "colour": None}
+    items = [item, {**item, "price": 1}, {**item, "embedding": [1.0] * 64}]
+    images = [("images", ("a", IMAGE))] * 3
+    rows = http.post("/v1/items", files=images, data={"items": json.dumps(items)}).json()["results"]
+    assert rows[0] == {"id": "form"}
+    assert [row["error"]["detail"] for row in rows[1:]] == [
+        f"unknown member: {name}; an item has id, domain, label, payload" for name in ("price", "embedding")
+    ]
+    embeddings = {"items": [{**item, "embedding": [1.0] * 64}, {**item, "vector": [1.0] * 64}]}
+    rows = http.post("/v1/items", json=embeddings).json()["results"]
+    assert rows[0] == {"id": "form"}
+    assert rows[1]["error"]["detail"] == (
+        "unknown member: vector; an item has id, domain, label, payload, embedding"
+    )

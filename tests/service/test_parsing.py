@@ -38,3 +38,12 @@ def test_an_escape_may_be_cut(end: str) -> None:
 def test_text_that_is_not_json_is_counted_to_its_end() -> None:
     assert counted("[" + "\\" * (2 * PART_BYTES + 1)) == 1
     assert counted('["' + "," * PART_BYTES) == 1
+
+
+def test_a_long_name_is_refused_but_not_a_long_string() -> None:
+    for space in ("", " ", "\n" * 3 * PART_BYTES):
+        for start in range(3):
+            text = "," * (2 * PART_BYTES + start)
+            assert counted(f'{{"a": "{text}"{space}, "b": "{text}"{space}}}') == 2
+            with pytest.raises(InvalidRequest, match="name"):
+                check_values(f'{{"{text}"{space}: 1}}'.encode(), 1_000)
