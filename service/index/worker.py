@@ -16,7 +16,8 @@ from service.errors import (
     UnknownDomain,
     UnknownItem,
 )
-from service.index.base import Hit, Item, Query, VectorIndex, search
+from service.index.base import Hit, Item, Query, VectorIndex
+from service.index.planner import search
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -118,22 +119,17 @@ class IndexWorker:
     def _upsert(self, items: Sequence[Item], check: Callable[[], None]) -> list[bool]:
         self.check_fingerprint()
         last = {item.id: item for item in items}
-        existing = self._index.existing(list(last))
         check()
-        self._index.upsert(list(last.values()))
-        return [item.id not in existing for item in items]
+        replaced = self._index.upsert(list(last.values()))
+        return [item.id not in replaced for item in items]
 
     def _delete(self, item_id: str) -> bool:
-        existed = bool(self._index.existing([item_id]))
-        self._index.delete([item_id])
-        return existed
+        return bool(self._index.delete([item_id]))
 
     def _search(self, query: Query) -> list[Hit]:
         self.check_fingerprint()
         hits = search(self._index, query)
-        # Only domains without a hit need a request.
         absent = sorted(set(query.domains) - {hit.item.domain for hit in hits})
-        unknown = [name for name in absent if not self._index.nearest(Query(query.embedding, 1, (name,)), 1)]
-        if unknown:
+        if absent and (unknown := [name for name in absent if name not in self._index.domains()]):
             raise UnknownDomain("no item of this domain is indexed", domains=unknown)
         return hits
