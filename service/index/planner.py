@@ -3,7 +3,7 @@
 `plan` is a generator that does no I/O: it yields requests, is sent the engine's answers, and returns the
 ranking. `search` runs it against an index.
 
-The constants were measured with 50,000 and 200,000 clustered vectors of 64 dimensions
+The constants were measured with 50,000 to 500,000 clustered vectors of 64 dimensions
 (docs/experiments/recall-contract.md).
 """
 
@@ -23,8 +23,8 @@ _MAX_CANDIDATES = 2048  # a gallery may contain ten thousand blank images
 _GROWTH = 8  # of the number of candidates if ties reach the last one
 # Copies of an image link to each other only. All of up to 8 copies were found, 13 of 16, and 46 of 200.
 _COPIES = 8
-# Candidates of a search in a graph of n vectors, as a multiple of the root of n.
-_EF, _EF_FILTERED = 2, 3
+# Candidates of a search in a graph of n vectors, as a multiple of the cube root of n; twice as many at k = 100.
+_EF, _EF_FILTERED = 15, 22
 _EXACT_PER_EF = 80  # items that an exact search compares in the time of one more candidate in a graph
 _MIN_LIVE = 0.8  # share of the graph that must not be removed: at .6, ann_recall@10 falls to .96
 
@@ -67,7 +67,7 @@ def _first_request(query: Query, stats: Stats) -> Nearest:
     """Choose the cheaper of a search in the graph and an exact one, if the graph finds enough."""
     matching = _matching(query, stats)
     multiple = _EF_FILTERED if matching < stats.items else _EF
-    ef = query.ef or math.ceil(multiple * math.sqrt(stats.graph))
+    ef = query.ef or round(multiple * math.cbrt(stats.graph) * (1 + query.k / 100))
     cheap = matching <= _EXACT_PER_EF * ef
     live = stats.graph - stats.removed
     exact = query.exact or (stats.graph > 0 and (cheap or live < _MIN_LIVE * stats.graph))
