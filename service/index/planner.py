@@ -23,7 +23,7 @@ _MAX_CANDIDATES = 2048  # a gallery may contain ten thousand blank images
 _GROWTH = 8  # of the number of candidates if ties reach the last one
 # Copies of an image link to each other only. All of up to 8 copies were found, 13 of 16, and 46 of 200.
 _COPIES = 8
-# Candidates of a search in a graph of n vectors, as a multiple of the cube root of n; twice as many at k = 100.
+# Candidates of a search in a graph of n vectors: a multiple of the cube root of n, and twice that at k = 100.
 _EF, _EF_FILTERED = 15, 22
 _EXACT_PER_EF = 80  # items that an exact search compares in the time of one more candidate in a graph
 _MIN_LIVE = 0.8  # share of the graph that must not be removed: at .6, ann_recall@10 falls to .96
@@ -90,8 +90,8 @@ def _scores(candidates: Candidates, query: Query) -> NDArray[np.float64]:
 def _has_copies(scores: NDArray[np.float64], k: int) -> bool:
     """Return True if so many of the best scores are equal that a graph may hide more of them."""
     ranked = -np.sort(-scores)
-    copies = np.flatnonzero(ranked[_COPIES - 1 :] == ranked[: len(ranked) - _COPIES + 1])
-    return bool(copies.size) and bool(copies[0] < k)
+    last = ranked[_COPIES - 1 :][:k]  # of the groups of `_COPIES` that start at one of the best k
+    return bool((ranked[: len(last)] == last).any())
 
 
 def _tied_at_the_cut(scores: NDArray[np.float64], k: int, limit: int) -> bool:
