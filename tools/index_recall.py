@@ -55,8 +55,8 @@ def clustered(items: int, queries: int, seed: int = 0) -> tuple[Rows, list[str],
         classes = unit(0.5 * centre + unit(rng.normal(size=(max(5, counts[name] // per_class), DIM))))
 
         def draw(count: int, classes: NDArray[np.floating[Any]] = classes) -> Rows:
-            noise = 0.6 * unit(rng.normal(size=(count, DIM)))
-            return unit(classes[rng.integers(len(classes), size=count)] + noise).astype(np.float32)
+            chosen = classes[rng.integers(len(classes), size=count)]
+            return unit(chosen + 0.6 * unit(rng.normal(size=(count, DIM)))).astype(np.float32)
 
         rows.append(draw(counts[name]))
         names += [name] * counts[name]
