@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from service.errors import UnknownDomain
-from service.index.base import Hit, Item, Query, VectorIndex, search
+from service.index.base import Hit, Item, Query, VectorIndex
+from service.index.planner import search
 
 
 class Search(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -62,9 +63,7 @@ def run(index: VectorIndex, command: Command) -> Any:
         case Get(item_id):
             return index.get(item_id)
         case Delete(item_id):
-            existed = bool(index.existing([item_id]))
-            index.delete([item_id])
-            return existed
+            return bool(index.delete([item_id]))
         case Domains():
             return index.domains()
         case Counts():
@@ -78,9 +77,8 @@ def changes(command: Command) -> bool:
 
 def _search(index: VectorIndex, query: Query) -> list[Hit]:
     hits = search(index, query)
-    # Only domains without a hit need a request.
     absent = sorted(set(query.domains) - {hit.item.domain for hit in hits})
-    unknown = [name for name in absent if not index.nearest(Query(query.embedding, 1, (name,)), 1)]
+    unknown = [name for name in absent if name not in index.domains()] if absent else []
     if unknown:
         raise UnknownDomain(
             f"no item is indexed in: {', '.join(unknown)[:200]}; GET /v1/domains lists the domains",
@@ -91,6 +89,5 @@ def _search(index: VectorIndex, query: Query) -> list[Hit]:
 
 def _upsert(index: VectorIndex, items: Sequence[Item]) -> list[bool]:
     last = {item.id: item for item in items}
-    existing = index.existing(list(last))
-    index.upsert(list(last.values()))
-    return [item.id not in existing for item in items]
+    replaced = index.upsert(list(last.values()))
+    return [item.id not in replaced for item in items]

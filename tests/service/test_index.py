@@ -15,8 +15,9 @@ from qdrant_client import QdrantClient
 
 from service.errors import FingerprintMismatch, IndexUnavailable, StartupError, UnknownDomain, UnknownItem
 from service.index import IndexWorker, Item, Query, VectorIndex
-from service.index.base import point_id, search
+from service.index.base import point_id
 from service.index.edge import EdgeIndex
+from service.index.planner import search
 from service.index.server import ServerIndex
 from tests.support.images import unit
 from tests.support.indexes import worker_of
@@ -84,8 +85,8 @@ def test_counts_and_deletes(index: VectorIndex) -> None:
     index.upsert(items(10))
     assert index.count() == 10
     assert index.domains() == {"domain0": 4, "domain1": 3, "domain2": 3}
-    assert index.existing(["id/1", "id/2", "nothing"]) == {"id/1", "id/2"}
-    index.delete(["id/1", "nothing"])
+    assert index.upsert(items(3)) == {"id/0", "id/1", "id/2"}
+    assert index.delete(["id/1", "nothing"]) == {"id/1"}
     assert index.count() == 9
     assert index.get("id/1") is None
     assert index.fingerprint == "model-a"
