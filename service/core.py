@@ -166,7 +166,7 @@ class Core:
             self._metrics.count_request(route, status, duration_s)
 
     async def timed_search(self, query: Query) -> tuple[list[Hit], float]:
-        """Return the hits and the milliseconds of the search, including the wait for the index's thread."""
+        """Return the hits and the milliseconds of the search, including the wait for the index."""
         start = time.perf_counter()
         hits = await self.index.search(query)
         search_ms = (time.perf_counter() - start) * 1e3

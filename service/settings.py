@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         "BentoML's store. Requests select a model by name; the index contains the first one's embeddings.",
     )
     provider: str = Field("cpu", pattern="^[a-z]+$", description="Provider of ONNX Runtime: cpu, cuda, ...")
-    workers: int = Field(1, ge=1, description="Service processes. More than one requires a Qdrant server.")
+    workers: int = Field(1, ge=1, description="Service processes. They share the index.")
     threads: int = Field(
         default_factory=lambda values: max(1, usable_cpus() // values.get("workers", 1)),
         ge=1,

@@ -1,7 +1,7 @@
 """The process that owns the embedded index: `python -m service.index.daemon`, started by `process`.
 
 The engine holds Python's lock during its calls, and a full disk or a damaged file can end its process. So it
-runs in this one, which executes one command at a time for any number of service processes.
+runs in this one, which executes the commands of any number of service processes, one after the other.
 """
 
 import asyncio

@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class Link(Protocol):
-    """Executes commands, up to `width` at a time. After `open` it has the properties of the index."""
+    """Executes commands, up to `width` concurrently. After `open` it has the properties of the index."""
 
     width: int
     backend: str

@@ -134,7 +134,7 @@ class IndexWorker:
         self._calls += 1
         start = time.perf_counter()
         try:
-            # Few commands are sent at a time: the others are still cancelled, or refused by `check`.
+            # Few commands are sent: those that wait here are still cancelled, or refused by `check`.
             with admission or contextlib.nullcontext():
                 async with self._slots, asyncio.timeout(_LONGEST_S):
                     check()

@@ -34,7 +34,7 @@ def put(client: httpx.Client, name: str) -> int:
     return client.put(path, content=IMAGE, headers=PNG).status_code
 
 
-def test_embedding_goes_on_while_the_index_is_down_and_it_is_started_again(tmp_path: Path) -> None:
+def test_embedding_continues_while_the_index_is_down_and_it_is_started_again(tmp_path: Path) -> None:
     with (
         running_service(tmp_path / "log", data_dir=str(tmp_path / "index")) as service,
         client_of(service) as client,

@@ -38,7 +38,6 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("UIE_MAX_BATCH", "0", "UIE_MAX_BATCH: Input should be greater than or equal to 1"),
         ("UIE_MAX_BATCH", "many", "UIE_MAX_BATCH"),
         ("UIE_COLLECTION", "../up", "UIE_COLLECTION"),
-        ("UIE_WORKERS", "2", "UIE_WORKERS=2 needs UIE_QDRANT_URL"),
         ("UIE_API_KEYS", "", "UIE_API_KEYS"),
         ("UIE_API_KEYS", " , ", "UIE_API_KEYS"),
         ("UIE_API_KEYS", "  ", "UIE_API_KEYS"),
@@ -108,12 +107,6 @@ def test_the_service_listens_on_an_address_of_either_family(
 def test_a_host_without_an_address_is_refused() -> None:
     with pytest.raises(SettingsError, match="cannot listen"):
         serve("no such host", 0)
-
-
-def test_two_workers_may_share_a_qdrant_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UIE_WORKERS", "2")
-    monkeypatch.setenv("UIE_QDRANT_URL", "http://127.0.0.1:6333")
-    assert load_settings().workers == 2
 
 
 @pytest.fixture
@@ -223,10 +216,10 @@ def test_a_graph_that_does_not_match_the_manifest_is_refused(zoo_model: Path, ma
 @pytest.mark.integration
 def test_the_command_reports_a_wrong_setting_without_a_traceback(tmp_path: Path) -> None:
     """It fails before a worker starts, because the supervisor would restart that worker indefinitely."""
-    with pytest.raises(TargetError) as refusal, running_service(tmp_path / "log", workers="2"):
+    with pytest.raises(TargetError) as refusal, running_service(tmp_path / "log", threads="1", lanes="2"):
         pass
     log = (tmp_path / "log").read_text()
-    assert "UIE_WORKERS=2 needs UIE_QDRANT_URL" in str(refusal.value)
+    assert "UIE_LANES=2 exceeds UIE_THREADS=1" in str(refusal.value)
     assert "Traceback" not in log
 
 
