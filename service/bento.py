@@ -47,9 +47,9 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
         @bentoml.on_deployment
         def check() -> None:
             """Check the settings once in the supervisor: a worker that fails to start is only restarted."""
-            _check_in_subprocess()
             if settings.qdrant_url is None:
                 _start_index_process(settings, core.manifest)
+            _check_in_subprocess()
 
         @bentoml.on_shutdown
         def flush_traces(self) -> None:
