@@ -27,7 +27,7 @@ _GROWTH = 8  # of the number of candidates if ties reach the last one
 # Copies of an image link to each other only. All of up to 8 copies were found, 13 of 16, and 46 of 200.
 _COPIES = 8
 # Candidates of a search in a graph of n vectors: a multiple of the cube root of n, and twice that at k = 100.
-_EF, _EF_FILTERED = 12, 22
+_EF, _EF_FILTERED = 15, 22
 _MIN_EF = 100  # the engine's default
 _EXACT_PER_EF = 80  # items that an exact search compares in the time of one more candidate in a graph
 _MIN_LIVE = 0.8  # share of the graph that must not be removed: at .6, ann_recall@10 falls to .96
