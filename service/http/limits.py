@@ -4,14 +4,15 @@
     413, 429    408, 413, 429                             (no limits)
     └──────── 504: the deadline passed, 499: the client disconnected ───┘
 
-A body acquires budget as it arrives. If its Content-Length does not fit, it is refused before it is read; but
-a Content-Length alone holds little, or a few idle connections would exhaust the budget. Only a bulk request
-acquires all its bytes before it is read, from a share of the budget, so that it is not refused later.
+A body acquires budget as it arrives, until the response starts. If its Content-Length does not fit, it is
+refused before it is read; but a Content-Length alone holds little, or a few idle connections would exhaust
+the budget. Only a bulk request acquires all its bytes before it is read, from a share of the budget, so that
+it is not refused later.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Literal, Self
 
 from starlette.datastructures import Headers
@@ -21,14 +22,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestTimeout
 from service.inference.budget import Budget
 
-Reserve = Callable[[int], None]
+Fetch = Callable[[Callable[[int], None]], Awaitable[bytes]]  # calls the argument before it keeps bytes
 Reason = Literal["bytes", "bulk"]
 Refusal = Callable[[Reason], Overloaded]
 
 MAX_REQUEST_S = 600  # until the response starts, for any request
 _MAX_UNREAD_BYTES = 2**20  # acquired for a Content-Length before they arrive
 _MIN_BULK_BYTES = 2**20  # of the share: a thousand small images take more memory than their bytes
-_LARGE_PART, _SPARE_PART = 64, 16  # of the bytes in flight: a bulk request above a 64th leaves a 16th free
+# Of the bytes in flight: a bulk request without a Content-Length acquires a 64th before it is read; one above
+# a 64th leaves a 16th free.
+_LARGE_PART, _SPARE_PART = 64, 16
+
+
+class _Full(Exception):
+    """The bytes of a fetched image do not fit."""
 
 
 class Intake:
@@ -42,6 +49,7 @@ class Intake:
         self.refusal = refusal
         self.budget = Budget(max_bytes)
         self.bulk_share = Budget(max_bytes // 2)
+        self.fetch_turn = asyncio.Lock()
 
 
 class Body:
@@ -72,26 +80,50 @@ class Body:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._intake.budget.release(self._held)
-        self._intake.bulk_share.release(self._bulk_held)
+        self.release()
+
+    def release(self) -> None:
+        """Release what it holds: from the response on the request needs it no more."""
+        if self._held:
+            self._intake.budget.release(self._held)
+        if self._bulk_held:
+            self._intake.bulk_share.release(self._bulk_held)
+        self._held = self._bulk_held = 0
+
+    def transfer(self) -> contextlib.ExitStack:
+        """Return a context manager that releases at its end what the request does then no longer hold."""
+        stack = contextlib.ExitStack()
+        stack.callback(self._intake.budget.release, self._held)
+        stack.callback(self._intake.bulk_share.release, self._bulk_held)
+        self._held = self._bulk_held = 0
+        return stack
 
     def acquire(self, amount: int, reason: Reason = "bytes") -> None:
-        """Hold more bytes until the end of the request. Raises Overloaded."""
-        if not self._intake.budget.acquire(amount):
+        """Hold more bytes until the response starts. Raises Overloaded."""
+        if not self._intake.budget.acquire(amount, own=self._held):
             raise self._intake.refusal(reason)
         self._held += amount
 
     def admit_bulk(self) -> None:
         """Acquire all bytes of the body before it is read. Raises Overloaded.
 
-        A body without a Content-Length acquires the largest body's, until its last byte arrived. Large
-        ones leave a part of the share free: a few that arrive slowly must not stop all bulk requests.
+        A body without a Content-Length acquires a part, and more as it arrives: then it may be refused until
+        it is complete.
         """
+        if self._length is None:
+            length = min(
+                int(self._intake.largest_bytes * self._weight), self._intake.max_bytes // _LARGE_PART
+            )
+        else:
+            length = int(self._length * self._weight)
+        self._hold_bulk(length)
+
+    def _hold_bulk(self, length: int) -> None:
         intake = self._intake
-        length = int((intake.largest_bytes if self._length is None else self._length) * self._weight)
         share = max(length, _MIN_BULK_BYTES)
+        # A few large ones that arrive slowly must not stop all bulk requests.
         spare = intake.max_bytes // _SPARE_PART if share > intake.max_bytes // _LARGE_PART else 0
-        if not (intake.bulk_share.fits(share + spare) and intake.bulk_share.acquire(share)):
+        if not intake.bulk_share.acquire(share - self._bulk_held, own=self._bulk_held, spare=spare):
             raise intake.refusal("bulk")
         self._bulk_held = share
         self.acquire(length - self._held, "bulk")
@@ -110,7 +142,10 @@ class Body:
         self._got += len(message.get("body", b""))
         needed = int(self._got * self._weight)
         if needed > self._held:
-            self.acquire(needed - self._held)
+            if self._bulk_held:
+                self._hold_bulk(needed)
+            else:
+                self.acquire(needed - self._held)
         elif self._complete and needed < self._held:
             self._release_rest(needed)
         return message
@@ -123,20 +158,36 @@ class Body:
         self._bulk_held = share
 
     @contextlib.contextmanager
-    def fetched(self) -> Iterator[Reserve]:
-        """Yield a function that acquires bytes beside the body's, until the end, or raises Overloaded."""
-        held = 0
+    def fetched(self, fetch: Fetch, in_bulk: bool) -> Iterator[Callable[[], Awaitable[bytes]]]:
+        """Yield a function that fetches an image. Its bytes are held beside the body's, until the end.
 
-        def reserve(amount: int) -> None:
-            nonlocal held
-            if not self._intake.budget.acquire(amount):
-                raise self._intake.refusal("bytes")
-            held += amount
+        Raises Overloaded if they do not fit. `in_bulk`, it fetches again when it is its turn, and may exceed
+        the limit: if all such images waited, holding parts of the budget, none would get the rest.
+        """
+        budget, turn = self._intake.budget, self._intake.fetch_turn
+        with contextlib.ExitStack() as held:
 
-        try:
-            yield reserve
-        finally:
-            self._intake.budget.release(held)
+            def acquire(amount: int) -> None:
+                if not budget.acquire(amount):
+                    raise _Full
+                held.callback(budget.release, amount)
+
+            def exceed(amount: int) -> None:
+                budget.exceed(amount)
+                held.callback(budget.release, amount)
+
+            async def fetch_within() -> bytes:
+                try:
+                    return await fetch(acquire)
+                except _Full:
+                    if not in_bulk:
+                        raise self._intake.refusal("bytes") from None
+                held.close()
+                await turn.acquire()
+                held.callback(turn.release)
+                return await fetch(exceed)
+
+            yield fetch_within
 
 
 class Exchange:
@@ -168,6 +219,8 @@ class Exchange:
                 raise  # the app's own
             if self._disconnected:
                 raise ClientDisconnect from error
+            if self._deadline is None or self._deadline > latest:
+                raise DeadlineExceeded(f"the response was not ready within {max_s:g} s") from error
             raise DeadlineExceeded("the deadline passed before the response was ready") from error
         finally:
             if self._listener:

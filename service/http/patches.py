@@ -1,6 +1,6 @@
 """All patches of BentoML, uvicorn and OpenTelemetry. A request passes, from the outside in:
 
-uvicorn's protocol           replaced by `heads.BoundedHeads`, which limits request heads
+uvicorn's protocol           replaced by `heads.BoundedHeads`, which limits heads and unread responses
 └── BentoML's app
     ├── OpenTelemetryMiddleware   left out unless traces are exported or logged
     ├── TimeoutMiddleware         left out: `limits.Exchange` enforces the deadlines
@@ -32,8 +32,12 @@ from service.settings import Settings
 def apply(settings: Settings) -> None:
     """Patch the frameworks. Must run before BentoML builds its app."""
     _separate_metrics()
+
+    class Protocol(BoundedHeads):
+        keep_alive_s = settings.keep_alive_s
+
     # uvicorn chooses its protocol by this table; BentoML leaves the choice to it.
-    HTTP_PROTOCOLS["auto"] = f"{BoundedHeads.__module__}:{BoundedHeads.__name__}"
+    HTTP_PROTOCOLS["auto"] = Protocol  # type: ignore[assignment]  # uvicorn also takes a class
     _stop_listening_first(Arbiter)
     # It sets a timer for each request and never cancels it: 3.6 KB stay allocated for ten minutes, 200 MB
     # at a hundred requests a second (decision 13).

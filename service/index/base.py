@@ -138,6 +138,9 @@ class VectorIndex(Protocol):
     def undated(self) -> int:
         """Return the number of items without the time of their write, which older versions did not record."""
 
+    def flush(self) -> None:
+        """Shorten the log of writes, so that the index opens quickly after a crash."""
+
     def close(self) -> None:
         """Flush and release the index."""
 

@@ -158,6 +158,9 @@ class ServerIndex:
         empty = models.IsEmptyCondition(is_empty=models.PayloadField(key=base.INDEXED_AT))
         return self._client.count(self._collection, models.Filter(must=[empty]), exact=True).count
 
+    def flush(self) -> None:
+        pass  # the server does
+
     def close(self) -> None:
         self._client.close()
 

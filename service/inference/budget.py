@@ -19,25 +19,31 @@ class Budget:
         self._conditions.append(threading.Condition(self._lock))
         return self._conditions[-1]
 
-    def fits(self, amount: int, ticket: object = None) -> bool:
-        """Return True if `amount` could be acquired now."""
+    def fits(self, amount: int, ticket: object = None, own: int = 0) -> bool:
+        """Return True if `amount` could be acquired now, by a caller that holds `own` already."""
         with self._lock:
             first = not self._tickets or self._tickets[0] is ticket
-            return not amount or (first and (not self._held or self._held + amount <= self._limit))
+            return not amount or (first and (self._held == own or self._held + amount <= self._limit))
 
-    def acquire(self, amount: int, ticket: object = None) -> bool:
+    def acquire(self, amount: int, ticket: object = None, own: int = 0, spare: int = 0) -> bool:
         """Acquire `amount` and return True, or return False if it does not fit.
 
+        `own` is held by the caller already; `spare` must stay free for others beside the amount.
         A refused amount with a ticket is next after those refused before it: later ones do not fit until it
         has been acquired with the same ticket, or the ticket is withdrawn.
         """
         with self._lock:
-            if fits := self.fits(amount, ticket):
+            if fits := self.fits(amount + spare, ticket, own):
                 self._held += amount
                 self.withdraw(ticket)
             elif ticket is not None and ticket not in self._tickets:
                 self._tickets.append(ticket)
             return fits
+
+    def exceed(self, amount: int) -> None:
+        """Acquire `amount` even if it does not fit."""
+        with self._lock:
+            self._held += amount
 
     def withdraw(self, ticket: object) -> None:
         """Give up a refused amount, if there is one with this ticket."""

@@ -141,6 +141,10 @@ class Pipeline:
         if self.in_flight >= self._queue_limit:
             self._metrics.shed["queue"].inc()
             raise Overloaded("the queue is full", limit=self._queue_limit, retry_after_s=self.retry_after_s())
+        self.check_deadline(deadline, in_bulk)
+
+    def check_deadline(self, deadline: float | None, in_bulk: bool) -> None:
+        """Raise Overloaded if the images in the queue take longer than the deadline leaves."""
         # A deadline that has already passed is DeadlineExceeded, raised elsewhere.
         if deadline is not None and 0 < deadline - asyncio.get_running_loop().time() < self._wait_s(in_bulk):
             self._metrics.shed["deadline"].inc()

@@ -20,6 +20,7 @@ from service.index.edge import EdgeIndex
 from service.index.planner import search
 from service.index.server import ServerIndex
 from tests.support.images import unit
+from tests.support.indexes import worker_of
 
 DIM = 8
 
@@ -219,8 +220,8 @@ def test_acknowledged_writes_survive_kill_9(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def worker(index: VectorIndex) -> IndexWorker:
-    return IndexWorker(lambda: index, "model-a")
+async def worker(index: VectorIndex) -> IndexWorker:
+    return await worker_of(index, "model-a")
 
 
 async def test_the_worker_reports_new_ids(worker: IndexWorker) -> None:
@@ -263,7 +264,7 @@ async def test_a_domain_whose_items_are_all_excluded_is_known(worker: IndexWorke
 
 
 async def test_an_index_of_another_model_is_neither_searched_nor_written(index: VectorIndex) -> None:
-    worker = IndexWorker(lambda: index, "model-b")
+    worker = await worker_of(index, "model-b")
     with pytest.raises(FingerprintMismatch):
         await worker.search(Query(vectors(1)[0], 3))
     with pytest.raises(FingerprintMismatch):
@@ -273,7 +274,7 @@ async def test_an_index_of_another_model_is_neither_searched_nor_written(index: 
 
 async def test_an_engine_failure_is_an_unavailable_index(tmp_path: Path) -> None:
     index = EdgeIndex(tmp_path / "items", DIM, "model-a")
-    worker = IndexWorker(lambda: index, "model-a")
+    worker = await worker_of(index, "model-a")
     index.close()
     with pytest.raises(IndexUnavailable):
         await worker.search(Query(vectors(1)[0], 3))

@@ -1,7 +1,7 @@
 """The planner against an engine that gives hand-made answers."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ class Engine:
         self.requests: list[Nearest | ItemIds] = []
 
     def run(self, query: Query, sizes: Stats) -> list[tuple[Any, float]]:
-        steps, answer = plan(query, sizes), None
+        steps, answer = plan(query, sizes), cast(Any, None)
         while True:
             try:
                 request = steps.send(answer)

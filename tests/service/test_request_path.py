@@ -3,7 +3,6 @@
 Below ASGI uvicorn calls `http/heads.py`, for every request alike. A cache, which is off here, adds one file.
 """
 
-import asyncio
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -70,7 +69,7 @@ async def test_a_query_image_crosses_few_files(recorder: Recorder, tmp_path: Pat
         recorder.on = True
         response = await client.post("/v1/search", params={"k": 1}, content=image)
         recorder.on = False
-    await asyncio.to_thread(core.close)
+    await core.close()
     assert [hit["id"] for hit in response.json()["hits"]] == ["a"]
-    assert {"http/search.py", "inference/images.py", "index/edge.py"} <= set(recorder.files)
+    assert {"http/search.py", "inference/images.py", "index/wire.py"} <= set(recorder.files)
     assert len(recorder.files) <= MAX_FILES, "\n".join(recorder.files)
