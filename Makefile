@@ -77,11 +77,13 @@ $(UV):
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --python-version 3.11 pyproject.toml
 
+# `test-*.txt` has all packages, and the other locks have its versions: what is installed is what was tested.
 lock: | $(UV)
 	for runtime in cpu gpu; do \
-		$(COMPILE) --extra $$runtime -o requirements/serve-$$runtime.txt && \
-		$(COMPILE) --extra $$runtime --extra bench -o requirements/bench-$$runtime.txt && \
-		$(COMPILE) --extra $$runtime --extra bench --extra export --extra test -o requirements/test-$$runtime.txt || exit 1; \
+		tested=requirements/test-$$runtime.txt; \
+		$(COMPILE) --extra $$runtime --extra bench --extra export --extra test -o $$tested && \
+		$(COMPILE) --extra $$runtime -c $$tested -o requirements/serve-$$runtime.txt && \
+		$(COMPILE) --extra $$runtime --extra bench -c $$tested -o requirements/bench-$$runtime.txt || exit 1; \
 	done
 	$(COMPILE) --extra fuzz -c requirements/test-cpu.txt -o requirements/fuzz.txt
 

@@ -1,11 +1,16 @@
 """Command line of the benchmarks: data sets, accuracy and latency of a live service."""
 
+import math
 import signal
+import time
+from collections.abc import Callable
 
 import typer
 
 from benchmarks.cli import compare, datasets, experiments, load, points, replay, report, score
 from benchmarks.errors import BenchmarkError, Interrupted
+
+_SAME_STOP_S = 1
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -20,10 +25,28 @@ for verb in (
     app.command()(verb)
 
 
+def _stop_handler() -> Callable[[int, object], None]:
+    """Return a signal handler that raises KeyboardInterrupt, but not several times in one second.
+
+    Otherwise a key that is pressed repeatedly would interrupt the summary of the results.
+    """
+    last = -math.inf
+
+    def stop(*_: object) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SAME_STOP_S:
+            last = time.monotonic()
+            raise KeyboardInterrupt
+
+    return stop
+
+
 def main() -> None:
     """Run a command. An error is one sentence on stderr, with exit status 1, or 130 after Ctrl-C."""
-    for name in (signal.SIGTERM, signal.SIGHUP):  # as for Ctrl-C: child processes are stopped
-        signal.signal(name, signal.default_int_handler)
+    stop = _stop_handler()
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # child processes are stopped
+        if signal.getsignal(name) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(name, stop)
     try:
         app()
     except BenchmarkError as error:

@@ -22,6 +22,7 @@ from benchmarks.reports.terminal import print_table
 from benchmarks.runs.records import write_summary
 from benchmarks.runs.run import Run
 from benchmarks.scoring.measures import Judge
+from benchmarks.tables import count
 from benchmarks.targets.gallery import index_fits, index_gallery
 from benchmarks.targets.process import port_is_free, running_service
 from benchmarks.targets.target import Target
@@ -53,7 +54,7 @@ def _measure(data: Dataset, url: str, out: Path, concurrency: int, console: Cons
     uploaded = asyncio.run(index_gallery(data, url, console))
     total = sum(len(data.gallery(domain, "test")) for domain in data.domains)
     state = f"{uploaded:,} of them uploaded now" if uploaded else "all indexed already"
-    console.print(f"gallery: {total:,} images, {state}")
+    console.print(f"gallery: {count(total, 'image')}, {state}")
     shutil.rmtree(out, ignore_errors=True)  # the demo measures again each time
     scenario = Scenario("ClosedLoop", streams=concurrency)
     run = replay(data, Target("uie", url), Protocol(), scenario, out, Client(), console)

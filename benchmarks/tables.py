@@ -1,4 +1,4 @@
-"""Tables that are built once and rendered for the terminal or as Markdown."""
+"""Tables that are built once and rendered for the terminal or as Markdown, and counts in words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,6 +40,11 @@ class Table:
         rows = [self.columns, *self.rows, *([self.footer] if self.footer else [])]
         head, *body = ("| " + " | ".join(map(_cell, row)) + " |" for row in rows)
         return "\n".join([head, "| --- |" + " ---: |" * (len(self.columns) - 1), *body])
+
+
+def count(value: int, singular: str, plural: str | None = None) -> str:
+    """`1 query`, `2,059 queries`."""
+    return f"{value:,} {singular if value == 1 else plural or singular + 's'}"
 
 
 def escaped(text: str) -> str:

@@ -220,7 +220,7 @@ def bench(
 @app.command()
 def serve(
     source: SOURCE,
-    port: Annotated[int, typer.Option(help="Port to listen on.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     data: Annotated[Path, typer.Option(help="Data set to fit the head of a backbone.")] = OCTET,
 ) -> None:

@@ -19,7 +19,7 @@ from service.errors import SettingsError, StartupError
 from service.index.edge import GRAPH_FROM_ITEMS
 from service.index.optimise import optimise as build
 from service.manifest import load_manifest
-from service.process import stop_without_supervisor
+from service.process import end_with_supervisor
 from service.settings import Settings, load_settings
 from service.tune import print_tuned
 from service.tune import tune as measure
@@ -37,7 +37,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on. `::` is all of IPv4 and IPv6, 0.0.0.0 all of IPv4.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
 ) -> None:
     """Serve over HTTP, supervised by BentoML. The settings are environment variables, `UIE_*`."""
     address = _address(host, port)
@@ -66,16 +66,21 @@ def _address(host: str, port: int) -> str:
 def check() -> None:
     """Start the service without serving: check settings, models, index and golden images."""
     settings = load_settings()
-    stop_without_supervisor(settings.stop_timeout_s)  # that of the service that is being started
+    end_with_supervisor()  # that of the service that is being started
 
-    async def start_and_close() -> None:
-        core = Core(settings)
+    core = Core(settings)
+
+    async def start_and_close() -> int:
         try:
             await core.start()
+            return (await core.index.counts())[0]
         finally:
-            core.close()
+            await core.close()
 
-    asyncio.run(start_and_close())
+    items = asyncio.run(start_and_close())
+    models = "; ".join(f"{card.name}, {card.precision}, {settings.provider}" for card in core.manifests)
+    index = "on the Qdrant server" if settings.qdrant_url else settings.data_dir
+    typer.echo(f"ready: {models}; index {index}: {_count_items(items)}")
 
 
 @app.command()
@@ -104,7 +109,7 @@ def optimise(
     """Build the HNSW graph and the quantization of the embedded index, while no service has it open."""
     result = build(load_settings(), from_items, Console(stderr=True))
     typer.echo(
-        f"{result.indexed_vectors:,} vectors in a graph, {result.items:,} items, "
+        f"{result.indexed_vectors:,} vectors in a graph, {_count_items(result.items)}, "
         f"quantization {result.quantization}, {result.took_s:.1f} s"
     )
     if result.items < from_items:
@@ -130,7 +135,7 @@ def indexed(
         ):
             typer.echo(json.dumps(asdict(item)))
         if undated := index.undated():
-            typer.echo(f"{undated:,} items of an older version have no time and are not listed", err=True)
+            typer.echo(f"not listed: {_count_items(undated)} of an older version, without a time", err=True)
     finally:
         index.close()
 
@@ -146,6 +151,10 @@ def settings() -> None:
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         table.add_row(f"UIE_{name.upper()}", shown, field.description)
     Console().print(table)
+
+
+def _count_items(number: int) -> str:
+    return f"{number:,} item" if number == 1 else f"{number:,} items"
 
 
 def main() -> None:

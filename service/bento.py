@@ -3,6 +3,7 @@
 `bentoml serve service.bento:service`
 """
 
+import atexit
 import os
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from service.http import patches
 from service.http.app import create_app
 from service.http.envelope import Envelope
 from service.http.limits import MAX_REQUEST_S
+from service.index.process import IndexProcess
 from service.logs import configure
+from service.manifest import Manifest
 from service.process import announce_supervisor, raise_descriptor_limit, stop_without_supervisor
 from service.settings import Settings, load_settings
 
@@ -44,6 +47,8 @@ def build_service(settings: Settings) -> bentoml.Service[Any]:
         @bentoml.on_deployment
         def check() -> None:
             """Check the settings once in the supervisor: a worker that fails to start is only restarted."""
+            if settings.qdrant_url is None:
+                _start_index_process(settings, core.manifest)
             _check_in_subprocess()
 
         @bentoml.on_shutdown
@@ -59,8 +64,20 @@ def _check_in_subprocess() -> None:
     # So that the supervisor holds neither a GPU nor the index. A built bento is not in the working folder.
     search_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "service", "check"]
-    if subprocess.run(command, env={**os.environ, "PYTHONPATH": search_path}, check=False).returncode:
+    environment = {**os.environ, "PYTHONPATH": search_path}
+    # Its "ready" is not that of this service.
+    if subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode:
         sys.exit(1)
+
+
+def _start_index_process(settings: Settings, manifest: Manifest) -> None:
+    """Start the process that all workers share. It ends after them."""
+    try:
+        process = IndexProcess.of(settings, manifest)
+    except StartupError as refusal:
+        sys.exit(f"service: {refusal}")
+    process.announce()
+    atexit.register(process.stop)
 
 
 sys.setswitchinterval(_SWITCH_S)

@@ -10,6 +10,8 @@ from service.errors import NotReady, Overloaded, ServiceError, SettingsError, Un
 from service.fetch import Fetcher
 from service.index import Hit, IndexWorker, Query, VectorIndex
 from service.index.edge import EdgeIndex
+from service.index.links import Link, ProcessLink, ThreadLink
+from service.index.process import IndexProcess, announced_socket
 from service.inference.budget import Budget
 from service.inference.encoder import Encoder
 from service.inference.model import EncoderFactory, Model
@@ -39,8 +41,10 @@ class Core:
         self._metrics: Metrics | None = None
         self._items_counted = -math.inf
         self._item_counts: dict[str, int] | None = None  # by domain; None before the first count
+        self._counting: asyncio.Task[None] | None = None  # shared by concurrent scrapes
         self._models: dict[str, Model] = {}
         self._index: IndexWorker | None = None
+        self._index_process: IndexProcess | None = None  # None: the supervisor's, or a server
 
     async def start(self) -> None:
         """Load the models, open the index, and embed the golden images. Raises StartupError."""
@@ -50,11 +54,12 @@ class Core:
         if settings.url_hosts:
             self.fetcher = Fetcher(settings, metrics)
         self._index = IndexWorker(
-            lambda: open_index(settings, first),
+            self._link(),
             first.fingerprint,
             settings.queue_limit,
             metrics.shed.labels("", "index").inc,
         )
+        await self._index.open()
         for folder, manifest in zip(settings.model_folders, self.manifests, strict=True):
             self._models[manifest.name] = Model(
                 folder, manifest, settings, metrics, self.pixels, self._encoder_factory
@@ -63,13 +68,25 @@ class Core:
             await model.start()
         self._started = True
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finish the work in flight, and flush the index."""
         self._started = False
         for model in self._models.values():
-            model.close()
+            await asyncio.to_thread(model.close)
         if self._index:
-            self._index.close()
+            await self._index.close()
+        if self._index_process:
+            await asyncio.to_thread(self._index_process.stop)
+
+    def _link(self) -> Link:
+        """Return the link to a server, to the supervisor's index process, or to a new one."""
+        settings, first = self.settings, self.manifest
+        if settings.qdrant_url is not None:
+            return ThreadLink(lambda: open_index(settings, first))
+        if socket := announced_socket():
+            return ProcessLink(socket)
+        self._index_process = IndexProcess.of(settings, first)
+        return ProcessLink(self._index_process.socket)
 
     @property
     def serving(self) -> bool:
@@ -107,7 +124,9 @@ class Core:
         """Return the model of this name, by default the first one. Raises UnknownModel."""
         served = [manifest.name for manifest in self.manifests]
         if name is not None and name not in served:
-            raise UnknownModel("this model is not served", served=served)
+            raise UnknownModel(
+                f"the model {name[:100]!r} is not served; served: {', '.join(served)}", served=served
+            )
         return _started(self._models.get(name or served[0]))
 
     def too_many_bytes(self, reason: Literal["bytes", "bulk"]) -> Overloaded:
@@ -129,12 +148,17 @@ class Core:
         They are at most `max_age_s` old unless the index does not respond in time: metrics must work when
         something else is down. Counting 50,000 items holds Python's lock for 10 ms.
         """
-        if time.monotonic() - self._items_counted >= max_age_s:
+        counting = self._counting is not None and not self._counting.done()
+        if not counting and time.monotonic() - self._items_counted >= max_age_s:
             self._items_counted = time.monotonic()
-            with contextlib.suppress(ServiceError, TimeoutError):
-                async with asyncio.timeout(_COUNT_S):
-                    self._item_counts = await self.index.domains()
+            self._counting = asyncio.create_task(self._count_items())
+        if self._counting:
+            await asyncio.wait([self._counting], timeout=_COUNT_S)
         return self._item_counts
+
+    async def _count_items(self) -> None:
+        with contextlib.suppress(ServiceError):
+            self._item_counts = await self.index.domains()
 
     def count_request(self, route: str, status: int, duration_s: float) -> None:
         """Count a response. Before the start there are no metrics."""
@@ -142,7 +166,7 @@ class Core:
             self._metrics.count_request(route, status, duration_s)
 
     async def timed_search(self, query: Query) -> tuple[list[Hit], float]:
-        """Return the hits and the milliseconds of the search, including the wait for the index's thread."""
+        """Return the hits and the milliseconds of the search, including the wait for the index."""
         start = time.perf_counter()
         hits = await self.index.search(query)
         search_ms = (time.perf_counter() - start) * 1e3

@@ -24,7 +24,7 @@ from service.settings import Settings
 Resolve = Callable[[str], Sequence[str]]  # a name to its addresses; may block
 Reserve = Callable[[int], None]  # reserves capacity for bytes, or raises Overloaded
 
-_MAX_URL_CHARS = 8192
+MAX_URL_CHARS = 8192
 _MAX_REDIRECTS = 3
 _MAX_ADDRESSES = 4  # to try per name
 _LOOKUP_THREADS = 8  # a lookup cannot be cancelled, only abandoned
@@ -94,8 +94,8 @@ class Fetcher:
         return data
 
     def _validate(self, url: str) -> httpx.URL:
-        if len(url) > _MAX_URL_CHARS:
-            raise InvalidRequest("the URL is too long", limit=_MAX_URL_CHARS, got=len(url))
+        if len(url) > MAX_URL_CHARS:
+            raise InvalidRequest("the URL is too long", limit=MAX_URL_CHARS, got=len(url))
         try:
             target = httpx.URL(url)
         except (httpx.InvalidURL, ValueError) as error:  # a ValueError for invalid IDNA names

@@ -109,3 +109,14 @@ def is_public(address: str) -> bool:
         if ip not in _GLOBAL_UNICAST:
             return False
     return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
+
+
+def is_cross_site(site: str | None, origin: str | None, host: str) -> bool:
+    """Return True if a browser's Sec-Fetch-Site or Origin names another site than the Host header."""
+    if site is not None:
+        return site not in ("same-origin", "none")
+    if origin is None:  # sent by older browsers, and by pages without TLS that are not on loopback
+        return False
+    scheme, _, name = origin.lower().partition("://")
+    port = f":{_DEFAULT_PORTS.get(scheme)}"  # a proxy may add it to the host; browsers leave it out
+    return name.removesuffix(port) != host.lower().removesuffix(port)

@@ -17,6 +17,7 @@ _RENAMED = {"asctime": "time", "levelname": "level", "name": "logger"}
 def configure(settings: Settings) -> None:
     """Configure the loggers, in the supervisor and in each worker, after BentoML has done so."""
     access_log.setLevel(logging.INFO if settings.access_log else logging.WARNING)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each malformed form
     loggers = [logging.getLogger(name) for name in ("bentoml", "uvicorn.error", "circus")]
     for logger in loggers:
         logger.propagate = not logger.handlers  # else each line is written twice

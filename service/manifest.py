@@ -15,6 +15,7 @@ from service.errors import ManifestError
 # Another machine's kernels yield .9999 at any precision, another resize filter .9991 (docs/decisions/10).
 MIN_COSINE = 0.9995
 WEIGHTS_FILE = "model.onnx.data"  # of a graph that is too large for one file
+_MAX_FAULTS = 5  # of a file, in one error
 
 Jpeg = Literal["whole", "draft"]
 
@@ -135,8 +136,7 @@ def load_manifest(folder: Path) -> Manifest:
     except FileNotFoundError as error:
         raise ManifestError(f"no model here: {file} does not exist") from error
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ManifestError(f"{file}: {faults}") from error
+        raise ManifestError(f"{file}: {faults_of(error)}") from error
     actual = onnx_sha256(folder)
     if actual != manifest.onnx_sha256:
         raise ManifestError(
@@ -154,11 +154,19 @@ def load_canonical(folder: Path) -> tuple[bytes, Canonical]:
     image, file = folder / "canonical.png", folder / "canonical.json"
     try:
         data, canonical = image.read_bytes(), Canonical.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ManifestError(f"{file}: {error}") from error
+    except OSError as error:
+        raise ManifestError(f"{error.filename} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise ManifestError(f"{file}: {faults_of(error)}") from error
     if hashlib.sha256(data).hexdigest() != canonical.image_sha256:
         raise ManifestError(f"{image} is not the image that {file} describes")
     return data, canonical
+
+
+def faults_of(error: ValidationError) -> str:
+    """Return the first faults of a file's content in one line."""
+    faults = error.errors()[:_MAX_FAULTS]
+    return "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'content'}: {fault['msg']}" for fault in faults)
 
 
 def onnx_sha256(folder: Path) -> str:

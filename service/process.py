@@ -1,7 +1,9 @@
 """The process and its limits: usable CPUs, open files, and the parent that supervises it."""
 
+import ctypes
 import math
 import os
+import re
 import resource
 import signal
 import threading
@@ -10,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+_CGROUP = re.compile(r"[0-9]+:([^:]*):(/.*)")  # controllers, path
+_CGROUP_MOUNT = re.compile(r"(?:[^ ]+ ){3}([^ ]+) (/[^ ]*) .* - (cgroup2?) .*?([^ ]*)")
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _POLL_S = 0.5
 _CLOSING_S = 5  # to flush the index, after the requests in flight
 _SUPERVISOR = "_UIE_SUPERVISOR_PID"  # set by the supervisor for its workers; not a setting
@@ -38,15 +43,14 @@ def _quotas(root: Path) -> Iterator[float]:
         for ancestor in (folder, *folder.parents):
             if not ancestor.is_relative_to(mounted):
                 break
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, ZeroDivisionError):
                 quota = _read_v1(ancestor) if version == 1 else _read_v2(ancestor)
                 if quota > 0:
                     yield quota
 
 
 def _cgroups(root: Path) -> Iterator[tuple[int, PurePosixPath]]:
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
+    for controllers, path in _fields(root / "proc/self/cgroup", _CGROUP):
         if not controllers:
             yield 2, PurePosixPath(path)
         elif "cpu" in controllers.split(","):
@@ -54,23 +58,20 @@ def _cgroups(root: Path) -> Iterator[tuple[int, PurePosixPath]]:
 
 
 def _cgroup_mounts(root: Path) -> Iterator[tuple[int, PurePosixPath, PurePosixPath]]:
-    for line in _lines(root / "proc/self/mountinfo"):
-        mount, _, filesystem = line.partition(" - ")
-        if not filesystem.startswith("cgroup"):
-            continue
-        kind, _, options = filesystem.split()
-        mount_root, mount_point = map(PurePosixPath, mount.split()[3:5])
+    for mount_root, mount_point, kind, options in _fields(root / "proc/self/mountinfo", _CGROUP_MOUNT):
+        paths = PurePosixPath(mount_root), PurePosixPath(mount_point)
         if kind == "cgroup2":
-            yield 2, mount_root, mount_point
+            yield 2, *paths
         elif "cpu" in options.split(","):
-            yield 1, mount_root, mount_point
+            yield 1, *paths
 
 
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text().splitlines()
-    except OSError:
-        return []
+def _fields(file: Path, pattern: re.Pattern[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the groups of each line that matches. Names of mounts are any bytes, a source may be empty."""
+    with suppress(OSError):
+        for line in os.fsdecode(file.read_bytes()).split("\n"):
+            if match := pattern.fullmatch(line):
+                yield match.groups()
 
 
 def _read_v1(folder: Path) -> float:
@@ -88,6 +89,22 @@ def raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # a hard limit above the kernel's maximum
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def end_with_parent(parent: int) -> None:
+    """Let the kernel end this process when its parent dies, even if an engine holds Python's lock.
+
+    For processes that would keep the index open and have nothing to finish.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before this call
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_with_supervisor() -> None:
+    """Call `end_with_parent` in a process that the service's supervisor starts, else do nothing."""
+    if _SUPERVISOR in os.environ:
+        end_with_parent(int(os.environ[_SUPERVISOR]))
 
 
 def announce_supervisor() -> None:

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         "BentoML's store. Requests select a model by name; the index contains the first one's embeddings.",
     )
     provider: str = Field("cpu", pattern="^[a-z]+$", description="Provider of ONNX Runtime: cpu, cuda, ...")
-    workers: int = Field(1, ge=1, description="Service processes. More than one requires a Qdrant server.")
+    workers: int = Field(1, ge=1, description="Service processes. They share the index.")
     threads: int = Field(
         default_factory=lambda values: max(1, usable_cpus() // values.get("workers", 1)),
         ge=1,
@@ -178,11 +178,6 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if self.lanes > self.threads:
             raise ValueError(f"UIE_LANES={self.lanes} exceeds UIE_THREADS={self.threads}")
-        if self.workers > 1 and self.qdrant_url is None:
-            raise ValueError(
-                f"UIE_WORKERS={self.workers} needs UIE_QDRANT_URL: "
-                "only one process can open the embedded index"
-            )
         return self
 
     @property
@@ -201,7 +196,7 @@ class Settings(BaseSettings):
 
     @property
     def model_folders(self) -> tuple[Path, ...]:
-        """The folder of each `model`. Raises SettingsError if a tag is not in BentoML's store."""
+        """The folder of each `model`. Raises SettingsError if the zoo or BentoML's store lacks it."""
         return tuple(_folder(model) for model in self.model)
 
 
@@ -209,7 +204,7 @@ def _folder(model: str) -> Path:
     if "/" in model or model.startswith("."):
         return Path(model)
     if ":" not in model:
-        return _ROOT / "model_export" / "zoo" / model
+        return _zoo_folder(model)
     import bentoml  # takes seconds to import, and only a tag needs it
     from bentoml.exceptions import BentoMLException
 
@@ -217,6 +212,17 @@ def _folder(model: str) -> Path:
         return Path(bentoml.models.get(model).path)
     except (BentoMLException, ValueError) as error:
         raise SettingsError(f"UIE_MODEL: {model} is not in BentoML's model store: {error}") from error
+
+
+def _zoo_folder(name: str) -> Path:
+    zoo = _ROOT / "model_export" / "zoo"
+    folders = {file.parent.name: file.parent for file in zoo.glob("*/manifest.json")}
+    if name not in folders:
+        raise SettingsError(
+            f"UIE_MODEL: the zoo has no model {name!r}, only {', '.join(sorted(folders))}; "
+            f"a folder is written with a slash, as in ./{name}"
+        )
+    return folders[name]
 
 
 def load_settings() -> Settings:
@@ -228,12 +234,16 @@ def load_settings() -> Settings:
         if name.startswith("UIE_") and name not in names and not _KUBERNETES.fullmatch(f"{name}={value}")
     )
     if unknown:  # a misspelt UIE_API_KEYS must not start an open service
-        raise SettingsError(f"no such setting: {', '.join(unknown)}")
+        raise SettingsError(f"no such setting: {', '.join(unknown)}; `python -m service settings` lists them")
     try:
         return Settings()
     except ValidationError as error:
         sentences = []
         for fault in error.errors():
+            if (
+                fault["type"] == "default_factory_not_called"
+            ):  # the default depends on another invalid setting
+                continue
             name = "".join(f"UIE_{part}: ".upper() for part in fault["loc"][:1])
             sentences.append(name + fault["msg"].removeprefix("Value error, "))
         raise SettingsError("; ".join(sentences)) from error

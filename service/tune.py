@@ -25,6 +25,7 @@ from service.inference.images import decode
 from service.inference.pipeline import Pipeline
 from service.manifest import Manifest, load_canonical, load_manifest
 from service.metrics import Metrics, ModelMetrics
+from service.process import usable_cpus
 from service.settings import Settings
 
 _MAX_IMAGES = 64
@@ -76,6 +77,10 @@ def tune(settings: Settings, folder: Path | None, console: Console, effort: Effo
 
     Raises StartupError.
     """
+    # One process is measured, with the CPUs of all workers.
+    threads_are_set = "threads" in settings.model_fields_set
+    cpus = settings.threads * settings.workers if threads_are_set else usable_cpus()
+    settings = settings.model_copy(update={"threads": cpus})
     manifest = load_manifest(settings.model_folders[0])
     images = _load_images(settings, folder)
     decode_s = min(_decode_s(settings, manifest, images) for _ in range(effort.rounds))
@@ -87,7 +92,7 @@ def tune(settings: Settings, folder: Path | None, console: Console, effort: Effo
         predicted = min(decoded_per_s, inferred_per_s)
     chosen = {"lanes": point.lanes, "max_batch": point.max_batch}
     workers = 1 + int(predicted // _MAX_RATE_PER_PROCESS)
-    threads = max(1, settings.threads // workers)  # measured in one process, which had all
+    threads = max(1, settings.threads // workers)
     return Tuned(
         threads=threads,
         lanes=min(point.lanes, threads),

@@ -33,7 +33,7 @@ from benchmarks.baselines.others import (
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import TargetError
 from benchmarks.runs.latency import stage_means
-from benchmarks.tables import Table
+from benchmarks.tables import Table, count
 from benchmarks.targets.http import Response, multipart, post_all, raw
 from benchmarks.targets.process import ServiceProcess, running_service
 from service.inference.encoder import Encoder
@@ -207,7 +207,7 @@ def _check(response: Response) -> None:
     if response.status != 200:
         raise TargetError(f"a server answered {response.status}: {response.body}")
     if failed := [result for result in response.body.get("results", []) if "error" in result]:
-        raise TargetError(f"{len(failed)} images failed, the first: {failed[0]}")
+        raise TargetError(f"{count(len(failed), 'image')} failed, the first: {failed[0]}")
     if response.cache:
         raise TargetError("the service has a cache: cached responses do not measure inference")
 

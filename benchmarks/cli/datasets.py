@@ -1,6 +1,7 @@
 """Commands that build data sets and fill the service's gallery."""
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,9 @@ from rich.console import Console
 
 from benchmarks.cli.options import DATA, JSON, KEY, LOCAL, URL, print_json
 from benchmarks.datasets.dataset import Dataset, Split
-from benchmarks.datasets.image_folder import write_dataset
+from benchmarks.datasets.image_folder import skipped_files, write_dataset
 from benchmarks.datasets.octet import build_octet
-from benchmarks.tables import Table
+from benchmarks.tables import Table, count
 from benchmarks.targets.gallery import index_gallery
 
 
@@ -33,11 +34,16 @@ def folder(
 ) -> None:
     """Write a data set from a folder of images."""
     rows = []
-    for name, domain in write_dataset(images, out).items():
+    domains = write_dataset(images, out)
+    for name, domain in domains.items():
         splits = (domain.split.train, domain.split.val, domain.split.test)
         counts = [sum(len(domain.classes[label]) for label in labels) for labels in splits]
         rows.append([name, *map(str, (len(domain.classes), domain.singles, *counts))])
     Table(("domain", "classes", "single image", "train", "val", "test"), rows).print(Console())
+    if skipped := skipped_files(images, domains):
+        kinds = Counter(file.suffix.lower() or "without a suffix" for file in skipped)
+        listed = ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common())
+        typer.echo(f"skipped: {count(len(skipped), 'file')}, not images in <domain>/<class>/: {listed}")
 
 
 def index(
@@ -50,6 +56,6 @@ def index(
     """Upload the gallery of all domains; items that are already in the index are skipped."""
     console = Console()
     uploaded = asyncio.run(index_gallery(Dataset(data), url, console, split, key))
-    console.print(f"{uploaded:,} images uploaded")
+    console.print(f"{count(uploaded, 'image')} uploaded")
     if as_json:
         print_json({"uploaded": uploaded})

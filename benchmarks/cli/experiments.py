@@ -13,6 +13,7 @@ from benchmarks.cli.options import JSON, print_json
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.errors import TargetError
 from benchmarks.soak.soak import MAX_GROWTH, print_soaked, run_soak
+from benchmarks.tables import count
 from benchmarks.targets.process import running_service
 from benchmarks.targets.service import info_of
 
@@ -88,6 +89,6 @@ def soak(
         counts = {"requests": requests, "wrong": len(result.wrong), "growth": result.growth}
         print_json({**counts, "warm_rss_mb": result.warm_rss_mb, "end_rss_mb": result.end_rss_mb})
     if result.wrong:
-        raise TargetError(f"{len(result.wrong)} requests were not answered as documented")
+        raise TargetError(f"{count(len(result.wrong), 'request')} not answered as documented")
     if result.growth > MAX_GROWTH:
         raise TargetError(f"the service's memory grew by {result.growth:.1%}, over {MAX_GROWTH:.0%}")

@@ -18,6 +18,7 @@ from benchmarks.replay.summary import summarise
 from benchmarks.reports.terminal import print_table
 from benchmarks.runs.records import to_json, write_summary
 from benchmarks.scoring.evaluation import SelfExclusion
+from benchmarks.tables import count
 from benchmarks.targets.target import TargetKind, target_row
 
 
@@ -82,15 +83,14 @@ def replay(
         print_json(to_json(summary))
     if summary.totals.failed:
         reason = summary.unanswered[0].reason
-        raise RunError(
-            f"{summary.totals.failed} queries failed, the first with {reason}; the same `replay` retries"
-        )
+        failed = count(summary.totals.failed, "query", "queries")
+        raise RunError(f"{failed} failed, the first with {reason}; the same `replay` retries")
     if not summary.valid:
         raise RunError(f"the run is invalid: {summary.invalid_because[0]}")
 
 
 def demo(
-    port: Annotated[int, typer.Option(help="Port to serve on.")] = 3000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.")] = 3000,
     data: Annotated[Path, typer.Option(help="Folder of Octet, built if missing.")] = Path("data/octet"),
     runs: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs"),
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Concurrency of the queries.")] = 16,

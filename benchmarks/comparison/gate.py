@@ -7,6 +7,7 @@ from benchmarks.errors import RunError
 from benchmarks.replay.records import ReplayRecord
 from benchmarks.runs.run import Run
 from benchmarks.stats.paired_tests import Pair
+from benchmarks.tables import count
 
 _ROUNDING = 1e-9  # a drop of exactly the limit passes, however its digits were rounded
 
@@ -36,9 +37,13 @@ def judge(run: Run, baseline: Run, limits: Limits) -> tuple[Comparison, list[str
         if not side.valid:
             reasons.append(f"{side.run.folder} is invalid: see `report`")
         if side.failed:
-            reasons.append(f"{side.failed:,} queries of {side.run.folder} failed or were not sent")
+            reasons.append(
+                f"{count(side.failed, 'query', 'queries')} of {side.run.folder} failed or not sent"
+            )
         if side.retried:
-            reasons.append(f"{side.retried:,} queries of {side.run.folder} were answered only when retried")
+            reasons.append(
+                f"{count(side.retried, 'query', 'queries')} of {side.run.folder} answered only when retried"
+            )
     for name, pair, must_be_significant in (
         ("mean", comparison.mean["R@1"], False),
         *((domain, pairs["R@1"], True) for domain, pairs in comparison.domains.items()),

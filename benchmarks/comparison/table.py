@@ -11,7 +11,7 @@ from benchmarks.comparison.compare import COMPARED, Comparison
 from benchmarks.scoring.measures import MEASURES
 from benchmarks.stats.intervals import Interval
 from benchmarks.stats.paired_tests import Pair
-from benchmarks.tables import Table
+from benchmarks.tables import Table, count
 
 _LONGEST_VALUE = 24  # characters
 
@@ -21,7 +21,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     show = partial(console.print, soft_wrap=True, markup=False, highlight=False)
     sides = (("A", comparison.a), ("B", comparison.b))
     for name, side in sides:
-        notes = [f"{side.failed:,} queries failed or were not sent"] if side.failed else []
+        notes = [f"{count(side.failed, 'query', 'queries')} failed or not sent"] if side.failed else []
         notes += [] if side.valid else ["invalid"]
         show(f"{name}: {'; '.join([str(side.run.folder), *notes])}")
     if comparison.differs:

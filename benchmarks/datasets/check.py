@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.datasets.dataset import Dataset
-from benchmarks.datasets.uned import DOMAINS, INFO_FILES
+from benchmarks.datasets.splits import SPLITS
+from benchmarks.datasets.uned import DOMAINS, INFO_FILES, Source
 from benchmarks.progress import progress_bar
-from benchmarks.tables import Table
+from benchmarks.tables import Table, count
 
 _BATCH = 1024  # images per step of the progress bar
 _LISTED = 20  # paths of each kind in JSON
@@ -24,15 +25,20 @@ class DomainCheck:
     """Result for one domain."""
 
     rows: dict[str, int]  # by split
-    expected: dict[str, int]  # by split; empty if the data set is not UnED
+    expected: dict[str, int | None]  # rows by split; None: any number
     images: int  # distinct images of all splits
     missing: list[str]  # paths as in the info files
     undecodable: list[str]
+    source: Source | None  # of UnED
 
     @property
     def miscounted(self) -> list[str]:
-        """Splits that do not have the expected number of rows."""
-        return [split for split, rows in self.expected.items() if self.rows.get(split) != rows]
+        """Splits that are missing, or do not have the expected number of rows."""
+        return [
+            split
+            for split, rows in self.expected.items()
+            if split not in self.rows or rows not in (None, self.rows[split])
+        ]
 
     @property
     def complete(self) -> bool:
@@ -60,11 +66,16 @@ def check(data: Dataset, decode: bool, console: Console) -> dict[str, DomainChec
     """
     # A data set with a card is not UnED: a command of this package built it, with any names of domains.
     is_uned = not data.card and not DOMAINS.keys().isdisjoint(data.domains)
-    expected = {domain: source.rows for domain, source in DOMAINS.items()} if is_uned else {}
+    sources = DOMAINS if is_uned else {}
+    expected: dict[str, dict[str, int | None]] = {
+        **{domain: {"test": None} for domain in data.domains},
+        **{domain: _rows_of(entry) for domain, entry in data.card.get("domains", {}).items()},
+        **{domain: dict(source.rows) for domain, source in sources.items()},
+    }
     with progress_bar(console) as progress:
         return {
-            domain: _check_domain(data, domain, expected.get(domain, {}), decode, progress)
-            for domain in sorted({*data.domains, *expected})
+            domain: _check_domain(data, domain, expected[domain], sources.get(domain), decode, progress)
+            for domain in sorted(expected)
         }
 
 
@@ -86,14 +97,25 @@ def print_checks(checks: dict[str, DomainCheck], console: Console) -> None:
         rows.append([domain, *(f"{count:,}" for count in counts), "yes" if result.complete else "no"])
     Table(("domain", "rows", "images", "missing", "undecodable", "complete"), rows).print(console)
     for domain, result in checks.items():
-        for line in _problems(domain, result):
+        for line in _problems(result):
             console.print(f"{domain}: {line}", markup=False, highlight=False, soft_wrap=True)
-    if any(result.miscounted for result in checks.values()):
+    if any(result.miscounted and result.source for result in checks.values()):
         console.print(INFO_FILES, highlight=False, soft_wrap=True)
 
 
+def _rows_of(entry: dict[str, Any]) -> dict[str, int | None]:
+    """Return the rows by split of a domain in dataset.json: older versions wrote no numbers for a folder."""
+    splits = entry.get("counts", {}).get("splits", {})
+    return {**dict.fromkeys(SPLITS), **{split: counts["images"] for split, counts in splits.items()}}
+
+
 def _check_domain(
-    data: Dataset, domain: str, expected: dict[str, int], decode: bool, progress: Progress
+    data: Dataset,
+    domain: str,
+    expected: dict[str, int | None],
+    source: Source | None,
+    decode: bool,
+    progress: Progress,
 ) -> DomainCheck:
     rows: dict[str, int] = {}
     file_of: dict[str, Path] = {}
@@ -112,22 +134,22 @@ def _check_domain(
                 results = pool.map(decodes, [file_of[path] for path in present])
                 undecodable += [path for path, decoded in zip(present, results, strict=True) if not decoded]
             progress.advance(bar, len(batch))
-    return DomainCheck(rows, expected, len(paths), missing, undecodable)
+    return DomainCheck(rows, expected, len(paths), missing, undecodable, source)
 
 
-def _problems(domain: str, result: DomainCheck) -> list[str]:
+def _problems(result: DomainCheck) -> list[str]:
     """A line that lists the domain's problems, and a line that names the source of UnED's images."""
     problems = [
-        f"{split}.json has {result.rows[split]:,} rows, expected {result.expected[split]:,}"
+        f"{split}.json has {result.rows[split]:,} rows, expected {expected:,}"
         if split in result.rows
-        else f"{split}.json is missing ({result.expected[split]:,} rows)"
-        for split in result.miscounted
+        else f"{split}.json is missing" + (f" ({expected:,} rows)" if expected else "")
+        for split, expected in result.expected.items()
+        if split in result.miscounted
     ]
     for problem, paths in (("missing", result.missing), ("undecodable", result.undecodable)):
         if paths:
-            problems.append(f"{len(paths):,} images {problem}, first: {paths[0]}")
+            problems.append(f"{count(len(paths), 'image')} {problem}, first: {paths[0]}")
     lines = ["; ".join(problems)] if problems else []
-    if result.expected and (result.missing or result.undecodable or not result.images):
-        source = DOMAINS[domain]
+    if (source := result.source) and (result.missing or result.undecodable or not result.images):
         lines.append(f"fetch {source.fetch}; to data/images: {source.folders}")
     return lines

@@ -7,13 +7,16 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.datasets.check import decodes
-from benchmarks.datasets.splits import Split, split_classes
+from benchmarks.datasets.splits import SPLITS, Split, split_classes
 from benchmarks.errors import DataError
+from benchmarks.tables import count
 
 _DOMAIN_NAME = re.compile(r"[a-z0-9_-]{1,64}")  # as the service's API accepts it
 _LISTED = 5
@@ -61,7 +64,8 @@ def write_dataset(images: Path, out: Path) -> dict[str, FolderDomain]:
         broken = [str(file) for file, good in zip(files, pool.map(decodes, files), strict=True) if not good]
     if broken:
         listed = ", ".join(broken[:_LISTED])
-        raise DataError(f"{len(broken)} images cannot be read; remove or replace them. The first: {listed}")
+        broken_images = count(len(broken), "image")
+        raise DataError(f"{broken_images} cannot be read. Remove or replace them; the first: {listed}")
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -74,6 +78,14 @@ def write_dataset(images: Path, out: Path) -> dict[str, FolderDomain]:
     return domains
 
 
+def skipped_files(images: Path, domains: Mapping[str, FolderDomain]) -> list[Path]:
+    """Return the files of the folder that are not in the data set, without hidden ones."""
+    classes = (paths for domain in domains.values() for paths in domain.classes.values())
+    files = (file.relative_to(images) for file in images.rglob("*") if file.is_file())
+    visible = {file for file in files if not any(part.startswith(".") for part in file.parts)}
+    return sorted(visible.difference(*(map(Path, paths) for paths in classes)))
+
+
 def _read_domain(folder: Path) -> FolderDomain:
     classes = {}
     for subfolder in _subfolders(folder):
@@ -84,7 +96,7 @@ def _read_domain(folder: Path) -> FolderDomain:
     queryable = [name for name, paths in classes.items() if len(paths) > 1]
     if len(queryable) < 3:
         raise DataError(
-            f"{folder}: {len(queryable)} classes with two or more images; "
+            f"{folder}: {count(len(queryable), 'class', 'classes')} with two or more images; "
             "at least three are required, one each for train, validation and test"
         )
     split = split_classes(folder.name, queryable)
@@ -109,7 +121,7 @@ def _write(domains: dict[str, FolderDomain], images: Path, out: Path) -> None:
         class_ids = {label: class_id for class_id, label in enumerate(domain.split.labels)}
         folder = out / "data" / "info_files" / name
         folder.mkdir(parents=True)
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             rows = [
                 {"path": path, "class_id": class_ids[label]}
                 for label in getattr(domain.split, split)
@@ -121,6 +133,15 @@ def _write(domains: dict[str, FolderDomain], images: Path, out: Path) -> None:
                 digest.update(f"{split}\0{row['path']}\0{row['class_id']}\0{content}\0".encode())
     card = {
         "fingerprint": digest.hexdigest(),
-        "domains": {name: {"labels": list(domain.split.labels)} for name, domain in domains.items()},
+        "domains": {name: _card(domain) for name, domain in domains.items()},
     }
     (out / "dataset.json").write_text(json.dumps(card, indent=1))
+
+
+def _card(domain: FolderDomain) -> dict[str, Any]:
+    """Return a domain's entry of dataset.json, as Octet has it."""
+    images = {
+        split: sum(len(domain.classes[label]) for label in getattr(domain.split, split)) for split in SPLITS
+    }
+    counts = {"splits": {split: {"images": count} for split, count in images.items()}}
+    return {"labels": list(domain.split.labels), "counts": counts}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from benchmarks.errors import DataError
 
+SPLITS = ("train", "val", "test")
 SEED = 2309  # the start of the UnED paper's arXiv number; any fixed number would do
 
 

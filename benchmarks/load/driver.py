@@ -46,6 +46,7 @@ def drive(
     Interrupted; observations up to then are kept.
     """
     processes = _Processes(load, client, folder, segment)
+    stopped = Interrupted("stopped; the observations are kept, and the same command resumes the run")
     first: BenchmarkError | None = None
     try:
         processes.start()
@@ -59,9 +60,12 @@ def drive(
                 time.sleep(_POLL_S)
             progress.update(bar, completed=processes.done, total=processes.done)
     except KeyboardInterrupt:
-        first = Interrupted("stopped; the observations are kept, and the same command resumes the run")
+        first = stopped
     finally:
-        processes.stop()
+        try:
+            processes.stop()
+        except KeyboardInterrupt:  # once more
+            first = stopped
     first = first or processes.error
     try:
         Run(folder).write_client_usage(segment, processes.usage)
@@ -123,11 +127,15 @@ class _Processes:
         return sum(self._shared.done)
 
     def stop(self) -> None:
+        """Wait for the requests in flight, then end the processes; Ctrl-C ends the wait."""
         self._shared.stopped.set()
         until = time.monotonic() + _STOP_TIMEOUT_S
-        for process in self._processes:
-            if process.pid is not None:
+        processes = [process for process in self._processes if process.pid is not None]
+        try:
+            for process in processes:
                 process.join(max(0.0, until - time.monotonic()))
+        finally:
+            for process in processes:
                 process.kill()
                 process.join()
 

@@ -13,7 +13,7 @@ from benchmarks.runs.latency import latency, stages_of, tail_of
 from benchmarks.runs.run import Observation, answered
 from benchmarks.runs.validity import send_lag_ms
 from benchmarks.stats.intervals import percentile_of
-from benchmarks.tables import Table
+from benchmarks.tables import Table, count
 
 
 def print_trials(trials: Sequence[Trial], knee: Trial | None, console: Console) -> None:
@@ -49,7 +49,7 @@ def print_load(trial: Trial, observations: Sequence[Observation], slo_ms: float,
         console.print(percentile_of(latencies_ms, 99).text, highlight=False)
     console.print(f"send lag {send_lag_ms(observations, 99):.1f} ms at p99", highlight=False)
     console.print(
-        f"{trial.requests:,} requests, {trial.good_share:.1%} within the SLO (200 in {slo_ms:g} ms), "
+        f"{count(trial.requests, 'request')}, {trial.good_share:.1%} within the SLO (200 in {slo_ms:g} ms), "
         f"{trial.shed} shed, {trial.failed} failed; {trial.images_per_s:.1f} answered/s"
     )
     for check in trial.not_judged:

@@ -22,6 +22,7 @@ from benchmarks.replay.summary import summarise
 from benchmarks.runs.provenance import commit
 from benchmarks.runs.records import RunRecord, read_record, write_summary
 from benchmarks.runs.run import PACKED, Run
+from benchmarks.tables import count
 from benchmarks.targets.gallery import index_gallery
 from benchmarks.targets.process import port_is_free, python_m, running_module, running_service, variables
 from benchmarks.targets.target import Target
@@ -109,7 +110,9 @@ def finish(run: Run, workspace: Workspace) -> None:
     summary = summarise(workspace.data, run)
     failed = sum(last.status != 200 for last in latest_of(run.observations()).values())
     if failed := failed + summary.totals.not_sent:
-        raise RunError(f"{failed} requests of {run.folder.name} failed; the same command retries them")
+        raise RunError(
+            f"{count(failed, 'request')} of {run.folder.name} failed; the same command retries them"
+        )
     write_summary(run.folder, summary)
 
 

@@ -20,6 +20,7 @@ from benchmarks.load.scenarios import Scenario
 from benchmarks.replay.records import ClientRecord, Protocol, ReplayRecord
 from benchmarks.runs.provenance import provenance
 from benchmarks.runs.run import Observation, Run
+from benchmarks.tables import count
 from benchmarks.targets.gallery import payload_of
 from benchmarks.targets.service import PREFLIGHT_S, Service, connect
 from benchmarks.targets.target import Target
@@ -126,7 +127,7 @@ async def _check_gallery(data: Dataset, service: Service, split: Split) -> None:
     indexed = await service.domains()
     expected = {domain: len(data.gallery(domain, split)) for domain in data.domains}
     differences = [
-        f"{indexed.get(domain, 0):,} items of {domain}, not {expected.get(domain, 0):,}"
+        f"{count(indexed.get(domain, 0), 'item')} of {domain}, not {expected.get(domain, 0):,}"
         for domain in sorted({**indexed, **expected})
         if indexed.get(domain, 0) != expected.get(domain, 0)
     ]

@@ -13,6 +13,7 @@ from benchmarks.reports.failures import RULE, worst_failures
 from benchmarks.reports.plots import percentile_plot, timeline
 from benchmarks.reports.throughput_curve import Throughput
 from benchmarks.reports.thumbnails import thumbnail
+from benchmarks.tables import count
 
 _PER_DOMAIN = 4  # failures shown: with eight domains the page stays below 2 MB
 _LISTED = 24  # queries per reason
@@ -59,7 +60,7 @@ def _environment(data: Dataset) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (text.points, text.interval, text.ms, text.interval_ms, text.count, text.when)
+    filters = (text.points, text.interval, text.ms, text.interval_ms, count, text.when)
     environment.filters.update({function.__name__: function for function in filters})
     environment.globals.update(
         text=text,

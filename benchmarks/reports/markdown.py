@@ -5,7 +5,7 @@ from benchmarks.reports import text
 from benchmarks.reports.text import interval_ms, ms
 from benchmarks.reports.throughput_curve import Throughput
 from benchmarks.runs.run import Run
-from benchmarks.tables import Table, escaped
+from benchmarks.tables import Table, count, escaped
 
 
 def markdown(run: Run, summary: RunSummary, throughput: Throughput | None = None) -> str:
@@ -42,7 +42,7 @@ def _domains(summary: RunSummary) -> str:
 def _percentiles(summary: RunSummary) -> str:
     rows = []
     for row in summary.percentiles:
-        answers = text.count(row.answered, "answer")
+        answers = count(row.answered, "answer")
         answers += "" if row.enough else f"; MLPerf asks for {row.needed:,}"
         rows.append([f"p{row.percentile}", ms(row.ms), interval_ms(row.interval_ms), answers])
     return Table(("percentile", "ms", "interval, ms", "answers"), rows).to_markdown()

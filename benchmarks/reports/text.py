@@ -9,7 +9,7 @@ from benchmarks.replay.records import Accuracy, DomainSummary, ReplayRecord, Run
 from benchmarks.runs.latency import PERCENTILES
 from benchmarks.runs.records import leaves
 from benchmarks.scoring.measures import MEASURES
-from benchmarks.tables import Table
+from benchmarks.tables import Table, count
 
 _TO = " – "  # noqa: RUF001  (an en dash is the sign between numbers)
 
@@ -32,11 +32,6 @@ def interval_ms(ends_ms: Sequence[float | None]) -> str:
 def ms(value: float) -> str:
     """Milliseconds with the digits that are significant: 7.9, 34, 1,204."""
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
-
-
-def count(value: int, singular: str, plural: str | None = None) -> str:
-    """`1 query`, `2,059 queries`."""
-    return f"{value:,} {singular if value == 1 else plural or singular + 's'}"
 
 
 def when(started: str) -> str:

@@ -97,7 +97,11 @@ class Run:
             raise RunError(f"{self.folder} is not a run: it has no run.json")
         file = self.folder / "run.json"
         if cls.kinds and (kind := read_record(file, RunRecord).kind) not in cls.kinds:
-            raise RunError(f"{self.folder} is a run of kind `{kind}`, not `{'` or `'.join(cls.kinds)}`")
+            summary = self.folder / "summary.json"
+            results = f"; its results are in {summary}" if summary.exists() else ""
+            raise RunError(
+                f"{self.folder} is a run of kind `{kind}`, not `{'` or `'.join(cls.kinds)}`{results}"
+            )
         return read_record(file, cls)
 
     def observations(self) -> list[Observation]:

@@ -9,9 +9,11 @@ import numpy as np
 
 from benchmarks.errors import RunError
 from benchmarks.runs.run import ClientUsage, Observation, answered
+from benchmarks.tables import count
 
 _LAG_SHARE = 0.1  # of the median latency
 _LAG_REQUESTS = 100  # with fewer, the 99th percentile is the slowest request alone, and the median is judged
+_LAG_VARIABLE = "BENCHMARKS_MAX_SEND_LAG_MS"
 _CORE_WINDOW_S = 1.0  # over less, start-up and a single scheduling delay decide the share
 
 
@@ -28,7 +30,7 @@ class Limits:
     def from_environment(cls) -> "Limits":
         """The limits, as environment variables override them. Raises RunError."""
         return cls(
-            _number("BENCHMARKS_MAX_SEND_LAG_MS", cls().send_lag_ms),
+            _number(_LAG_VARIABLE, cls().send_lag_ms),
             _number("BENCHMARKS_MAX_CORE_SHARE", cls().core_share),
         )
 
@@ -79,7 +81,8 @@ def judge(
     cached = sum(observation.from_cache for observation in observations)
     if cached and not cache_expected:
         invalid.append(
-            f"{cached} responses came from the service's cache: their latencies are not those of inference"
+            f"{count(cached, 'response')} came from the service's cache, with latencies that are not those "
+            "of inference"
         )
     return Verdict(invalid, not_judged)
 
@@ -96,13 +99,14 @@ def _judge_lag(observations: Sequence[Observation], limits: Limits) -> tuple[lis
     if not latencies_ms:
         return [], []
     few = (
-        f"the client's send lag at p99: {len(observations)} requests are too few to judge, "
+        f"the client's send lag at p99: {count(len(observations), 'request')}, too few to judge, "
         f"the minimum is {_LAG_REQUESTS}"
     )
     not_judged, percent = ([few], 50) if len(observations) < _LAG_REQUESTS else ([], 99)
     lag_ms, median_ms = send_lag_ms(observations, percent), float(np.median(latencies_ms))
     lagged = (
         f"the client lagged: at p{percent} a request was sent {lag_ms:.1f} ms late, "
-        f"with a median latency of {median_ms:.1f} ms"
+        f"with a median latency of {median_ms:.1f} ms: use more --processes, or on a busy machine raise "
+        f"{_LAG_VARIABLE}"
     )
     return [lagged] if lag_ms > max(limits.send_lag_ms, _LAG_SHARE * median_ms) else [], not_judged

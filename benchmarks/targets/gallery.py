@@ -8,6 +8,7 @@ from rich.progress import Progress
 
 from benchmarks.datasets.dataset import Dataset, Record, Split
 from benchmarks.progress import progress_bar
+from benchmarks.tables import count
 from benchmarks.targets.service import PREFLIGHT_S, Service, connect
 from service.client import NewItem
 
@@ -34,7 +35,7 @@ async def index_gallery(
                     replaced += others
                 missing += records
             if replaced:
-                console.print(f"{replaced:,} images replace those of another data set under the same ids")
+                console.print(f"{count(replaced, 'item')} of another data set with the same ids: replaced")
             await _upload_all(data, service, missing, progress)
     return len(missing)
 

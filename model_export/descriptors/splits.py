@@ -5,7 +5,6 @@ the data of each file, so that an interrupted run resumes and never mixes two mo
 """
 
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -27,8 +26,9 @@ from model_export.errors import SourceError
 from model_export.folders import atomic_file, save_array
 from service.inference.encoder import Encoder
 from service.manifest import Preprocessing
+from service.process import usable_cpus
 
-CORES = len(os.sched_getaffinity(0))
+CORES = usable_cpus()
 _BATCH = 16
 
 

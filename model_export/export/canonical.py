@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 from benchmarks.datasets.dataset import Dataset, Record
 from model_export.descriptors.images import read_pixels
 from model_export.errors import SourceError
-from service.manifest import Canonical, Preprocessing, sha256_of
+from service.manifest import Canonical, Preprocessing, faults_of, sha256_of
 
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # (N, H, W, 3) -> (N, dim)
 
@@ -103,7 +103,7 @@ def load_parity(folder: Path) -> Parity | None:
     try:
         return Parity.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        raise SourceError(f"{file} is not a valid parity file: {error}") from error
+        raise SourceError(f"{file}: {faults_of(error)}") from error
 
 
 def available_photos(

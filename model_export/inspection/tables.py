@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -15,9 +16,10 @@ from service.manifest import Manifest, load_manifest
 
 def print_models(folders: Mapping[str, Path | ExportError], console: Console) -> None:
     """Print a row per model, and the errors of damaged models below the table."""
-    columns = ("dim", "precision", "mean R@1", "licence")
+    columns = ("dim", "precision", "R@1", "licence")
     unwrapped = (Column(name, no_wrap=True) for name in ("name", "fingerprint"))  # for copying
-    table = Table(*unwrapped, *(Column(name, overflow="fold") for name in columns))
+    others = (Column(name, overflow="fold") for name in columns)
+    table = Table(*unwrapped, *others, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     damaged = []
     for name, folder in folders.items():
         try:
@@ -29,11 +31,14 @@ def print_models(folders: Mapping[str, Path | ExportError], console: Console) ->
             damaged.append(f"{name} is damaged: {error}")
             continue
         scores = manifest.accuracy.scores(manifest.precision) if manifest.accuracy else {}
-        mean = f"{100 * scores['mean']['R@1']:.1f}" if "R@1" in scores.get("mean", {}) else ""
+        mean = f"{100 * scores['mean']['R@1']:.1f}" if "R@1" in scores.get("mean", {}) else "-"
         table.add_row(
             name, manifest.fingerprint, str(manifest.dim), manifest.precision, mean, manifest.licence
         )
     console.print(table)
+    console.print(
+        "R@1: the mean over domains, which the export of an fp16 or int8 model measures", soft_wrap=True
+    )
     for sentence in damaged:
         console.print(sentence, markup=False)
 

@@ -1,7 +1,6 @@
 """The results as Markdown, CSV and a plot."""
 
 import csv
-import os
 import platform
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from benchmarks.datasets.dataset import Dataset
 from model_export.descriptors.images import class_counts
 from model_export.folders import atomic_file
 from model_export.paper_table.run import ORACLE, Result
+from service.process import usable_cpus
 
 _MEASURES = ("R@1", "mMP@5")
 
@@ -90,9 +90,8 @@ def _conditions(results: list[Result], data: Dataset, domains: list[str], comman
     counts = ", ".join(f"{domain} {test[domain]['queries']:.0f}" for domain in domains)
     describe = ["git", "describe", "--always", "--dirty"] if shutil.which("git") else ["true"]
     commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
-    cores = len(os.sched_getaffinity(0))
     return (
-        f"`{command}`, {datetime.now(UTC).date()}, commit {commit or 'unknown'}, {cores} cores "
+        f"`{command}`, {datetime.now(UTC).date()}, commit {commit or 'unknown'}, {usable_cpus()} cores "
         f"({platform.machine()}), data {data.fingerprint[:16]}.\n\n"
         "R@1 and mMP@5 as UnED defines them (arXiv 2309.01858), exact search, the query itself left out. "
         f"± is the standard deviation over seeds. Test queries: {counts}."

@@ -5,70 +5,79 @@ string in a file field is refused.
 """
 
 import asyncio
-import contextlib
-from codecs import BOM_UTF8
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.types import Message
 
 from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
+from service.fetch import MAX_URL_CHARS
 from service.http.forms import Form, FormFile, parse_form
+from service.http.parsing import MAX_URL_BYTES, parse_json, parse_members
 
-MAX_IMAGES = 1000  # in one bulk request
 FORM_SLACK_BYTES = 64 * 1024  # boundaries and small fields around one image
 MAX_JSON_BYTES = 16 * 2**20  # items with their embeddings
-MAX_JSON_VALUES = 10_000  # any other JSON
-_MAX_LINK_BYTES = 64 * 1024
-# An item of a bulk request. Its payload may have 64 KiB, which may be six times as many if escaped.
-_MAX_ROW_BYTES = 2**20
-_COUNTED_BYTES = 2**16
+INLINE_JSON_BYTES = 256 * 1024  # larger JSON is parsed in a thread
+_MAX_LINK_BYTES = MAX_URL_BYTES + 1024
+_MAX_TYPE_BYTES = 512  # of a Content-Type: a boundary has at most 70
 _JOINED_PIECES = 16  # of at most 320 KB, on the event loop
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The URL of an image, instead of its bytes."""
+    """The URL of an image, instead of its bytes. Raises InvalidRequest if it is too long."""
 
     url: str
 
+    def __post_init__(self) -> None:
+        if len(self.url) > MAX_URL_CHARS:
+            raise InvalidRequest("the URL is too long", limit=MAX_URL_CHARS, got=len(self.url))
+
 
 def media_type(headers: Mapping[str, str]) -> str:
-    """Return the content type without its parameters."""
-    return headers.get("content-type", "").split(";")[0].strip().lower()
+    """Return the content type without its parameters. Raises UnsupportedMediaType if it is too long."""
+    value = headers.get("content-type", "")
+    if len(value) > _MAX_TYPE_BYTES:
+        raise UnsupportedMediaType(
+            "the Content-Type has too many bytes", limit=_MAX_TYPE_BYTES, got=len(value)
+        )
+    return value.split(";")[0].strip().lower()
 
 
-async def read_image_and_fields(request: Request, max_bytes: int) -> tuple[bytes | Link, dict[str, bytes]]:
-    """Return an image from a raw body, a multipart field `image` or a JSON link; and a form's text fields."""
+async def read_image_and_fields(
+    request: Request, max_bytes: int, *text_fields: str
+) -> tuple[bytes | Link, dict[str, bytes]]:
+    """Return an image from a raw body, a form's field `image` or a JSON link; and a form's text fields."""
     kind = media_type(request.headers)
     if kind == "multipart/form-data":
-        async with form_of(request, max_bytes + FORM_SLACK_BYTES, max_files=1) as form:
-            data = await file_bytes(form.get("image"), "image", max_bytes)
-            return data, {name: value for name, value in form.items() if isinstance(value, bytes)}
+        fields = {"image": 1, **dict.fromkeys(text_fields, 1)}
+        form = await read_form(request, max_bytes + FORM_SLACK_BYTES, **fields)
+        data = await file_bytes(form.get("image"), "image", max_bytes)
+        return data, {name: value for name, value in form.items() if isinstance(value, bytes)}
     if kind.startswith("image/") or kind in ("application/octet-stream", ""):
         return await read_body(request, max_bytes), {}
     if kind == "application/json":
         match await read_json(request, _MAX_LINK_BYTES):
-            case {"url": str(url), **rest} if not rest:
+            case {"url": str(url), **rest} if not any(value is not None for value in rest.values()):
                 return Link(url), {}
-        kind = 'JSON other than {"url": "..."}'
+        raise UnsupportedMediaType('this route takes an image, or JSON of the form {"url": "..."}')
     raise UnsupportedMediaType(
-        f"the image must be sent as image/*, application/octet-stream or multipart/form-data, not as {kind}"
+        "an image must be sent as image/*, application/octet-stream or multipart/form-data, and JSON as "
+        f"application/json, not as {kind}"
     )
 
 
-@contextlib.asynccontextmanager
-async def form_of(request: Request, max_bytes: int, max_files: int = MAX_IMAGES) -> AsyncIterator[Form]:
-    """Parse the multipart form. Reads at most `max_bytes`."""
+async def read_form(request: Request, max_bytes: int, **fields: int) -> Form:
+    """Return the multipart form, with at most so many parts of each field. Reads at most `max_bytes`."""
     if media_type(request.headers) != "multipart/form-data":
         kind = media_type(request.headers) or "a body without a content type"
-        raise UnsupportedMediaType(f"the body must be multipart/form-data, not {kind}")
+        # Of the routes with forms, this one also takes JSON.
+        accepted = "multipart/form-data" + (" or application/json" if "items" in fields else "")
+        raise UnsupportedMediaType(f"the body must be {accepted}, not {kind}")
     bounded = _bounded(request, max_bytes)
-    yield await parse_form(request.headers["content-type"], bounded.stream(), max_files)
+    return await parse_form(request.headers["content-type"], bounded.stream(), fields)
 
 
 async def file_bytes(value: FormFile | bytes | None, field: str, max_bytes: int) -> bytes:
@@ -84,70 +93,17 @@ async def file_bytes(value: FormFile | bytes | None, field: str, max_bytes: int)
     return await _join(value.pop())
 
 
-async def read_json(request: Request, max_bytes: int, max_values: int = MAX_JSON_VALUES) -> Any:
+async def read_json(request: Request, max_bytes: int) -> Any:
     """Return the JSON body. Raises as `parse_json`."""
-    return parse_json(await read_body(request, max_bytes), max_values)
-
-
-def parse_json(text: bytes, max_values: int = MAX_JSON_VALUES) -> Any:
-    """Parse strict JSON: no NaN, no lone surrogates; but 1e999 is infinite. Raises InvalidRequest."""
-    check_values(text, max_values)
-    try:
-        return from_json(text.removeprefix(BOM_UTF8), allow_inf_nan=False)
-    except ValueError as error:  # also for invalid UTF-8 and for too deep nesting
-        raise InvalidRequest(f"invalid JSON: {error}") from error
-
-
-class RowsObject(msgspec.Struct):
-    """The object around the rows of a bulk request. Other members are ignored."""
-
-    items: list[msgspec.Raw]
-
-
-def parse_rows(text: bytes, max_values: int, shape: type[RowsObject | list[msgspec.Raw]]) -> list[Any]:
-    """Parse a JSON list of many rows, or an object around it. Not for the event loop's thread.
-
-    Each row is parsed by a separate call, because a parser holds Python's lock: 16 MB in one call stop all
-    threads for 70 ms. A row that is too large is an InvalidRequest in the list. Raises InvalidRequest.
-    """
-    check_values(text, max_values)
-    try:
-        body = msgspec.json.decode(text.removeprefix(BOM_UTF8), type=shape)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"`items` must be a list of 1 to {MAX_IMAGES} items") from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidRequest(f"invalid JSON: {error}") from error
-    raw_rows = body.items if isinstance(body, RowsObject) else body
-    if not 1 <= len(raw_rows) <= MAX_IMAGES:
-        raise InvalidRequest(f"`items` must be a list of 1 to {MAX_IMAGES} items")
-    return [_parse_row(bytes(memoryview(row)), max_values) for row in raw_rows]
-
-
-def _parse_row(row: bytes, max_values: int) -> Any:
-    if len(row) > _MAX_ROW_BYTES:
-        return InvalidRequest("the item has too many bytes", limit=_MAX_ROW_BYTES, got=len(row))
-    return parse_json(row, max_values)
-
-
-def check_values(body: bytes | bytearray, max_values: int) -> None:
-    """Raise InvalidRequest if the JSON may hold more values.
-
-    A parser holds Python's lock in any thread, and makes 64 bytes in memory of an empty list.
-    """
-    got = 0
-    for start in range(0, len(body), _COUNTED_BYTES):  # so that a long call does not hold the lock either
-        part = body[start : start + _COUNTED_BYTES]
-        got += sum(part.count(mark) for mark in (b",", b"[", b"{"))
-    if got > max_values:
-        raise InvalidRequest("the JSON has too many values", limit=max_values, got=got)
+    body = await read_body(request, max_bytes)
+    if len(body) <= INLINE_JSON_BYTES:
+        return parse_json(body)
+    return await asyncio.to_thread(parse_members, body)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the raw body, JSON without a byte order mark. Raises ImageTooLarge or UnsupportedMediaType."""
-    pieces = [piece async for piece in _bounded(request, max_bytes).stream()]
-    if media_type(request.headers) == "application/json":
-        pieces[0] = pieces[0].removeprefix(BOM_UTF8)
-    return await _join(pieces)
+    """Return the raw body. Raises ImageTooLarge or UnsupportedMediaType."""
+    return await _join([piece async for piece in _bounded(request, max_bytes).stream()])
 
 
 async def _join(pieces: list[bytes]) -> bytes:

@@ -16,11 +16,12 @@ import msgspec
 
 from service.errors import ImageTooLarge, InvalidRequest
 from service.http.body import Link
+from service.http.parsing import MAX_URL_BYTES
 
-_HEAD = re.compile(rb"(?:\\[nrt]|\s)*data:[^,]{0,1000}?;\s*base64\s*,", re.IGNORECASE)
-_OTHER_DATA = re.compile(rb"(?:\\[nrt]|\s)*data:", re.IGNORECASE)
-_URL = re.compile(rb"(?:\\[nrt]|\s)*https?:(?://|\\/\\/)", re.IGNORECASE)  # some clients escape every slash
-_MAX_URL_BYTES = 64 * 1024
+_HEAD_BYTES = 2048  # of a string: they hold its scheme and media type, as a match holds Python's lock too
+# Some clients escape every slash.
+_SCHEME = re.compile(rb"(?:\\[nrt]|\s)*+(?:(data:)|https?:(?://|\\/\\/))", re.IGNORECASE)
+_BASE64 = re.compile(rb"[^,]*?;\s*+base64\s*+,", re.IGNORECASE)
 _PIECE_BYTES = 64 * 1024
 _STANDARD = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet
 _WHITESPACE = b" \t\r\n\f"
@@ -41,17 +42,19 @@ Source = Base64Image | Link
 def parse_source(string: msgspec.Raw, bare: bool = False) -> Source:
     """Return the image of a JSON string; `bare` also accepts base64 alone. Raises InvalidRequest."""
     text = memoryview(string)[1:-1]  # without the quotes
-    if head := _HEAD.match(text):
-        return Base64Image(text[head.end() :])
-    if _URL.match(text):
-        if len(text) > _MAX_URL_BYTES:
-            raise InvalidRequest("the URL is too long", limit=_MAX_URL_BYTES, got=len(text))
-        return Link(_unescaped(bytes(text)).decode().strip())
-    if _OTHER_DATA.match(text):
+    start = bytes(text[:_HEAD_BYTES])
+    scheme = _SCHEME.match(start)
+    if scheme is None:
+        if not bare:
+            raise InvalidRequest(TEXT)
+        return Base64Image(text)
+    if scheme[1]:
+        if head := _BASE64.match(start, scheme.end()):
+            return Base64Image(text[head.end() :])
         raise InvalidRequest("a data URI must be base64: data:image/png;base64,...")
-    if not bare:
-        raise InvalidRequest(TEXT)
-    return Base64Image(text)
+    if len(text) > MAX_URL_BYTES:
+        raise InvalidRequest("the URL has too many bytes", limit=MAX_URL_BYTES, got=len(text))
+    return Link(_unescaped(bytes(text)).decode().strip())
 
 
 def decode_base64(image: Base64Image, max_bytes: int) -> bytes:

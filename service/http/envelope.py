@@ -26,7 +26,7 @@ from service.errors import (
     Unauthorized,
     UnknownHost,
 )
-from service.hosts import is_addressed
+from service.hosts import is_addressed, is_cross_site
 from service.http.body import FORM_SLACK_BYTES, MAX_JSON_BYTES
 from service.http.limits import Body, Exchange, Intake
 from service.http.problems import internal_error, problem_response
@@ -162,7 +162,9 @@ class Envelope:
                 "the Host header is not a loopback name, and the service's UIE_ALLOWED_HOSTS does not list it"
             )
         # No page of another site has a key: browsers send none by themselves.
-        if method not in _SAFE_METHODS and not self._keys and _is_cross_site(headers, host):
+        site, origin = headers.get("sec-fetch-site"), headers.get("origin")  # of browsers only
+        writes_without_key = method not in _SAFE_METHODS and not self._keys
+        if writes_without_key and (site or origin) and is_cross_site(site, origin, host):
             raise CrossSite("a web page of another site sent this request: see Sec-Fetch-Site and Origin")
 
     def _admit(self, path: str, headers: Headers) -> None:
@@ -212,19 +214,19 @@ class Envelope:
 
 
 def _check_query(scope: Scope) -> None:
-    """Raise InvalidRequest before FastAPI parses a query string of very many parameters."""
-    got = scope["query_string"].count(b"&") + 1
+    """Raise InvalidRequest for a query string of very many parameters, or one that is not UTF-8.
+
+    FastAPI would parse the first, and replace the characters of the second.
+    """
+    query: bytes = scope["query_string"]
+    got = query.count(b"&") + 1
     if got > _MAX_PARAMETERS:
         raise InvalidRequest("the query string has too many parameters", limit=_MAX_PARAMETERS, got=got)
-
-
-def _is_cross_site(headers: Headers, host: str) -> bool:
-    """Return True if a browser reports another site, or an origin other than the host."""
-    site = headers.get("sec-fetch-site")
-    if site is not None:
-        return site not in ("same-origin", "none")
-    origin = headers.get("origin")  # older browsers, and pages without TLS that are not on loopback
-    return origin is not None and origin.partition("://")[2].lower() != host.lower()
+    if b"%" in query:
+        try:
+            unquote_to_bytes(query).decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest("the query string is not valid UTF-8") from error
 
 
 def _check_routed(scope: Scope, start: Message) -> None:

@@ -13,15 +13,18 @@ from starlette.types import Receive, Scope, Send
 
 from service.core import Core
 from service.errors import FingerprintMismatch, InvalidRequest, NotReady, ServiceError
-from service.http.body import MAX_IMAGES, Link, file_bytes, read_image_and_fields
+from service.http.body import Link, file_bytes, read_image_and_fields
 from service.http.envelope import RequestState
 from service.http.forms import FormFile
+from service.http.parsing import MAX_IMAGES
 from service.index import IndexWorker
 from service.inference.model import Model
 from service.inference.work import Embedded
 from service.manifest import Manifest
 
 T = TypeVar("T")
+
+_INLINE_ROWS = 16  # of at most 64 KiB, on the event loop
 
 
 async def _core(request: Request) -> Core:
@@ -63,13 +66,15 @@ class Embedder:
         image, _ = await self.read_image_and_fields(request)
         return image
 
-    async def read_image_and_fields(self, request: Request) -> tuple[bytes | Link, dict[str, bytes]]:
+    async def read_image_and_fields(
+        self, request: Request, *text_fields: str
+    ) -> tuple[bytes | Link, dict[str, bytes]]:
         """Return the request's image, and the text fields of a form.
 
         Raises Overloaded, before it reads the body, if the image would not be admitted.
         """
         self.model.pipeline.check_capacity(self.state.deadline)
-        return await read_image_and_fields(request, self.core.settings.max_image_bytes)
+        return await read_image_and_fields(request, self.core.settings.max_image_bytes, *text_fields)
 
     def admit_bulk(self) -> None:
         """Admit a request with several images before its body is read. Raises Overloaded.
@@ -234,16 +239,23 @@ def json_response(content: Any) -> Response:
     return Response(orjson.dumps(content), media_type="application/json")
 
 
+def encoded_rows(sources: Iterable[T], row: Callable[[T], Any]) -> list[orjson.Fragment]:
+    """Encode each row by a separate call, because a call holds Python's lock."""
+    return [orjson.Fragment(orjson.dumps(row(source))) for source in sources]
+
+
+async def large_response(content: Callable[[], Any], rows: int) -> Response:
+    """Return a JSON response of `content()`, which is encoded in a thread if it has many rows."""
+    if rows <= _INLINE_ROWS:
+        return json_response(content())
+    return await asyncio.to_thread(lambda: json_response(content()))
+
+
 async def rows_response(
     name: str, sources: Sequence[T], row: Callable[[T], Any], members: Mapping[str, Any] | None = None
 ) -> Response:
-    """Return a JSON response with the list `name` of many rows, encoded in a thread by one call each."""
-
-    def encode() -> bytes:
-        rows = [orjson.Fragment(orjson.dumps(row(source))) for source in sources]
-        return orjson.dumps({name: rows, **(members or {})})
-
-    return Response(await asyncio.to_thread(encode), media_type="application/json")
+    """Return a JSON response with the list `name` of many rows."""
+    return await large_response(lambda: {name: encoded_rows(sources, row), **(members or {})}, len(sources))
 
 
 def model_card(manifest: Manifest) -> dict[str, Any]:

@@ -4,10 +4,8 @@ A header of 100 MB took 120 MB of memory and blocked the event loop for more tha
 """
 
 import asyncio
-import fcntl
+import math
 import re
-import sys
-import termios
 from typing import Any, ClassVar
 
 from httptools import HttpParserUpgrade, HttpRequestParser
@@ -17,8 +15,10 @@ from uvicorn.server import ServerState
 
 from service.errors import HeadersTooLarge, InvalidRequest, RequestTimeout, ServiceError
 from service.http.problems import problem_response
+from service.http.unread import UnreadResponses
 
 MAX_HEAD_BYTES = 64 * 2**10
+_MAX_DISCARDED_BYTES = 2**20  # after a refused head; a body may be as long as it needs time
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -53,6 +53,15 @@ class _Parser(HttpRequestParser):
         self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
 
 
+class _ResponseTransport:
+    """The transport of a connection as its responses use it."""
+
+    def __init__(self, connection: "BoundedHeads") -> None:
+        self.write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
+        self.close = connection.close_after_response
+
+
 class BoundedHeads(HttpToolsProtocol):
     """One connection. Counts the bytes since the last complete head or the last piece of a body.
 
@@ -72,8 +81,8 @@ class BoundedHeads(HttpToolsProtocol):
     _finished = False  # in this read: a head, or a piece of a body
     _in_head = False
     _in_message = False
+    _discards = False  # all that the client still sends
     _timer: asyncio.TimerHandle | None = None
-    _unread_timer: asyncio.TimerHandle | None = None
 
     def __init__(
         self,
@@ -84,23 +93,34 @@ class BoundedHeads(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.parser = _Parser(self)
+        self.url = b""
         if self.keep_alive_s is not None:
             self.timeout_keep_alive = self.keep_alive_s
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the event loop, as are the next two methods."""
         super().connection_made(transport)
+        self._unread = UnreadResponses(transport, self.loop, self.unread_s)
         self._pieces: list[bytes] = []  # of a body, in this read
+        self._response_transport = _ResponseTransport(self)
         self._start_timer(self.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timers."""
+        """Cancel the timers, and break the reference cycles."""
         super().connection_lost(exc)
+        del self._response_transport
+        if self.cycle is not None:
+            self.cycle.transport = self.transport
         self._cancel_timer()
-        self._cancel_unread_timer()
+        self._unread.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes of a head; refuse it, or set its timer."""
+        if self._discards:
+            self._discardable_bytes -= len(data)
+            if self._discardable_bytes < 0:
+                self.transport.close()
+            return
         self._finished = False
         super().data_received(data)
         self._pass_on_body()
@@ -110,7 +130,9 @@ class BoundedHeads(HttpToolsProtocol):
             if self._idle:
                 error = HeadersTooLarge("the request head has too many bytes", limit=MAX_HEAD_BYTES)
                 self._write_problem(error)
-            self.transport.close()
+                self._discard_rest(_MAX_DISCARDED_BYTES)
+            else:
+                self.transport.close()
         elif self._in_head or (self._idle and not self._in_message and not self._finished):
             self._start_timer(self.head_s)
         elif self._idle:  # the rest of a body after its response: uvicorn's own timer is off
@@ -127,16 +149,23 @@ class BoundedHeads(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._finished, self._in_head = True, False
         # uvicorn refuses WebSockets. For CONNECT llhttp reports an upgrade that no header offers.
+        offers = self.parser.should_upgrade()
+        is_websocket = offers and self._should_upgrade()
         self.ignores_offer = (
-            self.parser.should_upgrade()
-            and not self._should_upgrade()
-            and any(name == b"upgrade" for name, _ in self.headers)
+            offers and not is_websocket and any(name == b"upgrade" for name, _ in self.headers)
         )
         if self.ignores_offer:
             return
         if not self.url.startswith(b"/"):
             self._accept_absolute_form()
+        # Whitespace after a value is not a part of it (RFC 9112, 5.1).
+        self.headers[:] = [(name, value.rstrip(b" \t")) for name, value in self.headers]
         super().on_headers_complete()
+        if is_websocket:
+            return
+        self.cycle.transport = self._response_transport  # type: ignore[assignment]
+        # Trailers follow, and must not be merged into the head: they would pass as Host or Authorization.
+        self.headers = []
 
     def on_body(self, body: bytes) -> None:
         self._finished = True
@@ -151,12 +180,12 @@ class BoundedHeads(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Called by the transport: much of a response is unread."""
         super().pause_writing()
-        self._watch_unread()
+        self._unread.watch()
 
     def on_response_complete(self) -> None:
         """Called by the request when its response is written."""
         super().on_response_complete()
-        self._watch_unread()
+        self._unread.watch()
 
     def head_without_offer(self) -> bytes:
         """Return the head that has just been parsed, without its offers to upgrade the connection."""
@@ -168,7 +197,31 @@ class BoundedHeads(HttpToolsProtocol):
         """Refuse bytes that are not HTTP, unless another response has begun."""
         if self._idle or not self.cycle.response_started:
             self._write_problem(InvalidRequest(msg))
-        self.transport.close()
+        if self._idle:
+            self._discard_rest(_MAX_DISCARDED_BYTES)
+        else:
+            self.transport.close()
+
+    def close_after_response(self) -> None:
+        """Close the connection after a response: at once, or when the rest of the request has been read."""
+        if self.cycle.response_complete and self._in_message:
+            self._discard_rest(math.inf)
+        else:
+            self.transport.close()
+
+    def _discard_rest(self, max_bytes: float) -> None:
+        """Close the connection when the client closes it, or has sent more.
+
+        If unread data remains, a close resets the connection, and the client may lose the response.
+        """
+        if self.transport.is_closing():
+            return
+        self._discards = self._finished = True
+        self._discardable_bytes = max_bytes
+        self._in_head = False  # no problem follows at the timeout
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._start_timer(self.timeout_keep_alive)
 
     def _accept_absolute_form(self) -> None:
         # Clients of a proxy send it. The target's host replaces the header's (RFC 9112, 3.2.2).
@@ -206,40 +259,10 @@ class BoundedHeads(HttpToolsProtocol):
             self._write_problem(RequestTimeout(f"the request head did not arrive within {self.head_s:g} s"))
         self.transport.close()
 
-    def _watch_unread(self) -> None:
-        """Abort the connection if the client reads nothing for a time, though a response waits for it.
-
-        A transport that is closed keeps what it has not sent; and a response that waits, its request.
-        """
-        self._cancel_unread_timer()
-        if self.transport.get_write_buffer_size():
-            self._unread_timer = self.loop.call_later(self.unread_s, self._on_unread, self._unread_bytes())
-
-    def _cancel_unread_timer(self) -> None:
-        if self._unread_timer is not None:
-            self._unread_timer.cancel()
-            self._unread_timer = None
-
-    def _on_unread(self, before: int) -> None:
-        if self._unread_bytes() < before:
-            self._watch_unread()
-        else:
-            self.transport.abort()
-
-    def _unread_bytes(self) -> int:
-        """Return the bytes that the client has not acknowledged.
-
-        With a slow reader the transport alone would seem to stand still: the kernel takes several megabytes,
-        and more only when a third of them has been read.
-        """
-        connection = self.transport.get_extra_info("socket")
-        queued = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
-        return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
-
     def _write_problem(self, error: ServiceError) -> None:
-        response = problem_response(error)
+        response = problem_response(error, self.url.decode("latin-1"))
         response.headers["connection"] = "close"
         lines = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
         head = f"HTTP/1.1 {error.status} {error.title}\r\n{lines}\r\n"
         self.transport.write(head.encode() + response.body)
-        self._watch_unread()
+        self._unread.watch()

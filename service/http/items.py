@@ -14,16 +14,7 @@ from starlette.responses import Response
 
 from service.errors import InvalidRequest, NotReady, ServiceError
 from service.http import schemas
-from service.http.body import (
-    MAX_IMAGES,
-    MAX_JSON_BYTES,
-    RowsObject,
-    form_of,
-    media_type,
-    parse_json,
-    parse_rows,
-    read_body,
-)
+from service.http.body import MAX_JSON_BYTES, media_type, read_body, read_form
 from service.http.handling import (
     Embedder,
     IndexDep,
@@ -32,6 +23,7 @@ from service.http.handling import (
     json_response,
     rows_response,
 )
+from service.http.parsing import MAX_IMAGES, RowsObject, parse_json, parse_rows
 from service.http.schemas import response_of
 from service.http.search import DomainName, ItemId, check_embedding, check_id
 from service.index import Item
@@ -46,6 +38,7 @@ ItemPath = Annotated[
 Label = Annotated[str, QueryParam(max_length=512)]
 
 _MAX_PAYLOAD_BYTES = 64 * 2**10
+_MAX_PAYLOAD_VALUES = 2**16
 _MAX_ENTRY_VALUES = 100  # of an item on average, without its embedding
 _MAX_PAYLOAD_DEPTH = 32
 _ITEM = "/v1/items/{item_id}"
@@ -76,8 +69,8 @@ async def put_item(
     request: Request, embedder: IndexEmbedderDep, item_id: ItemPath, domain: DomainName, label: Label
 ) -> Response:
     """Index one image. Idempotent."""
-    image, fields = await embedder.read_image_and_fields(request)
-    payload = check_payload(parse_json(fields.get("payload", b"{}"), _MAX_PAYLOAD_BYTES))
+    image, fields = await embedder.read_image_and_fields(request, "payload")
+    payload = check_payload(parse_json(fields.get("payload") or b"{}", _MAX_PAYLOAD_VALUES))
     item = Item(item_id, domain, label, (await embedder.embed(image)).embedding, payload)
     (created,) = await embedder.core.index.upsert([item], check=embedder.check_golden)
     return json_response({"id": item_id, "created": created})
@@ -125,16 +118,15 @@ async def delete_item(index: IndexDep, item_id: ItemPath) -> Response:
 
 async def _read_form(request: Request, embedder: Embedder) -> tuple[list[Any], list[Embedded | ServiceError]]:
     embedder.admit_bulk()
-    async with form_of(request, embedder.core.settings.max_request_bytes) as fields:
-        items, files = fields.get("items"), fields.getlist("images")
-        if not isinstance(items, bytes):
-            raise InvalidRequest("multipart field `items` is required, and must be a JSON list")
-        entries = await asyncio.to_thread(
-            parse_rows, items, MAX_IMAGES * _MAX_ENTRY_VALUES, list[msgspec.Raw]
-        )
-        if len(entries) != len(files):
-            raise InvalidRequest(f"{len(files)} images, but {len(entries)} items")
-        return entries, await embedder.embed_files(files)
+    max_bytes = embedder.core.settings.max_request_bytes
+    form = await read_form(request, max_bytes, images=MAX_IMAGES, items=1)
+    items, files = form.get("items"), form.getlist("images")
+    if not isinstance(items, bytes):
+        raise InvalidRequest("multipart field `items` is required, and must be a JSON list")
+    entries = await asyncio.to_thread(parse_rows, items, MAX_IMAGES * _MAX_ENTRY_VALUES, list[msgspec.Raw])
+    if len(entries) != len(files):
+        raise InvalidRequest(f"{len(files)} images, but {len(entries)} items")
+    return entries, await embedder.embed_files(files)
 
 
 def check_payload(value: Any) -> dict[str, Any]:
@@ -154,7 +146,7 @@ def check_payload(value: Any) -> dict[str, Any]:
     if size_bytes > _MAX_PAYLOAD_BYTES:
         raise InvalidRequest("`payload` has too many bytes", limit=_MAX_PAYLOAD_BYTES, got=size_bytes)
     level: list[Any] = [value]
-    for _ in range(_MAX_PAYLOAD_DEPTH):
+    for _ in range(_MAX_PAYLOAD_DEPTH + 1):  # the values in the deepest object or list, too
         if any(type(part) is int and not -(2**63) <= part < 2**64 for part in level):
             raise InvalidRequest("`payload` has an integer that does not fit 64 bits")
         inner = [
@@ -162,10 +154,10 @@ def check_payload(value: Any) -> dict[str, Any]:
             for part in level
             if isinstance(part, dict | list)
         ]
+        if not inner:
+            return value
         level = [part for parts in inner for part in parts]
-    if level:
-        raise InvalidRequest("`payload` is nested too deeply", limit=_MAX_PAYLOAD_DEPTH)
-    return value
+    raise InvalidRequest("`payload` is nested too deeply", limit=_MAX_PAYLOAD_DEPTH)
 
 
 def _item(entry: Any, dim: int, embedded: Embedded | ServiceError | None) -> Item | ServiceError:
@@ -175,10 +167,12 @@ def _item(entry: Any, dim: int, embedded: Embedded | ServiceError | None) -> Ite
     if isinstance(entry, ServiceError):
         return entry
     try:
-        if embedded:
-            embedding = embedded.embedding
-        else:
-            embedding = check_embedding(entry.get("embedding") if isinstance(entry, dict) else None, dim)
+        members = entry if isinstance(entry, dict) else {}
+        names = [*_Entry.model_fields, *([] if embedded else ["embedding"])]
+        present = {name for name, value in members.items() if value is not None}
+        if unknown := ", ".join(sorted(present.difference(names)))[:200]:
+            return InvalidRequest(f"unknown member: {unknown}; an item has {', '.join(names)}")
+        embedding = embedded.embedding if embedded else check_embedding(members.get("embedding"), dim)
         fields = _Entry.model_validate(entry)
         payload = check_payload(fields.payload)
     except ValidationError as error:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,16 @@ from service.errors import InvalidRequest
 from service.http.body import Link
 from service.http.data_uris import Source, decode_base64
 from service.http.envelope import RequestState
-from service.http.handling import CoreDep, Embedder, StateDep, admit_batch, json_response
+from service.http.handling import (
+    CoreDep,
+    Embedder,
+    StateDep,
+    admit_batch,
+    encoded_rows,
+    json_response,
+    large_response,
+    rows_response,
+)
 from service.http.schemas import (
     COHERE,
     COHERE_BODY,
@@ -39,13 +49,15 @@ async def embeddings(request: Request, core: CoreDep, state: StateDep) -> Respon
     """Embed images. If one fails, the request fails: OpenAI's response has no errors of single inputs."""
     admit_batch(core, state)
     batch = await read_batch(request, parse_openai, core.settings.max_base64_bytes)
-    manifest, rows = await _embed(batch, core, state)
-    data = [
-        {"object": "embedding", "index": index, "embedding": _encoded(row, batch.encodings[0])}
-        for index, row in enumerate(rows)
-    ]
+    manifest, embeddings = await _embed(batch, core, state)
+
+    def row(index: int) -> dict[str, Any]:
+        embedding = _encoded(embeddings[index], batch.encodings[0])
+        return {"object": "embedding", "index": index, "embedding": embedding}
+
     usage = {"prompt_tokens": 0, "total_tokens": 0}  # OpenAI's clients require it; an image has no tokens
-    return json_response({"object": "list", "data": data, "model": manifest.name, "usage": usage})
+    members = {"object": "list", "model": manifest.name, "usage": usage}
+    return await rows_response("data", range(len(embeddings)), row, members)
 
 
 @router.post("/v2/embed", openapi_extra=COHERE_BODY, responses=response_of(COHERE))
@@ -54,17 +66,20 @@ async def cohere_embed(request: Request, core: CoreDep, state: StateDep) -> Resp
     admit_batch(core, state)
     batch = await read_batch(request, parse_cohere, core.settings.max_base64_bytes)
     _, rows = await _embed(batch, core, state)
-    return json_response(
-        {
+
+    def content() -> dict[str, Any]:
+        return {
             "id": state.request_id,
             "embeddings": {
-                encoding: [_encoded(row, encoding) for row in rows] for encoding in batch.encodings
+                encoding: encoded_rows(rows, partial(_encoded, encoding=encoding))
+                for encoding in batch.encodings
             },
             "texts": [],
             "meta": {"api_version": {"version": "2"}, "billed_units": {"images": len(rows)}},
             "response_type": "embeddings_by_type",
         }
-    )
+
+    return await large_response(content, len(rows))
 
 
 @router.get("/v1/models", responses=response_of(OPENAI_MODELS))

@@ -22,7 +22,7 @@ def problem_response(error: ServiceError, path: str = "") -> Response:
     """Return the response to a request for `path`. It is an ASGI app as well."""
     problem = error.problem()
     if path.startswith(_VENDOR_PATHS):
-        problem |= _vendor_members(error)
+        problem |= _vendor_members(error, "images" if path.startswith("/v2/") else "input")
     headers = {"content-type": "application/problem+json"}
     if "retry_after_s" in error.members:
         headers["retry-after"] = str(error.members["retry_after_s"])
@@ -35,11 +35,11 @@ def problem_response(error: ServiceError, path: str = "") -> Response:
     return Response(json.dumps(problem), error.status, headers)
 
 
-def _vendor_members(error: ServiceError) -> dict[str, Any]:
+def _vendor_members(error: ServiceError, images: str) -> dict[str, Any]:
     """Return the members from which OpenAI's and Cohere's clients take the message of their exception."""
     index = error.members.get("index")
     message = error.detail if index is None else f"image {index}: {error.detail}"
     kind = "invalid_request_error" if error.status < 500 else "server_error"
-    param = None if index is None else f"input[{index}]"
+    param = None if index is None else f"{images}[{index}]"
     openai_error = {"message": message, "type": kind, "param": param, "code": error.slug}
     return {"message": message, "error": openai_error}

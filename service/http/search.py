@@ -1,11 +1,9 @@
 """`/v1/search`: the nearest items of an image, an embedding or an indexed item, across domains."""
 
-import asyncio
 from collections import Counter
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import orjson
 from fastapi import APIRouter, Request
 from fastapi import Query as QueryParam
 from numpy.typing import NDArray
@@ -16,17 +14,23 @@ from starlette.responses import Response
 from service.errors import EmbeddingShape, InvalidRequest
 from service.http import schemas
 from service.http.body import Link, media_type, read_json
-from service.http.handling import Embedder, IndexEmbedderDep, faults_of, json_response, model_card
+from service.http.handling import (
+    Embedder,
+    IndexEmbedderDep,
+    encoded_rows,
+    faults_of,
+    large_response,
+    model_card,
+)
 from service.http.schemas import response_of
 from service.index import Hit, Query
 from service.settings import MAX_EF
 
 router = APIRouter()
 
-_MAX_JSON_BYTES = 4 * 2**20  # a thousand ids of 512 characters
+_MAX_JSON_BYTES = 8 * 2**20  # a thousand ids of 512 characters, of up to 12 bytes if escaped
 _MAX_FAULTS = 5  # reported in one error
 _QUERIES = ("embedding", "id", "url")
-_ENCODED_HITS = 16  # on the event loop
 
 
 def check_id(value: str) -> str:
@@ -88,26 +92,24 @@ async def search(
     hits = [hit for hit in hits if hit.score >= parameters.min_score]
     group_by = parameters.group_by
 
-    def respond() -> Response:
+    def content() -> dict[str, Any]:
         groups = {"groups": _groups_json(hits, group_by)} if group_by else {}
-        return json_response({**_hits_json(hits), **groups, **model_card(embedder.model.manifest)})
+        return {**_hits_json(hits), **groups, **model_card(embedder.model.manifest)}
 
-    # A payload may have 64 KiB.
-    return respond() if len(hits) <= _ENCODED_HITS else await asyncio.to_thread(respond)
+    return await large_response(content, len(hits))
 
 
 def _hits_json(hits: list[Hit]) -> dict[str, Any]:
     """Return the hits, and each domain's share of them, largest first."""
     shares = Counter(hit.item.domain for hit in hits).most_common()
     return {
-        "hits": [_hit_json(hit) for hit in hits],
+        "hits": encoded_rows(hits, _hit_json),
         "domains": {domain: count / len(hits) for domain, count in shares},
     }
 
 
-def _hit_json(hit: Hit) -> orjson.Fragment:
-    """Encode a hit by a separate call, because a call holds Python's lock."""
-    return orjson.Fragment(orjson.dumps({**hit.item.fields(), "score": hit.score}))
+def _hit_json(hit: Hit) -> dict[str, Any]:
+    return {**hit.item.fields(), "score": hit.score}
 
 
 def _groups_json(hits: list[Hit], group_by: Literal["domain", "label"]) -> list[dict[str, Any]]:
@@ -115,7 +117,7 @@ def _groups_json(hits: list[Hit], group_by: Literal["domain", "label"]) -> list[
     for hit in hits:  # labels are local to their domain
         key = (hit.item.domain,) if group_by == "domain" else (hit.item.domain, hit.item.label)
         groups.setdefault(key, []).append(hit)
-    return [{"key": key[-1], "hits": [_hit_json(hit) for hit in group]} for key, group in groups.items()]
+    return [{"key": key[-1], "hits": encoded_rows(group, _hit_json)} for key, group in groups.items()]
 
 
 def _parse(body: Any, request: Request, parameters: _Parameters) -> tuple[dict[str, Any], _Parameters]:
@@ -126,7 +128,10 @@ def _parse(body: Any, request: Request, parameters: _Parameters) -> tuple[dict[s
     query = {name: members.pop(name) for name in _QUERIES if name in members}
     names = _Parameters.model_fields.keys()
     if unknown := sorted(members.keys() - names):
-        raise InvalidRequest(f"unknown member of the JSON body: {', '.join(unknown)[:200]}")
+        raise InvalidRequest(
+            f"unknown member of the JSON body: {', '.join(unknown)[:200]}; a search takes one of "
+            f"{', '.join(_QUERIES)}, and {', '.join(names)}"
+        )
     if repeated := sorted(members.keys() & request.query_params.keys()):
         raise InvalidRequest(f"both in the query string and in the JSON body: {', '.join(repeated)}")
     if not members:

@@ -1,7 +1,7 @@
-"""Items, queries and hits of an index, the protocol that both back ends implement, and exact scoring."""
+"""Records of an index, and the protocol that both back ends implement."""
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -37,7 +37,7 @@ class Query:
     domains: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()  # ids
     exact: bool = False
-    ef: int | None = None  # candidates of an HNSW search; None: the engine's default
+    ef: int | None = None  # candidates of an HNSW search; None: the planner chooses
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,43 @@ class IndexedItem:
     indexed_at: str  # ISO 8601, UTC
 
 
+PointId = uuid.UUID | str | int  # as the engine returns it
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Sizes by which a search is planned."""
+
+    domains: Mapping[str, int]  # items of each
+    items: int
+    graph: int  # vectors in an HNSW graph, including those that were removed after it was built
+    removed: int  # vectors in the graph whose items have been deleted or replaced
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """A request to the engine for the `limit` nearest points that match a query, in any order."""
+
+    limit: int
+    exact: bool
+    ef: int  # candidates, if the search uses a graph
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Points that the engine returned for a request."""
+
+    points: Sequence[PointId]
+    vectors: NDArray[np.float32]  # (n, dim), as stored
+
+
+@dataclass(frozen=True, slots=True)
+class ItemIds:
+    """A request for the items' ids of these points."""
+
+    points: Sequence[PointId]
+
+
 class VectorIndex(Protocol):
     """Synchronous interface for a single thread. A write is durable when its call returns."""
 
@@ -64,20 +101,26 @@ class VectorIndex(Protocol):
     quantization: Quantization
     fingerprint: str  # of the model that computed the indexed embeddings
 
-    def upsert(self, items: Sequence[Item]) -> None:
-        """Add or replace items with distinct ids."""
-
-    def existing(self, ids: Sequence[str]) -> set[str]:
-        """Return the subset of `ids` that is indexed."""
+    def upsert(self, items: Sequence[Item]) -> set[str]:
+        """Add or replace items with distinct ids. Return the ids that existed."""
 
     def get(self, item_id: str) -> Item | None:
         """Return the item, or None."""
 
-    def delete(self, ids: Sequence[str]) -> None:
-        """Remove the items that exist."""
+    def delete(self, ids: Sequence[str]) -> set[str]:
+        """Remove the items that exist, and return their ids."""
 
-    def nearest(self, query: Query, limit: int) -> list[Item]:
-        """Return at least the `limit` best items, or all, in any order."""
+    def stats(self) -> Stats:
+        """Return the sizes by which a search is planned."""
+
+    def candidates(self, query: Query, request: Nearest) -> Candidates:
+        """Return the points that are nearest to the query and match it, without payloads."""
+
+    def item_ids(self, points: Sequence[PointId]) -> dict[PointId, str]:
+        """Return the ids of the points' items."""
+
+    def items(self, points: Sequence[PointId]) -> dict[PointId, Item]:
+        """Return the items of the points that exist."""
 
     def count(self) -> int:
         """Return the number of items."""
@@ -94,6 +137,9 @@ class VectorIndex(Protocol):
     def undated(self) -> int:
         """Return the number of items without the time of their write, which older versions did not record."""
 
+    def flush(self) -> None:
+        """Shorten the log of writes, so that the index opens quickly after a crash."""
+
     def close(self) -> None:
         """Flush and release the index."""
 
@@ -101,6 +147,9 @@ class VectorIndex(Protocol):
 MAX_DOMAINS = 1_000_000  # that `domains` returns
 INDEXED_AT = "indexed_at"  # in the payload of a point, beside the item's fields
 INDEXED_FIELDS = ["id", "domain", INDEXED_AT]
+# The engine scans `OVERSAMPLING` times the limit by quantized vectors, and scores these by the stored ones.
+# At turbo-4bit, ann_recall@10 is .989 at 1, and .995 at 2, at 4 and without quantization.
+OVERSAMPLING = 2.0
 INDEXED_PAGE = 1000  # items that `indexed` reads in one call
 # Data on disk depends on this namespace.
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "universal-image-embedding")
@@ -122,10 +171,10 @@ def indexed_items(points: Iterable[Any]) -> Iterator[IndexedItem]:
         yield IndexedItem(*(point.payload[name] for name in INDEXED_FIELDS))
 
 
-def items_of(points: Iterable[Any]) -> list[Item]:
+def items_of(points: Iterable[Any]) -> dict[PointId, Item]:
     """Convert the points of either engine, with payload and vector, to items."""
-    return [
-        Item(
+    return {
+        point.id: Item(
             point.payload["id"],
             point.payload["domain"],
             point.payload["label"],
@@ -133,7 +182,13 @@ def items_of(points: Iterable[Any]) -> list[Item]:
             point.payload["payload"],
         )
         for point in points
-    ]
+    }
+
+
+def candidates_of(points: Sequence[Any], dim: int) -> Candidates:
+    """Convert the points of either engine, with vector, to candidates."""
+    vectors = np.array([point.vector for point in points], dtype=np.float32).reshape(-1, dim)
+    return Candidates([point.id for point in points], vectors)
 
 
 def domain_counts(facet_hits: Iterable[Any]) -> dict[str, int]:
@@ -148,31 +203,3 @@ def check_quantization(name: str, metadata: dict[str, Any], setting: Quantizatio
         raise StartupError(
             f"{name} has quantization {actual}, but UIE_INDEX_QUANTIZATION is {setting}: {remedy}"
         )
-
-
-_MAX_CANDIDATES = 2048
-
-
-def search(index: VectorIndex, query: Query) -> list[Hit]:
-    """Return the k best items, scored in float64 from the stored vectors; ties are sorted by id.
-
-    Engines score in float32 and break ties arbitrarily. Therefore more than k items are fetched and scored
-    again, and twice as many if the last one may tie with the k-th, up to a limit: a gallery may contain
-    ten thousand blank images.
-    """
-    vector = query.embedding.astype(np.float64)
-    limit = query.k + 8
-    while True:
-        items = index.nearest(query, limit)
-        if not items:
-            return []
-        # Not `@`: BLAS sums in an order that depends on the row's position, and equal rows would not tie.
-        scores = (np.stack([item.embedding for item in items]) * vector).sum(axis=1)  # float64
-        pairs = zip(scores.tolist(), items, strict=True)
-        ranked = sorted(pairs, key=lambda pair: (-pair[0], pair[1].id))
-        # Clipped after sorting: of two scores that rounding puts above 1, the larger is the nearer.
-        hits = [Hit(item, min(1.0, max(-1.0, score))) for score, item in ranked]
-        cut_is_clear = len(items) < limit or hits[query.k - 1].score - hits[-1].score > 1e-6
-        if cut_is_clear or limit >= _MAX_CANDIDATES:
-            return hits[: query.k]
-        limit *= 2

@@ -1,6 +1,7 @@
 """`python -m service optimise`: build the HNSW graph of the embedded index while no service has it open."""
 
 import multiprocessing
+import os
 import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from service.errors import SettingsError, StartupError
 from service.index.edge import build_graph
 from service.manifest import load_manifest
+from service.process import end_with_parent
 from service.settings import Quantization, Settings
 
 
@@ -39,12 +41,11 @@ def optimise(settings: Settings, from_items: int, console: Console) -> Optimised
     dim = load_manifest(settings.model_folders[0]).dim
     start = time.perf_counter()
     columns = (SpinnerColumn(), TextColumn("building the graph"), TimeElapsedColumn())
-    # The engine holds the GIL and reports no progress, so it runs in another process. There SIGINT has its
-    # default action, because Python would handle the signal only after the engine returns.
+    # The engine holds the GIL and reports no progress, so it runs in another process.
     with (
         Progress(*columns, console=console) as progress,
         ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_DFL)
+            1, multiprocessing.get_context("spawn"), _prepare_process, (os.getpid(),)
         ) as executor,
     ):
         progress.add_task("", total=None)
@@ -54,3 +55,8 @@ def optimise(settings: Settings, from_items: int, console: Console) -> Optimised
         except BrokenProcessPool as error:
             raise StartupError("no graph was built: its process was killed (out of memory?)") from error
     return Optimised(items, indexed_vectors, settings.index_quantization, time.perf_counter() - start)
+
+
+def _prepare_process(parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python would handle it only after the engine returns
+    end_with_parent(parent)

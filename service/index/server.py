@@ -1,5 +1,7 @@
 """The index on a Qdrant server, through qdrant-client."""
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -8,7 +10,7 @@ from qdrant_client import QdrantClient, models
 
 from service.errors import StartupError
 from service.index import base
-from service.index.base import IndexedItem, Item, Query
+from service.index.base import Candidates, IndexedItem, Item, Nearest, PointId, Query, Stats
 from service.settings import Quantization
 
 _QUANTIZATIONS: dict[Quantization, models.QuantizationConfig | None] = {
@@ -28,6 +30,8 @@ _PAYLOAD_INDEXES: dict[str, models.KeywordIndexParams | models.DatetimeIndexPara
     base.INDEXED_AT: models.DatetimeIndexParams(type=models.DatetimeIndexType.DATETIME, enable_hnsw=False),
 }
 
+_STATS_AGE_S = 5  # other processes may write; a plan by older counts costs time at most
+
 
 class ServerIndex:
     """A collection on a server, which any number of service processes may share."""
@@ -46,6 +50,9 @@ class ServerIndex:
         """Open the collection. If there is none, `create` it with these properties. Raises StartupError."""
         self._client = client
         self._collection = collection
+        self._dim = dim
+        self._stats = Stats({}, 0, 0, 0)
+        self._stats_read_s = -math.inf
         self.quantization = quantization
         name = f"the Qdrant collection {collection!r}"
         with _opening(name):
@@ -66,7 +73,8 @@ class ServerIndex:
                 # An older version made fewer. With many items it takes longer than the client's timeout.
                 client.create_payload_index(collection, field, _PAYLOAD_INDEXES[field], wait=not exists)
 
-    def upsert(self, items: Sequence[Item]) -> None:
+    def upsert(self, items: Sequence[Item]) -> set[str]:
+        replaced = self._existing([item.id for item in items])
         points = [
             models.PointStruct(
                 id=base.point_id(item.id), vector=item.embedding.tolist(), payload=base.payload_of(item)
@@ -74,24 +82,26 @@ class ServerIndex:
             for item in items
         ]
         self._client.upsert(self._collection, points, wait=True)
-
-    def existing(self, ids: Sequence[str]) -> set[str]:
-        points = self._client.retrieve(
-            self._collection, [base.point_id(i) for i in ids], with_payload=["id"], with_vectors=False
-        )
-        return {point.payload["id"] for point in points if point.payload}
+        return replaced
 
     def get(self, item_id: str) -> Item | None:
-        points = self._client.retrieve(
-            self._collection, [base.point_id(item_id)], with_payload=True, with_vectors=True
-        )
-        return next(iter(base.items_of(points)), None)
+        return next(iter(self.items([base.point_id(item_id)]).values()), None)
 
-    def delete(self, ids: Sequence[str]) -> None:
+    def delete(self, ids: Sequence[str]) -> set[str]:
+        deleted = self._existing(ids)
         selector = models.PointIdsList(points=[base.point_id(i) for i in ids])
         self._client.delete(self._collection, selector, wait=True)
+        return deleted
 
-    def nearest(self, query: Query, limit: int) -> list[Item]:
+    def stats(self) -> Stats:
+        if time.monotonic() - self._stats_read_s > _STATS_AGE_S:
+            domains, graph = self.domains(), self.indexed_vectors()
+            items = sum(domains.values())
+            self._stats = Stats(domains, items, graph, max(0, graph - items))
+            self._stats_read_s = time.monotonic()
+        return self._stats
+
+    def candidates(self, query: Query, request: Nearest) -> Candidates:
         in_domains = models.FieldCondition(key="domain", match=models.MatchAny(any=list(query.domains)))
         excluded = models.HasIdCondition(has_id=[base.point_id(i) for i in query.exclude])
         response = self._client.query_points(
@@ -102,15 +112,25 @@ class ServerIndex:
                 must_not=[excluded] if query.exclude else None,
             ),
             search_params=models.SearchParams(
-                exact=query.exact,
-                hnsw_ef=query.ef,
-                quantization=models.QuantizationSearchParams(rescore=True),
+                exact=request.exact,
+                hnsw_ef=request.ef,
+                quantization=models.QuantizationSearchParams(rescore=True, oversampling=base.OVERSAMPLING),
+                acorn=models.AcornSearchParams(enable=True, max_selectivity=1),
             ),
-            limit=limit,
-            with_payload=True,
+            limit=request.limit,
+            with_payload=False,
             with_vectors=True,
         )
-        return base.items_of(response.points)
+        return base.candidates_of(response.points, self._dim)
+
+    def item_ids(self, points: Sequence[PointId]) -> dict[PointId, str]:
+        records = self._client.retrieve(self._collection, points, with_payload=["id"], with_vectors=False)
+        return {record.id: record.payload["id"] for record in records if record.payload}
+
+    def items(self, points: Sequence[PointId]) -> dict[PointId, Item]:
+        return base.items_of(
+            self._client.retrieve(self._collection, points, with_payload=True, with_vectors=True)
+        )
 
     def count(self) -> int:
         return self._client.count(self._collection, exact=True).count
@@ -138,8 +158,14 @@ class ServerIndex:
         empty = models.IsEmptyCondition(is_empty=models.PayloadField(key=base.INDEXED_AT))
         return self._client.count(self._collection, models.Filter(must=[empty]), exact=True).count
 
+    def flush(self) -> None:
+        pass  # the server does
+
     def close(self) -> None:
         self._client.close()
+
+    def _existing(self, ids: Sequence[str]) -> set[str]:
+        return set(self.item_ids([base.point_id(i) for i in ids]).values())
 
     def _create(self, dim: int, fingerprint: str) -> None:
         self._client.create_collection(

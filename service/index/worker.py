@@ -1,27 +1,20 @@
-"""The dedicated thread that owns the index, and its asynchronous interface. Calls run sequentially."""
+"""The asynchronous interface to the index: limits on the calls in flight, and errors of requests."""
 
 import asyncio
 import contextlib
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any
 
-from service.errors import (
-    FingerprintMismatch,
-    IndexUnavailable,
-    Overloaded,
-    ServiceError,
-    UnknownDomain,
-    UnknownItem,
-)
-from service.index.base import Hit, Item, Query, VectorIndex, search
+from service.errors import FingerprintMismatch, IndexUnavailable, Overloaded, UnknownItem
+from service.index.base import Hit, Item, Query
+from service.index.commands import Command, Counts, Delete, Domains, Get, Search, Upsert
+from service.index.links import Link
 
-T = TypeVar("T")
 Admission = contextlib.AbstractContextManager[object]
-_log = logging.getLogger(__name__)
+Check = Callable[[], None]
+_LONGEST_S = 60  # of any command, without its wait
 
 
 class IndexWorker:
@@ -29,96 +22,85 @@ class IndexWorker:
 
     def __init__(
         self,
-        open_index: Callable[[], VectorIndex],
+        link: Link,
         fingerprint: str,
         max_calls: int = 512,
         on_refusal: Callable[[], object] = lambda: None,
     ) -> None:
-        """`fingerprint` is the served model's; `max_calls` may be in flight, the running one included."""
+        """`fingerprint` is the served model's; `max_calls` may be in flight, the running ones included."""
+        self._link = link
+        self._served_fingerprint = fingerprint
         self._max_calls = max_calls
         self._on_refusal = on_refusal
         self._calls = 0
         self._call_s = 0.0  # duration of the latest call, its wait included
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="index")
-        self._index = self._thread.submit(open_index).result()
-        self._served_fingerprint = fingerprint
-        self.backend = self._index.backend
-        self.quantization = self._index.quantization
-        self.fingerprint = self._index.fingerprint
+        self._slots = asyncio.Semaphore(link.width)
+
+    async def open(self) -> None:
+        """Connect to the index. Raises StartupError."""
+        await self._link.open()
+
+    @property
+    def backend(self) -> str:
+        """The engine's name."""
+        return self._link.backend
+
+    @property
+    def quantization(self) -> str:
+        """The quantization of the index."""
+        return self._link.quantization
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the model that computed the indexed embeddings."""
+        return self._link.fingerprint
 
     async def upsert(
-        self,
-        items: Sequence[Item],
-        admission: Admission | None = None,
-        check: Callable[[], None] = lambda: None,
+        self, items: Sequence[Item], admission: Admission | None = None, check: Check = lambda: None
     ) -> list[bool]:
         """Add or replace items; of equal ids the last counts. Returns True for each new id.
 
         `admission` is held until they are written, also after a disconnect; without it the call may be
-        refused. The index's thread calls `check` just before it writes. Raises FingerprintMismatch, and the
-        errors of `check`.
+        refused. `check` is called just before the write. Raises FingerprintMismatch, and the errors of
+        `check`.
         """
-        return await self._finish(self._upsert, items, check, admission=admission)
+        self.check_fingerprint()
+        created: list[bool] = await self._finish(Upsert(items), admission, check)
+        return created
 
     async def search(self, query: Query) -> list[Hit]:
         """Raises FingerprintMismatch, or UnknownDomain if a requested domain has no item."""
-        return await self._call(self._search, query)
+        self.check_fingerprint()
+        hits: list[Hit] = await self._call(Search(query))
+        return hits
 
     async def get(self, item_id: str) -> Item:
         """Raises UnknownItem."""
-        item = await self._call(self._index.get, item_id)
+        item: Item | None = await self._call(Get(item_id))
         if item is None:
             raise UnknownItem("no item has this id", id=item_id)
         return item
 
     async def delete(self, item_id: str) -> bool:
         """Remove an item. Returns True if it existed."""
-        return await self._finish(self._delete, item_id)
+        existed: bool = await self._finish(Delete(item_id))
+        return existed
 
     async def domains(self) -> dict[str, int]:
         """Return the number of items by domain."""
-        return await self._call(self._index.domains)
+        counts: dict[str, int] = await self._call(Domains())
+        return counts
 
     async def counts(self) -> tuple[int, int]:
         """Return the numbers of items and of vectors in an HNSW graph."""
-        return await self._call(lambda: (self._index.count(), self._index.indexed_vectors()))
+        items, indexed_vectors = await self._call(Counts())
+        return items, indexed_vectors
 
-    def close(self) -> None:
-        """Finish the calls in flight, then flush."""
-        self._thread.submit(self._index.close).result()
-        self._thread.shutdown()
-
-    def check_capacity(self) -> None:
-        """Raise Overloaded if too many calls are in flight."""
-        if self._calls >= self._max_calls:
-            self._on_refusal()
-            retry_s = min(60, max(1, math.ceil(self._call_s)))
-            raise Overloaded("too many index calls in flight", limit=self._max_calls, retry_after_s=retry_s)
-
-    async def _finish(
-        self, function: Callable[..., T], *args: object, admission: Admission | None = None
-    ) -> T:
-        """Call as `_call`; a disconnect does not cancel the call: a write is either refused or complete."""
-        call = asyncio.ensure_future(self._call(function, *args, admission=admission))
-        call.add_done_callback(lambda done: done.cancelled() or done.exception())  # `_call` has logged it
-        return await asyncio.shield(call)
-
-    async def _call(self, function: Callable[..., T], *args: object, admission: Admission | None = None) -> T:
-        if admission is None:
-            self.check_capacity()
-        self._calls += 1
-        start = time.perf_counter()
-        try:
-            with admission or contextlib.nullcontext():
-                return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
-        except ServiceError:
-            raise
-        except Exception as error:  # the engines' errors share no base
-            _log.exception("the index failed")
-            raise IndexUnavailable("the index did not answer") from error
-        finally:
-            self._calls -= 1
-            self._call_s = time.perf_counter() - start
+    async def close(self) -> None:
+        """Finish the calls in flight."""
+        for _ in range(self._link.width):
+            await self._slots.acquire()
+        await self._link.close()
 
     def check_fingerprint(self) -> None:
         """Raise FingerprintMismatch if the index holds another model's vectors."""
@@ -129,25 +111,36 @@ class IndexWorker:
                 model=self._served_fingerprint,
             )
 
-    def _upsert(self, items: Sequence[Item], check: Callable[[], None]) -> list[bool]:
-        self.check_fingerprint()
-        last = {item.id: item for item in items}
-        existing = self._index.existing(list(last))
-        check()
-        self._index.upsert(list(last.values()))
-        return [item.id not in existing for item in items]
+    def check_capacity(self) -> None:
+        """Raise Overloaded if too many calls are in flight."""
+        if self._calls >= self._max_calls:
+            self._on_refusal()
+            retry_s = min(60, max(1, math.ceil(self._call_s)))
+            raise Overloaded("too many index calls in flight", limit=self._max_calls, retry_after_s=retry_s)
 
-    def _delete(self, item_id: str) -> bool:
-        existed = bool(self._index.existing([item_id]))
-        self._index.delete([item_id])
-        return existed
+    async def _finish(
+        self, command: Command, admission: Admission | None = None, check: Check = lambda: None
+    ) -> Any:
+        """Call as `_call`; a disconnect does not cancel the call: a write is either refused or complete."""
+        call = asyncio.ensure_future(self._call(command, admission, check))
+        call.add_done_callback(lambda done: done.cancelled() or done.exception())  # the link has logged it
+        return await asyncio.shield(call)
 
-    def _search(self, query: Query) -> list[Hit]:
-        self.check_fingerprint()
-        hits = search(self._index, query)
-        # Only domains without a hit need a request.
-        absent = sorted(set(query.domains) - {hit.item.domain for hit in hits})
-        unknown = [name for name in absent if not self._index.nearest(Query(query.embedding, 1, (name,)), 1)]
-        if unknown:
-            raise UnknownDomain("no item of this domain is indexed", domains=unknown)
-        return hits
+    async def _call(
+        self, command: Command, admission: Admission | None = None, check: Check = lambda: None
+    ) -> Any:
+        if admission is None:
+            self.check_capacity()
+        self._calls += 1
+        start = time.perf_counter()
+        try:
+            # Few commands are sent: those that wait here are still cancelled, or refused by `check`.
+            with admission or contextlib.nullcontext():
+                async with self._slots, asyncio.timeout(_LONGEST_S):
+                    check()
+                    return await self._link.run(command)
+        except TimeoutError as error:
+            raise IndexUnavailable(f"the index did not answer within {_LONGEST_S} s") from error
+        finally:
+            self._calls -= 1
+            self._call_s = time.perf_counter() - start

@@ -100,7 +100,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         match = _BOMB.search(str(error))
         raise _too_large(int(match[1]) if match else 0, max_pixels) from error
     except Exception as error:
-        raise UndecodableImage("not an image of a known format" if data else "the image is empty") from error
+        reason = f"not an image of a known format: {', '.join(FORMATS)}" if data else "the image is empty"
+        raise UndecodableImage(reason) from error
     if (pixels := image.width * image.height) > max_pixels:  # whatever the process does with warnings
         raise _too_large(pixels, max_pixels)
     # libtiff applies the same limit to a JPEG within a TIFF.

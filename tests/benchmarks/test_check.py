@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import app
 from benchmarks.datasets.check import check
 from benchmarks.datasets.dataset import Dataset, Record, subset
+from benchmarks.datasets.image_folder import write_dataset
 from benchmarks.datasets.uned import DOMAINS
 from benchmarks.errors import DataError
 from tests.support.images import encode, noise
@@ -77,13 +78,46 @@ def test_a_data_set_with_a_card_is_not_compared_with_uned(tmp_path: Path) -> Non
     assert check(data, True, QUIET)["cars"].complete
 
 
+def test_a_missing_split_is_reported(tmp_path: Path) -> None:
+    counts = {"splits": {split: {"images": 1, "classes": 1} for split in ("train", "val", "test", "index")}}
+    for card, missing in (
+        (None, ["test"]),
+        ({"domains": {"tea": {"labels": ["a"]}}}, ["val", "test"]),  # of a folder, by an older version
+        ({"domains": {"tea": {"labels": ["a"], "counts": counts}}}, ["val", "test", "index"]),
+    ):
+        root = tmp_path / f"{len(missing)}"
+        write_data(root, "tea", {"train": ["a.png"]}, card)
+        done = CliRunner().invoke(app, ["check", str(root), "--json"])
+        assert isinstance(done.exception, DataError)
+        assert all(f"{split}.json is missing" in done.stdout for split in missing)
+        assert "info files" not in done.stdout.lower()  # UnED's
+        (domain,) = json.loads(done.stdout.splitlines()[-1])["domains"].values()
+        assert not domain["whole"]
+        assert domain["expected"].keys() - domain["rows"].keys() == set(missing)
+
+
+def test_a_built_data_set_lacks_nothing_until_a_split_is_deleted(tmp_path: Path) -> None:
+    for number in range(6):
+        folder = tmp_path / "images" / "tea" / f"class{number // 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").write_bytes(encode(noise(number, 8, 8)))
+    write_dataset(tmp_path / "images", tmp_path / "built")
+    data = Dataset(tmp_path / "built")
+    assert check(data, True, QUIET)["tea"].complete
+    file = tmp_path / "built/data/info_files/tea/val.json"
+    file.write_text(json.dumps(json.loads(file.read_text())[:1]))
+    assert check(data, True, QUIET)["tea"].miscounted == ["val"]
+    file.unlink()
+    assert check(data, True, QUIET)["tea"].miscounted == ["val"]
+
+
 def test_the_command_fails_and_names_the_files_to_fetch(tmp_path: Path) -> None:
     write_data(tmp_path, "cars", {"test": ["missing.png"]})
     done = CliRunner().invoke(app, ["check", str(tmp_path), "--no-decode", "--json"])
     assert isinstance(done.exception, DataError)
     assert f"{tmp_path} is not complete: cars, food2k" in str(done.exception)
     assert "train.json is missing (6,346 rows)" in done.stdout
-    assert "1 images missing, first: missing.png" in done.stdout
+    assert "1 image missing, first: missing.png" in done.stdout
     assert "fetch Cars196" in done.stdout
     assert "cars/car_ims" in done.stdout
     body = json.loads(done.stdout.splitlines()[-1])
@@ -96,7 +130,7 @@ def test_markup_in_names_is_printed_literally(tmp_path: Path, name: str) -> None
     write_data(tmp_path, "tea[b]", {"test": [name]})
     done = CliRunner().invoke(app, ["check", str(tmp_path)])
     assert isinstance(done.exception, DataError)
-    assert f"tea[b]: 1 images missing, first: {name}" in done.stdout
+    assert f"tea[b]: 1 image missing, first: {name}" in done.stdout
     assert "tea[b] " in done.stdout  # the table's row
 
 

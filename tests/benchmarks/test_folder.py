@@ -106,16 +106,19 @@ def test_an_existing_folder_is_left_alone(images: Path, tmp_path: Path) -> None:
 def test_broken_images_are_named_before_anything_is_written(images: Path, tmp_path: Path) -> None:
     broken = images / "tea" / "black" / "1.PNG"
     broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(DataError, match=r"1 images .*black/1\.PNG"):
+    with pytest.raises(DataError, match=r"^1 image .*black/1\.PNG"):
         write_dataset(images, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
 def test_the_command_prints_the_counts_of_each_domain(images: Path, tmp_path: Path) -> None:
+    (images / ".DS_Store").touch()
     done = CliRunner().invoke(app, ["folder", str(images), "--out", str(tmp_path / "data")])
-    header, _, shoes, tea, *_ = (line.split() for line in done.stdout.splitlines())
+    header, _, shoes, tea, *notes = (line.split() for line in done.stdout.splitlines())
     assert header == ["domain", "classes", "single", "image", "train", "val", "test"]
     assert (shoes[:3], tea[:3]) == (["shoes", "5", "1"], ["tea", "3", "0"])
+    assert notes[-1][:3] == ["skipped:", "2", "files,"]
+    assert notes[-1][-2:] == ["2", ".txt"]
 
 
 def test_images_without_class_folders_are_refused(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ class Service:
         self.refusals = 0  # so many deletes of each item are answered 429
         self.retry_after = "0"  # seconds, with a 429
         self.is_down = False
+        self.hangs = False
         self.removes_after: tuple[int, Path] | None = None  # removes the image after so many requests
         self._deletes = Counter[str]()
         self._requests = 0
@@ -56,6 +57,8 @@ class Service:
         if self.removes_after and self._requests == self.removes_after[0]:
             self.removes_after[1].unlink()
         name = request.path.removeprefix("/v1/items/")
+        while self.hangs:  # noqa: ASYNC110 (set by another thread)
+            await asyncio.sleep(0.05)
         if request.method == "PUT":
             self.items.add(name)
         elif request.method == "DELETE":
@@ -137,9 +140,8 @@ def test_the_first_error_is_reported_and_the_results_before_it_are_summarised(
     assert summary["requests"] == len(Run(tmp_path / "load").observations()) > 0
 
 
-def test_ctrl_c_summarises_the_results_so_far(data: Dataset, service: Service, tmp_path: Path) -> None:
-    out = tmp_path / "load"
-    service.refusals, service.retry_after = 1, LATER_S
+def started(data: Dataset, service: Service, out: Path) -> subprocess.Popen[str]:
+    """A load that has some results."""
     options = ("--url", service.url, "--out", out, *INDEXES, "--seconds", 60, "--rate", 50)
     command = [sys.executable, "-m", "benchmarks", "load", *map(str, (data.root, *options))]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -150,7 +152,16 @@ def test_ctrl_c_summarises_the_results_so_far(data: Dataset, service: Service, t
     while not part.exists() or part.read_text().count("\n") < 10:
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    return process
+
+
+def test_ctrl_c_summarises_the_results_so_far(data: Dataset, service: Service, tmp_path: Path) -> None:
+    out = tmp_path / "load"
+    service.refusals, service.retry_after = 1, LATER_S
+    process = started(data, service, out)
+    for _ in range(3):  # pressed repeatedly
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
     printed, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     warning, last = errors.splitlines()[-2:]
@@ -164,6 +175,21 @@ def test_ctrl_c_summarises_the_results_so_far(data: Dataset, service: Service, t
     assert {file.name for file in out.glob("observations*")} == {PACKED}
     assert (out / "latency.hlog").exists()
     assert "not resumed" in str(failed(load(data, service, out, "--seconds", 60, "--rate", 50)))
+
+
+def test_a_second_ctrl_c_does_not_wait_for_requests_in_flight(
+    data: Dataset, service: Service, tmp_path: Path
+) -> None:
+    process = started(data, service, tmp_path / "load")
+    service.hangs = True
+    time.sleep(1)  # requests are sent that will not be answered
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(2)
+    service.hangs = False  # its items can be deleted
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("benchmarks: stopped; the results so far are in")
 
 
 def test_a_load_without_results_starts_again(data: Dataset, service: Service, tmp_path: Path) -> None:

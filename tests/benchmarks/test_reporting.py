@@ -83,6 +83,13 @@ def test_every_image_has_a_description_and_a_missing_one_is_a_placeholder(report
     assert [image["title"] for image in missing] == [B[2], B[2]]  # a hit twice
 
 
+def test_a_label_that_may_be_truncated_has_a_title(reported: Reported) -> None:
+    page = page_of(reported)
+    clipped = [attributes for _, attributes in page.tags if "clip" in attributes.get("class", "").split()]
+    assert clipped
+    assert all(attributes.get("title") for attributes in clipped)
+
+
 def test_an_incomplete_run_is_reported_as_such(reported: Reported) -> None:
     run, data, _ = reported
     lines = (run.folder / "observations-000-00.jsonl").read_text().splitlines(keepends=True)

@@ -189,7 +189,10 @@ def test_a_run_of_another_version_is_refused(tmp_path: Path, version: int | None
 def test_a_run_of_another_kind_is_refused(tmp_path: Path) -> None:
     run = begun(Run(tmp_path))
     assert run.record(RunRecord).kind == "replay"
-    with pytest.raises(RunError, match="`replay`, not `load` or `trials`"):
+    with pytest.raises(RunError, match=r"`replay`, not `load` or `trials`$"):
+        run.record(LoadRecord)
+    (run.folder / "summary.json").touch()
+    with pytest.raises(RunError, match=r"; its results are in .*/summary\.json$"):
         run.record(LoadRecord)
 
 

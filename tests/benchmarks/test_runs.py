@@ -108,7 +108,7 @@ def test_a_hand_computed_summary(small: Dataset, tmp_path: Path) -> None:
     assert summary.left_out == {"c": "no such package"}
     assert summary.confusion == {"a": {"a": 3}, "b": {"b": 1}}
     assert summary.unanswered == [Unanswered(A[2], "broken")]
-    assert summary.invalid_because[0].startswith("1 responses came from the service's cache")
+    assert summary.invalid_because[0].startswith("1 response came from the service's cache")
 
 
 def test_missing_hits_count_as_wrong(small: Dataset, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_retried_query_is_reported(tmp_path: Path) -> None:
     assert "0 queries failed, 1 query answered only when retried" in page
     assert "retried" in (run.folder / "points.csv").read_text().splitlines()[0]
     _, reasons = judge(run, run, Limits(0.5, 1.2))
-    assert reasons[0] == f"1 queries of {run.folder} were answered only when retried"
+    assert reasons[0] == f"1 query of {run.folder} answered only when retried"
 
 
 def test_an_incomplete_run_is_invalid_wherever_it_is_read(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ def test_judge_reports_why_a_run_is_invalid() -> None:
     late = [seen(f"a/{n}", [], n, 0.1, sent_s=n + 0.02) for n in range(100)]
     (reason,) = judge(late, True, cache_expected=False, usage=[]).invalid_because
     assert "20.0 ms late" in reason
+    assert "BENCHMARKS_MAX_SEND_LAG_MS" in reason
     # A closed loop has no schedule.
     assert judge(late, False, cache_expected=False, usage=[]) == Verdict([], [])
     usage = [ClientUsage(2, 10), ClientUsage(9.5, 10)]
@@ -29,7 +30,7 @@ def test_judge_does_not_judge_short_runs() -> None:
     late = [seen(f"a/{n}", [], n, 0.1, sent_s=n + (0.001 if n else 10)) for n in range(99)]
     brief = ClientUsage(cpu_s=0.04, wall_s=0.02)  # two cores, over almost no time
     lag, share = judge(late, True, cache_expected=False, usage=[brief, brief]).not_judged
-    assert lag == "the client's send lag at p99: 99 requests are too few to judge, the minimum is 100"
+    assert lag == "the client's send lag at p99: 99 requests, too few to judge, the minimum is 100"
     assert share == "the client's share of a core: 0.02 s is too short to judge, the minimum is 1 s"
     assert judge(late, True, cache_expected=False, usage=[brief]).invalid_because == []
     # A single process or segment that is long enough is judged.
@@ -42,7 +43,7 @@ def test_the_median_lag_of_few_requests_is_judged() -> None:
     late = [seen(f"a/{n}", [], n, 10.1, sent_s=n + 10) for n in range(99)]
     verdict = judge(late, True, cache_expected=False, usage=[])
     assert "at p50 a request was sent 10000.0 ms late" in verdict.invalid_because[0]
-    assert "99 requests are too few to judge" in verdict.not_judged[0]
+    assert "99 requests, too few to judge" in verdict.not_judged[0]
 
 
 def test_the_environment_overrides_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,16 @@ def test_items_are_added_found_and_deleted(client: Client) -> None:
     assert not client.delete(name)
 
 
+def test_a_name_may_be_a_string_and_an_image_may_not(client: Client) -> None:
+    """A string is a sequence of characters, and httpx sends it as text."""
+    with pytest.raises(Problem, match=r"no item is indexed in: nowhere; .*'domains': ..nowhere"):
+        client.search(np.eye(64, dtype=np.float32)[0], domains="nowhere")
+    with pytest.raises(TypeError, match="read_bytes"):
+        client.embed("shoe.jpg")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="read_bytes"):
+        client.embed_many(["shoe.jpg"])  # type: ignore[list-item]
+
+
 def test_put_many_has_one_result_per_item(client: Client) -> None:
     images = [encode(noise(seed)) for seed in (81, 82)]
     by_image = [

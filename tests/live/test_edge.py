@@ -124,6 +124,7 @@ CROSS_SITE = [
     {"Origin": "https://example.org"},
     {"Origin": "http://localhost:1"},
     {"Origin": "null"},
+    {"Origin": "http://localhost", "Host": "localhost:443"},
 ]
 
 
@@ -145,6 +146,9 @@ def test_other_writes_pass(service: ServiceProcess, http: httpx.Client) -> None:
         {"Sec-Fetch-Site": "none"},
         {"Origin": service.url},
         {"Origin": "http://LOCALHOST:81", "Host": "localhost:81"},
+        {"Origin": "http://localhost", "Host": "localhost:80"},  # nginx: `Host $host:$server_port`
+        {"Origin": "https://localhost", "Host": "localhost:443"},
+        {"Origin": "http://[::1]", "Host": "[::1]:80"},
     ]
     for headers in accepted:
         embedding_of(http.post("/v1/embed", content=IMAGE, headers={**PNG, **headers}))

@@ -57,7 +57,7 @@ async def core(network: FakeNetwork, tmp_path: Path) -> AsyncIterator[Core]:
     await core.start()
     core.fetcher = Fetcher(settings, core.metrics, network.resolve, network)
     yield core
-    await asyncio.to_thread(core.close)
+    await core.close()
 
 
 @pytest.fixture

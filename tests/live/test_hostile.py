@@ -41,7 +41,6 @@ def sent_until_cut_off(service: ServiceProcess, begin: bytes, piece: bytes, limi
 
 
 def test_a_head_that_is_too_long_is_refused(service: ServiceProcess, http: httpx.Client) -> None:
-    # Exactly the bytes read at the limit: unread ones would reset the connection, and lose the response.
     long = HEAD + b"X-Long: "
     refused = exchanged(service, long + b"x" * (MAX_HEAD_BYTES + 1 - len(long)))
     assert refused.startswith(b"HTTP/1.1 431 ")

@@ -53,7 +53,8 @@ def test_an_exported_model_can_be_served_from_the_store(tmp_path: Path, environm
         assert f"tiny-fp16:{other.name} is damaged" in listed
     assert "efficientnet-lite0" in listed
     settings = {**environment, "UIE_MODEL": tag, "UIE_DATA_DIR": str(tmp_path / "index")}
-    run(settings, "service", "check")
+    ready = run(settings, "service", "check").splitlines()[-1]
+    assert ready == f"ready: tiny-fp16, fp16, cpu; index {tmp_path / 'index'}: 0 items"
     again = run(environment, *export, "--data", str(data.root), "--no-store")
     assert "store" not in again
     export[-1] = str(tmp_path / "my model")

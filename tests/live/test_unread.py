@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -18,7 +19,7 @@ REQUEST = b"GET /%s HTTP/1.1\r\nHost: x\r\n%s\r\n"
 
 
 class Observed(BoundedHeads):
-    unread_s = LIMIT_S
+    unread_s: ClassVar[float] = LIMIT_S
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -70,12 +71,12 @@ async def test_a_slow_reader_makes_progress_before_the_kernel_takes_more() -> No
     async with unread(Observed, REQUEST % (b"large", b"")) as (client, connection):
         waiting = connection.transport.get_write_buffer_size()
         for _ in range(3):
-            before, received = connection._unread_bytes(), 0
+            before, received = connection._unread._unread_bytes(), 0
             while received < PIECE:
                 received += len(await loop.sock_recv(client, PIECE - received))
-            await until(lambda before=before: connection._unread_bytes() < before)  # type: ignore[misc]
-            connection._on_unread(before)
+            await until(lambda before=before: connection._unread._unread_bytes() < before)  # type: ignore[misc]
+            connection._unread._on_timeout(before)
             assert not connection.transport.is_closing()
         assert connection.transport.get_write_buffer_size() == waiting
-        connection._on_unread(connection._unread_bytes())
+        connection._unread._on_timeout(connection._unread._unread_bytes())
         await until(lambda: not connections)

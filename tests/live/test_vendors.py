@@ -55,6 +55,14 @@ def test_items_as_objects_and_messages_are_embedded(http: httpx.Client, body: di
     np.testing.assert_allclose(row["embedding"], expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("empty", [None, []])
+def test_empty_texts_count_as_absent(http: httpx.Client, empty: list[str] | None) -> None:
+    """Jackson writes an empty list with a space."""
+    body = json.dumps({"images": [uri(IMAGE)], "texts": empty}).replace("[]", "[ ]")
+    response = http.post("/v2/embed", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 200, response.text
+
+
 def test_a_byte_order_mark_before_the_body_is_ignored(http: httpx.Client) -> None:
     body = b"\xef\xbb\xbf" + json.dumps({"input": uri(IMAGE)}).encode()
     response = http.post("/v1/embeddings", content=body, headers={"Content-Type": "application/json"})

@@ -156,6 +156,16 @@ def test_embeddings_of_another_network_fail(copy: Path, tiny_set: Dataset) -> No
     assert named(verify(copy / "conv", tiny_set, 0.5), "against torch").status == "failed"
 
 
+@pytest.mark.parametrize("name", ["canonical.json", "parity.json"])
+def test_a_file_of_another_shape_is_refused_in_one_sentence(
+    copy: Path, tiny_set: Dataset, run_command: RunCommand, name: str
+) -> None:
+    (copy / "conv" / name).write_text("[]")
+    completed = run_command("verify", copy / "conv", "--data", tiny_set.root)
+    assert (completed.returncode, completed.stderr.count("\n")) == (1, 1)
+    assert completed.stderr.endswith(f"{name}: content: Input should be an object\n")
+
+
 def test_files_that_do_not_belong_together_are_refused(copy: Path, tiny_set: Dataset) -> None:
     shutil.copy(copy / "int8" / "model.onnx", copy / "conv" / "model.onnx")
     with pytest.raises(ManifestError, match="is not the file"):

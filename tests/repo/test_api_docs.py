@@ -7,6 +7,7 @@ from service import errors
 from service.core import Core
 from service.errors import ServiceError
 from service.http.app import create_app
+from service.http.envelope import _OPEN_PATHS
 from service.settings import Settings
 from tests.support.paths import ROOT
 
@@ -38,6 +39,13 @@ def test_the_page_lists_every_route(tmp_path: Path) -> None:
     assert routes_in(PAGE) == {
         (method.upper(), without_names(path)) for path, methods in paths.items() for method in methods
     }
+
+
+def test_the_page_lists_the_paths_that_need_no_key() -> None:
+    (row,) = re.findall(r"^\| `Authorization: Bearer KEY` \|.*", PAGE, re.MULTILINE)
+    assert set(re.findall(r"`(/\w+)`", row)) == _OPEN_PATHS
+    routes = re.findall(r"^\| `GET (.*?) \|", PAGE, re.MULTILINE)
+    assert set(re.findall(r"/\w+", " ".join(routes))) >= _OPEN_PATHS
 
 
 def test_the_page_lists_every_error() -> None:

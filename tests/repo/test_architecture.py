@@ -26,9 +26,10 @@ ALLOWED = {
         "service.inference.encoder",
         "service.manifest",
         "service.inference.images",
+        "service.process",
         "service.errors",
     },
-    "benchmarks": {"benchmarks", "service.client", "service.calls"},
+    "benchmarks": {"benchmarks", "service.client"},
 }
 
 # Inside a package, by folder or top-level file: each line may import from the lines below it, and no line
@@ -40,7 +41,7 @@ LAYERS = {
         core tune
         inference index fetch logs
         settings manifest client
-        metrics errors hosts calls process __init__
+        metrics errors hosts process __init__
     """,
     "model_export": """
         __main__

@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import tracemalloc
 
 import pytest
 
@@ -36,6 +37,7 @@ def decoded(text: str) -> bytes:
         json.dumps(URI).replace("/", "\\/"),
         json.dumps(URI).replace("+", "\\u002B"),
         json.dumps({"image": TEXT}),
+        json.dumps(" \r\n\t" * 200 + URI),
     ],
     ids=lambda text: text[:30],
 )
@@ -47,6 +49,45 @@ def test_base64_as_clients_send_it(text: str) -> None:
 def test_invalid_base64_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="base64"):
         decoded(json.dumps({"input": "data:;base64," + text}))
+
+
+@pytest.mark.parametrize("start", [" " * 3_000, "\n" * 3_000, "data:" + ";" * 3_000, "a" * 3_000])
+def test_a_scheme_after_many_characters_is_not_found(start: str) -> None:
+    with pytest.raises(InvalidRequest, match="data"):
+        decoded(json.dumps({"input": start + URI}))
+
+
+@pytest.mark.parametrize("text", ["http://a/" + "b" * 8_184, "https:\\/\\/a/" + "\\ud83d\\ude00" * 8_190])
+def test_a_long_url_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="URL"):
+        parse_openai(bytearray(f'{{"input": "{text}"}}'.encode()))
+
+
+@pytest.mark.parametrize(
+    "member", ["model", "encoding_format", "embedding_types", "text", "content", "input"]
+)
+def test_long_strings_are_refused_before_they_are_decoded(member: str) -> None:
+    """Decoded, a string takes four bytes for each of the body's if it has one emoji."""
+    text = "\N{GRINNING FACE}" + "x" * 4_000_000
+    parse = parse_cohere if member == "embedding_types" else parse_openai
+    bodies: dict[str, object] = {
+        "embedding_types": {"images": [URI], "embedding_types": [text]},
+        "text": {"messages": [{"content": [PART, {"text": text}]}]},
+        "content": {"messages": [{"content": [PART]}, {"content": text}]},
+    }
+    body = json.dumps(bodies.get(member, {"input": URI, member: text}), ensure_ascii=False)
+    body_bytes = bytearray(body.encode())
+    tracemalloc.start()
+    with pytest.raises(InvalidRequest):
+        parse(body_bytes)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_each_encoding_is_computed_once() -> None:
+    body = {"images": [URI], "embedding_types": ["float", "base64", "float"] * 100}
+    assert parse_cohere(bytearray(json.dumps(body).encode())).encodings == ["float", "base64"]
 
 
 def test_a_large_image_is_refused() -> None:

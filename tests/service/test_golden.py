@@ -40,7 +40,7 @@ async def started(data_dir: Path, **settings: Any) -> AsyncIterator[Core]:
     core = Core(Settings(data_dir=data_dir, **settings), FaultyEncoder)
     await core.start()
     yield core
-    await asyncio.to_thread(core.close)
+    await core.close()
 
 
 @pytest.fixture

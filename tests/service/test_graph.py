@@ -20,9 +20,9 @@ from rich.console import Console
 from benchmarks.targets.process import running_service
 from service.errors import SettingsError, StartupError
 from service.index import Item, Query
-from service.index.base import search
 from service.index.edge import EdgeIndex, build_graph
 from service.index.optimise import optimise
+from service.index.planner import search
 from service.index.server import ServerIndex
 from service.manifest import Manifest
 from service.settings import Quantization, Settings, load_settings

@@ -15,10 +15,12 @@ from qdrant_client import QdrantClient
 
 from service.errors import FingerprintMismatch, IndexUnavailable, StartupError, UnknownDomain, UnknownItem
 from service.index import IndexWorker, Item, Query, VectorIndex
-from service.index.base import point_id, search
+from service.index.base import point_id
 from service.index.edge import EdgeIndex
+from service.index.planner import search
 from service.index.server import ServerIndex
 from tests.support.images import unit
+from tests.support.indexes import worker_of
 
 DIM = 8
 
@@ -83,8 +85,8 @@ def test_counts_and_deletes(index: VectorIndex) -> None:
     index.upsert(items(10))
     assert index.count() == 10
     assert index.domains() == {"domain0": 4, "domain1": 3, "domain2": 3}
-    assert index.existing(["id/1", "id/2", "nothing"]) == {"id/1", "id/2"}
-    index.delete(["id/1", "nothing"])
+    assert index.upsert(items(3)) == {"id/0", "id/1", "id/2"}
+    assert index.delete(["id/1", "nothing"]) == {"id/1"}
     assert index.count() == 9
     assert index.get("id/1") is None
     assert index.fingerprint == "model-a"
@@ -218,8 +220,8 @@ def test_acknowledged_writes_survive_kill_9(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def worker(index: VectorIndex) -> IndexWorker:
-    return IndexWorker(lambda: index, "model-a")
+async def worker(index: VectorIndex) -> IndexWorker:
+    return await worker_of(index, "model-a")
 
 
 async def test_the_worker_reports_new_ids(worker: IndexWorker) -> None:
@@ -262,7 +264,7 @@ async def test_a_domain_whose_items_are_all_excluded_is_known(worker: IndexWorke
 
 
 async def test_an_index_of_another_model_is_neither_searched_nor_written(index: VectorIndex) -> None:
-    worker = IndexWorker(lambda: index, "model-b")
+    worker = await worker_of(index, "model-b")
     with pytest.raises(FingerprintMismatch):
         await worker.search(Query(vectors(1)[0], 3))
     with pytest.raises(FingerprintMismatch):
@@ -272,7 +274,7 @@ async def test_an_index_of_another_model_is_neither_searched_nor_written(index: 
 
 async def test_an_engine_failure_is_an_unavailable_index(tmp_path: Path) -> None:
     index = EdgeIndex(tmp_path / "items", DIM, "model-a")
-    worker = IndexWorker(lambda: index, "model-a")
+    worker = await worker_of(index, "model-a")
     index.close()
     with pytest.raises(IndexUnavailable):
         await worker.search(Query(vectors(1)[0], 3))

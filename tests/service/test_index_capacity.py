@@ -13,9 +13,10 @@ from service.core import Core
 from service.errors import Overloaded
 from service.http.app import create_app
 from service.http.envelope import Envelope
-from service.index import IndexWorker, Item
+from service.index import Item
 from service.index.edge import EdgeIndex
 from service.settings import Settings
+from tests.support.indexes import occupied, worker_of
 
 
 class Held(EdgeIndex):
@@ -37,7 +38,7 @@ def index(tmp_path: Path) -> Held:
 
 async def test_calls_above_the_limit_are_refused_and_counted(index: Held) -> None:
     refused: list[int] = []
-    worker = IndexWorker(lambda: index, "model-a", 3, lambda: refused.append(1))
+    worker = await worker_of(index, "model-a", 3, lambda: refused.append(1))
     waiting = [asyncio.create_task(worker.counts()) for _ in range(3)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded) as error:
@@ -51,11 +52,11 @@ async def test_calls_above_the_limit_are_refused_and_counted(index: Held) -> Non
     index.gate.set()
     assert await asyncio.gather(*waiting[:2], admitted) == [(0, 0), (0, 0), {}]
     assert await worker.domains() == {}
-    await asyncio.to_thread(worker.close)
+    await worker.close()
 
 
 async def test_a_disconnect_does_not_cancel_a_write(index: Held) -> None:
-    worker = IndexWorker(lambda: index, "model-a", 3)
+    worker = await worker_of(index, "model-a", 3)
     item = Item("a", "d", "l", np.eye(8, dtype=np.float32)[0])
     counting = asyncio.create_task(worker.counts())  # keeps the thread busy
     writing = asyncio.create_task(worker.upsert([item]))
@@ -65,7 +66,7 @@ async def test_a_disconnect_does_not_cancel_a_write(index: Held) -> None:
     index.gate.set()
     await counting
     assert await worker.domains() == {"d": 1}
-    await asyncio.to_thread(worker.close)
+    await worker.close()
 
 
 async def test_the_items_are_counted_every_few_seconds_at_most(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ async def test_the_items_are_counted_every_few_seconds_at_most(tmp_path: Path) -
     await core.index.upsert([Item("a", "d", "l", np.eye(64, dtype=np.float32)[0])])
     assert await core.item_counts() == {}
     assert await core.item_counts(max_age_s=0) == {"d": 1}
-    await asyncio.to_thread(core.close)
+    await core.close()
 
 
 async def test_the_number_of_items_is_no_metric_before_it_is_counted(
@@ -86,18 +87,33 @@ async def test_the_number_of_items_is_no_metric_before_it_is_counted(
     await core.start()
     transport = httpx.ASGITransport(Envelope(create_app(core), core))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        idle = threading.Event()
-        core.index._thread.submit(idle.wait, 60)
-        scrapes = [await client.get("/metrics") for _ in range(2)]  # one waits in vain, one does not wait
-        idle.set()
+        async with occupied(core.index):
+            scrapes = [await client.get("/metrics") for _ in range(2)]  # one waits in vain, one does not wait
         assert [("uie_index" in scrape.text, scrape.status_code) for scrape in scrapes] == [(False, 200)] * 2
         await core.item_counts(max_age_s=0)
         assert "uie_index_items 0.0\n" in (await client.get("/metrics")).text
-    await asyncio.to_thread(core.close)
+    await core.close()
+
+
+async def test_concurrent_scrapes_share_a_count(tmp_path: Path) -> None:
+    core = Core(Settings(data_dir=tmp_path / "index"))
+    await core.start()
+    await core.index.upsert([Item("a", "d", "l", np.eye(64, dtype=np.float32)[0])])
+    assert await asyncio.gather(*(core.item_counts() for _ in range(2))) == [{"d": 1}] * 2
+    async with occupied(core.index):
+        assert await core.item_counts(max_age_s=0) == {"d": 1}  # waits in vain
+        writing = asyncio.create_task(core.index.delete("a"))
+        counting = core._counting
+    assert await writing
+    assert counting
+    await counting  # its result is kept for the next scrape
+    assert await core.item_counts() == {"d": 1}
+    assert await core.item_counts(max_age_s=0) == {}
+    await core.close()
 
 
 async def test_items_of_an_admitted_request_wait(index: Held) -> None:
-    worker = IndexWorker(lambda: index, "model-a", 1)
+    worker = await worker_of(index, "model-a", 1)
     waiting = asyncio.create_task(worker.counts())
     await asyncio.sleep(0)
     item = Item("a", "d", "l", np.full(8, 8**-0.5, dtype=np.float32))
@@ -108,4 +124,4 @@ async def test_items_of_an_admitted_request_wait(index: Held) -> None:
     index.gate.set()
     assert await admitted == [True]
     await waiting
-    await asyncio.to_thread(worker.close)
+    await worker.close()

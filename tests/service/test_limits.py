@@ -268,4 +268,4 @@ async def test_a_disconnected_client_counts_as_499(tmp_path: Path) -> None:
     await Envelope(app, core)(scope, receive, send)
     assert statuses[0] == 499
     assert core.metrics._requests.labels("other", "499")._value.get() == 1
-    await asyncio.to_thread(core.close)
+    await core.close()

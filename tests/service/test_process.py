@@ -30,7 +30,7 @@ def tree(folder: Path, cgroup: str, mountinfo: str, files: Mapping[str, str]) ->
     proc = {"proc/self/cgroup": cgroup, "proc/self/mountinfo": OTHERS + mountinfo}
     for name, text in {**proc, **named}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        (folder / name).write_bytes(os.fsencode(text))
     return folder
 
 
@@ -50,6 +50,7 @@ def tree(folder: Path, cgroup: str, mountinfo: str, files: Mapping[str, str]) ->
         ("/other", "/docker/x", {"cpu.max": "200000 100000\n"}, 2),
         ("/../x", "/", {"cpu.max": "200000 100000\n"}, 2),  # outside of its namespace
         ("/", "/", {"cpu.max": "unreadable\n"}, CORES),
+        ("/", "/", {"cpu.max": "100000 0\n"}, CORES),
     ],
 )
 def test_a_quota_of_cgroup_v2_limits_the_cpus(
@@ -79,6 +80,21 @@ def test_a_quota_of_cgroup_v1_limits_the_cpus(
     cgroup = f"5:memory:/elsewhere\n4:cpu,cpuacct:{path}\n0::/unified\n"
     root = tree(tmp_path, cgroup, V1.format(root=mount_root) + HYBRID, files)
     assert usable_cpus(root) == cpus
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        "31 23 0:28 / /sys/fs/cgroup rw - cgroup2  rw\n",  # the source is empty
+        "31 23 0:28 / /sys/fs/cgroup rw - cgroup2 rw\n",
+        "31 23 0:28 / /sys/fs/cgroup rw shared:9 master:1 - cgroup2 a\\040source rw\n",
+        f"40 23 0:40 / /mnt/\x85\x0c\udcff rw - ext4 /dev/x rw\n{V2.format(root='/')}",  # a name is any bytes
+        f"incomplete - cgroup2\n\n{V2.format(root='/')}",
+    ],
+)
+def test_unusual_mounts_hide_no_quota(tmp_path: Path, mount: str) -> None:
+    root = tree(tmp_path, "incomplete\n0::/\n", mount, {"cpu.max": "200000 100000\n"})
+    assert usable_cpus(root) == 2
 
 
 def test_without_cgroups_the_affinity_counts(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The layers that a request to embed an image skips, and those that it must not skip."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ async def test_embedding_skips_bentomls_router_and_fastapis_dependencies(
         named = await client.post("/v1/embed", params=model, content=image)
         misspelt = await client.post("/v1/embed", params={"modle": "x"}, content=image)
         wrong_method = await client.get("/v1/embed")
-    await asyncio.to_thread(core.close)
+    await core.close()
     assert plain.json() == named.json()
     assert batch.json()["results"] == [{"embedding": plain.json()["embedding"]}]
     assert [misspelt.status_code, misspelt.json()["type"]] == [400, "invalid-request"]

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,11 +38,10 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("UIE_MAX_BATCH", "0", "UIE_MAX_BATCH: Input should be greater than or equal to 1"),
         ("UIE_MAX_BATCH", "many", "UIE_MAX_BATCH"),
         ("UIE_COLLECTION", "../up", "UIE_COLLECTION"),
-        ("UIE_WORKERS", "2", "UIE_WORKERS=2 needs UIE_QDRANT_URL"),
         ("UIE_API_KEYS", "", "UIE_API_KEYS"),
         ("UIE_API_KEYS", " , ", "UIE_API_KEYS"),
         ("UIE_API_KEYS", "  ", "UIE_API_KEYS"),
-        ("UIE_API_KEY", "secret", "no such setting: UIE_API_KEY"),
+        ("UIE_API_KEY", "secret", "no such setting: UIE_API_KEY; `python -m service settings`"),
         ("UIE_PORT", "3000", "no such setting: UIE_PORT"),
         ("UIE_SERVICE_HOST", "example.org", "no such setting: UIE_SERVICE_HOST"),
         ("UIE_KEEP_ALIVE_S", "0", "UIE_KEEP_ALIVE_S"),
@@ -99,21 +99,14 @@ def test_the_service_listens_on_an_address_of_either_family(
 ) -> None:
     commands: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda _, command: commands.append(command))
-    monkeypatch.setenv("UIE_KEEP_ALIVE_S", "12")
     serve(host, 0)
     options = dict(itertools.pairwise(commands[0]))
-    assert (options["--host"], options["--timeout-keep-alive"]) == (address, "12")
+    assert options["--host"] == address
 
 
 def test_a_host_without_an_address_is_refused() -> None:
     with pytest.raises(SettingsError, match="cannot listen"):
         serve("no such host", 0)
-
-
-def test_two_workers_may_share_a_qdrant_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UIE_WORKERS", "2")
-    monkeypatch.setenv("UIE_QDRANT_URL", "http://127.0.0.1:6333")
-    assert load_settings().workers == 2
 
 
 @pytest.fixture
@@ -170,6 +163,17 @@ def test_an_altered_canonical_image_is_refused(model: Path) -> None:
         load_canonical(model)
 
 
+@pytest.mark.parametrize("content", ["[]", "", "{}", '{"embedding": [null, null, null, null, null, null]}'])
+def test_a_file_of_another_shape_is_refused_in_one_sentence(model: Path, content: str) -> None:
+    for file, load in (("canonical.json", load_canonical), ("manifest.json", load_manifest)):
+        (model / file).write_text(content)
+        with pytest.raises(ManifestError) as error:
+            load(model)
+        message = str(error.value)
+        assert message.startswith(f"{model / file}: ")
+        assert not re.search(r"\n|https://|: :|(;.*){5}", message)
+
+
 def test_a_missing_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="does not exist"):
         load_manifest(tmp_path)
@@ -212,10 +216,10 @@ def test_a_graph_that_does_not_match_the_manifest_is_refused(zoo_model: Path, ma
 @pytest.mark.integration
 def test_the_command_reports_a_wrong_setting_without_a_traceback(tmp_path: Path) -> None:
     """It fails before a worker starts, because the supervisor would restart that worker indefinitely."""
-    with pytest.raises(TargetError) as refusal, running_service(tmp_path / "log", workers="2"):
+    with pytest.raises(TargetError) as refusal, running_service(tmp_path / "log", threads="1", lanes="2"):
         pass
     log = (tmp_path / "log").read_text()
-    assert "UIE_WORKERS=2 needs UIE_QDRANT_URL" in str(refusal.value)
+    assert "UIE_LANES=2 exceeds UIE_THREADS=1" in str(refusal.value)
     assert "Traceback" not in log
 
 

@@ -50,7 +50,7 @@ async def started(data_dir: Path, **settings: Any) -> AsyncIterator[tuple[Core, 
     core = Core(Settings(data_dir=data_dir, **settings))
     await core.start()
     yield core, httpx.ASGITransport(Envelope(create_app(core), core))
-    await asyncio.to_thread(core.close)
+    await core.close()
 
 
 async def test_another_models_vectors_have_the_fingerprint_of_their_index(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ async def test_a_fixed_batch_is_respected_and_reported(
         assert (info["batch"], info["limits"]["max_batch"]) == (1, 1)
         batches = [(model["batch"], model["max_batch"]) for model in info["models"]]
         assert batches == [(1, 1), ("dynamic", 8)]
-    await asyncio.to_thread(core.close)
+    await core.close()
     assert len(embedded) == 6
     assert "fixed batch of 1" in caplog.text
     assert "inference failed" not in caplog.text

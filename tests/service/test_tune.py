@@ -40,6 +40,18 @@ def test_the_tuned_settings_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.threads, settings.lanes, settings.max_batch) == (2, tuned.lanes, 4)
 
 
+@pytest.mark.parametrize(("threads", "cpus"), [("2", 4), ("", 5)])
+def test_workers_share_the_cpus_once(monkeypatch: pytest.MonkeyPatch, threads: str, cpus: int) -> None:
+    """The threads in the settings are those of a worker."""
+    for module in ("service.settings", "service.tune"):
+        monkeypatch.setattr(f"{module}.usable_cpus", lambda: 5)
+    monkeypatch.setenv("UIE_THREADS", threads)
+    settings = Settings(workers=2, qdrant_url="http://127.0.0.1:6333")
+    effort = Effort(batches=(4,), rounds=1, point_s=0.01, trial_s=0.1)
+    tuned = tune(settings, None, Console(quiet=True), effort)
+    assert tuned.threads == cpus // tuned.workers
+
+
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no image"):
         tune(Settings(), tmp_path, Console(quiet=True))

@@ -3,8 +3,8 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from service.core import Core
 from service.errors import StartupError
 from service.http.app import create_app
 from service.http.envelope import Envelope
-from service.index import IndexWorker
 from service.inference.encoder import Encoder
 from service.settings import Settings
 from tests.support.images import encode, noise
+from tests.support.indexes import occupied
 from tests.support.live import PNG, TRUNCATED, problem_of, uri
 from tests.support.waiting import until
 
@@ -54,7 +54,7 @@ async def serving(data_dir: Path) -> AsyncIterator[tuple[Core, httpx.AsyncClient
     transport = httpx.ASGITransport(Envelope(create_app(core), core))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=300) as client:
         yield core, client
-    await asyncio.to_thread(core.close)
+    await core.close()
 
 
 def encoder_of(core: Core) -> Faulty:
@@ -73,15 +73,6 @@ async def fail_and_pass_a_check(core: Core) -> None:
     await fail_a_check(core)
     encoder_of(core).wrong = False
     await core.model().golden.check()
-
-
-@contextmanager
-def busy(index: IndexWorker) -> Iterator[None]:
-    """Keeps the index's thread from its other calls."""
-    released = threading.Event()
-    index._thread.submit(released.wait, 60)
-    yield
-    released.set()
 
 
 @pytest.mark.parametrize("path", ["/v1/items", "/v1/embed/batch"])
@@ -115,7 +106,7 @@ async def test_an_embedding_that_waits_for_the_index_is_checked_again(tmp_path: 
     images, rows = [("images", ("name", IMAGE))], json.dumps([{"id": "a", **QUERY}])
     async with serving(tmp_path) as (core, client):
         vector = np.eye(64)[0].tolist()
-        with busy(core.index):
+        async with occupied(core.index):
             requests = [
                 client.put("/v1/items/a", params=QUERY, content=IMAGE, headers=PNG),
                 client.post("/v1/search", content=IMAGE, headers=PNG),

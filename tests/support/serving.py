@@ -1,6 +1,5 @@
 """The app in this process, with a client that calls it directly."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,4 +28,4 @@ async def serving(
         transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=LIMIT_S
     ) as client:
         yield core, client
-    await asyncio.to_thread(core.close)
+    await core.close()

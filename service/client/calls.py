@@ -16,11 +16,16 @@ Vector = NDArray[np.float32]
 _MAX_IDS_IN_URL = 20
 
 
+_STANDARD = ("type", "title", "status", "detail")  # of RFC 9457, without `instance`
+
+
 class Problem(Exception):
     """An error response of the service; `members` is the RFC 9457 problem object."""
 
     def __init__(self, members: Mapping[str, Any]) -> None:
-        super().__init__(f"{members.get('status')} {members.get('type')}: {members.get('detail')}")
+        others = {name: value for name, value in members.items() if name not in _STANDARD}
+        more = f" {others}" if others else ""
+        super().__init__(f"{members.get('status')} {members.get('type')}: {members.get('detail')}{more}")
         self.members = dict(members)
         self.status = int(members.get("status", 0))
         self.type = str(members.get("type", ""))
@@ -68,14 +73,6 @@ class SearchResult:
 
 
 @dataclass(frozen=True)
-class DomainPage:
-    """Items by domain, and the last name if more domains follow."""
-
-    counts: dict[str, int]
-    next: str | None
-
-
-@dataclass(frozen=True)
 class Call(Generic[T]):
     """A request, and the conversion of its response."""
 
@@ -84,10 +81,21 @@ class Call(Generic[T]):
     read: Callable[[httpx.Response], T]
     arguments: dict[str, Any] = field(default_factory=dict)  # of httpx's `request`
     only: Callable[[list[int]], "Call[T]"] | None = None  # the same call for some rows of a bulk request
+    next_page: Callable[[httpx.Response], "Call[T] | None"] | None = None  # the last page's `read` has all
 
 
 def _raw(image: bytes) -> dict[str, Any]:
-    return {"content": image, "headers": {"Content-Type": "application/octet-stream"}}
+    return {"content": _bytes(image), "headers": {"Content-Type": "application/octet-stream"}}
+
+
+def _bytes(image: object) -> bytes:
+    if not isinstance(image, bytes):
+        raise TypeError('an image is its encoded bytes, as of Path("shoe.jpg").read_bytes()')
+    return image
+
+
+def _names(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
 
 
 def _params(model: str | None) -> dict[str, Any]:
@@ -116,10 +124,10 @@ def embed_many(images: Sequence[bytes], model: str | None = None) -> Call[list[V
 def search(
     query: bytes | Vector | str,
     k: int = 10,
-    domains: Sequence[str] = (),
+    domains: str | Sequence[str] = (),
     min_score: float = -1,
     exact: bool = False,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
 ) -> Call[SearchResult]:
     """Find the k nearest items of an encoded image, an embedding, or an indexed item's id.
 
@@ -133,12 +141,12 @@ def search(
         ]
         return SearchResult(hits, body["domains"])
 
-    params: dict[str, Any] = {"k": k, "domain": list(domains), "min_score": min_score, "exact": exact}
-    excluded = {"exclude": list(exclude)}
+    params: dict[str, Any] = {"k": k, "domain": _names(domains), "min_score": min_score, "exact": exact}
+    excluded = {"exclude": _names(exclude)}
     if isinstance(query, bytes):
         return Call("POST", "/v1/search", read, {"params": params | excluded, **_raw(query)})
     body: dict[str, Any] = {"id": query} if isinstance(query, str) else {"embedding": query.tolist()}
-    if len(exclude) > _MAX_IDS_IN_URL:
+    if len(excluded["exclude"]) > _MAX_IDS_IN_URL:
         body |= excluded
     else:
         params |= excluded
@@ -153,7 +161,8 @@ def put(
     payload: Mapping[str, Any] | None = None,
 ) -> Call[bool]:
     """Index an encoded image, or replace the item with this id. Returns True if the id is new."""
-    body = {"files": {"image": image}, "data": {"payload": json.dumps(payload)}} if payload else _raw(image)
+    form = {"files": {"image": _bytes(image)}, "data": {"payload": json.dumps(payload)}}
+    body = form if payload else _raw(image)
     arguments = {"params": {"domain": domain, "label": label}, **body}
     return Call("PUT", _item_path(id), lambda response: bool(response.json()["created"]), arguments)
 
@@ -192,14 +201,23 @@ def get(id: str) -> Call[Item]:  # noqa: A002
     return Call("GET", _item_path(id), read)
 
 
-def domains(after: str = "") -> Call[DomainPage]:
-    """Count the items of each domain whose name sorts after `after`."""
+def domains() -> Call[dict[str, int]]:
+    """Count the items of each domain."""
+    counts: dict[str, int] = {}
 
-    def read(response: httpx.Response) -> DomainPage:
-        body = response.json()
-        return DomainPage({domain["name"]: domain["items"] for domain in body["domains"]}, body.get("next"))
+    def read(response: httpx.Response) -> dict[str, int]:
+        counts.update({domain["name"]: domain["items"] for domain in response.json()["domains"]})
+        return counts
 
-    return Call("GET", "/v1/domains", read, {"params": {"after": after}} if after else {})
+    def next_page(response: httpx.Response) -> Call[dict[str, int]] | None:
+        read(response)
+        after = response.json().get("next")
+        return None if after is None else page({"params": {"after": after}})
+
+    def page(arguments: dict[str, Any]) -> Call[dict[str, int]]:
+        return Call("GET", "/v1/domains", read, arguments, next_page=next_page)
+
+    return page({})
 
 
 def delete(id: str) -> Call[bool]:  # noqa: A002
@@ -217,7 +235,7 @@ def _item_path(name: str) -> str:
 
 
 def _files(images: Sequence[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
-    return [("images", (str(number), image)) for number, image in enumerate(images)]
+    return [("images", (str(number), _bytes(image))) for number, image in enumerate(images)]
 
 
 def _results(read: Callable[[dict[str, Any]], T]) -> Callable[[httpx.Response], list[T | Problem]]:
