@@ -146,6 +146,34 @@ async def test_fetched_bytes_count_as_bytes_in_flight(
     embedding_of(await client.post("/v1/embed", json={"url": URL}))
 
 
+async def test_images_of_a_bulk_request_wait_for_the_bytes_of_others(
+    client: httpx.AsyncClient, network: FakeNetwork
+) -> None:
+    """One that did not fit was a 429 for the complete request, after others had been embedded."""
+    network.pages |= {"/a.png": answer(BMP), "/announced.png": announced}
+    waiting = asyncio.create_task(
+        client.post("/v1/embed", json={"url": "http://pics.example.org/announced.png"})
+    )
+    await requested(network, "/announced.png")  # and its 120,000 of 200,000 bytes are held
+    response = await client.post("/v1/embeddings", json={"input": [URL] * 6})
+    assert response.status_code == 200, response.text
+    assert len(response.json()["data"]) == 6
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    for _ in range(3):  # all bytes were released
+        embedding_of(await client.post("/v1/embed", json={"url": URL}))
+
+
+async def test_the_deadline_of_a_bulk_request_ends_the_wait_for_bytes(
+    client: httpx.AsyncClient, network: FakeNetwork
+) -> None:
+    network.pages["/a.png"] = announced
+    late = await client.post("/v1/embeddings", json={"input": [URL] * 6}, headers={"X-Deadline-Ms": "500"})
+    assert problem_of(late) == (504, "deadline-exceeded")
+    network.pages["/a.png"] = answer(BMP)
+    assert (await client.post("/v1/embeddings", json={"input": [URL] * 6})).status_code == 200
+
+
 async def test_a_fetch_counts_against_the_queue_limit(
     client: httpx.AsyncClient, network: FakeNetwork
 ) -> None:

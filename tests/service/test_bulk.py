@@ -99,11 +99,8 @@ def headers_of(path: str, length: int | None = None) -> dict[str, str]:
     return headers | ({} if length is None else {"Content-Length": str(length)})
 
 
-@pytest.mark.parametrize("reason", ["bulk", "queue", "deadline"])
 @pytest.mark.parametrize("path", PATHS)
-async def test_a_bulk_request_is_refused_before_its_body_is_read(
-    tmp_path: Path, path: str, reason: str
-) -> None:
+async def test_a_bulk_request_is_refused_before_its_body_is_read(tmp_path: Path, path: str) -> None:
     begun, finish, was_read = asyncio.Event(), asyncio.Event(), list[str]()
 
     async def slow() -> AsyncIterator[bytes]:
@@ -117,19 +114,18 @@ async def test_a_bulk_request_is_refused_before_its_body_is_read(
 
     async with serving(tmp_path, max_bytes_in_flight=2**21, queue_limit=1) as (core, client):
         pipeline, headers = core.model().pipeline, headers_of(path)
-        pipeline.batcher.seconds_per_image = 100
         first = asyncio.create_task(client.post(path, content=slow(), headers=headers_of(path, 2**20)))
         await begun.wait()
-        if reason == "deadline":
-            headers["X-Deadline-Ms"] = "50000"
-            pipeline._queue_limit = 2
-        with nullcontext() if reason == "bulk" else pipeline.counted():
-            refused = await client.post(path, content=other(), headers=headers)
-        assert problem_of(refused) == (429, "overloaded")
-        assert int(refused.headers["retry-after"]) >= 1
+        for reason in ("bulk", "queue", "deadline"):
+            if reason == "deadline":
+                headers["X-Deadline-Ms"] = "50000"
+                pipeline._queue_limit, pipeline.batcher.seconds_per_image = 2, 100
+            with nullcontext() if reason == "bulk" else pipeline.counted():
+                refused = await client.post(path, content=other(), headers=headers)
+            assert problem_of(refused) == (429, "overloaded")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert core.metrics.shed.labels("" if reason == "bulk" else NAME, reason)._value.get() == 1
         assert not was_read
-        model = "" if reason == "bulk" else NAME
-        assert core.metrics.shed.labels(model, reason)._value.get() == 1
         assert (await client.post("/v1/embed", content=IMAGE, headers=PNG)).status_code == 200
         finish.set()
         assert problem_of(await first)[0] == 400
@@ -152,15 +148,14 @@ async def test_several_images_wait_for_the_other_bulk_requests_and_one_does_not(
         assert int(response.headers["retry-after"]) == 60
 
 
-@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("length", [None, 2**20])
 async def test_bulk_requests_without_a_length_arrive_beside_others(
-    tmp_path: Path, path: str, length: int | None
+    tmp_path: Path, length: int | None
 ) -> None:
     """One of /v1/embeddings reserved all bytes of bulk requests, so one slow sender refused all others."""
-    begun, finish = asyncio.Event(), asyncio.Event()
+    finish = asyncio.Event()
 
-    async def slow() -> AsyncIterator[bytes]:
+    async def slow(begun: asyncio.Event) -> AsyncIterator[bytes]:
         begun.set()
         await finish.wait()
         yield bytes(length or 1)
@@ -168,11 +163,11 @@ async def test_bulk_requests_without_a_length_arrive_beside_others(
     async def other() -> AsyncIterator[bytes]:
         yield b"{}"
 
-    async with serving(tmp_path) as (_, client):
-        first = asyncio.create_task(client.post(path, content=slow(), headers=headers_of(path, length)))
-        await begun.wait()
-        for _ in range(3):
+    async with serving(tmp_path) as (_, client), asyncio.TaskGroup() as requests:
+        for path in PATHS:
+            begun = asyncio.Event()
+            requests.create_task(client.post(path, content=slow(begun), headers=headers_of(path, length)))
+            await begun.wait()
             answer = await client.post(path, content=other(), headers=headers_of(path))
             assert problem_of(answer) == (400, "invalid-request")
         finish.set()
-        await first

@@ -153,39 +153,58 @@ async def test_a_bulk_request_acquires_its_body_before_it_is_read() -> None:
         body.admit_bulk()
 
 
-async def test_a_bulk_request_without_a_length_acquires_the_largest_body_until_it_arrived() -> None:
+async def test_a_bulk_request_without_a_length_acquires_a_part_and_more_as_it_arrives() -> None:
     mega = 2**20
-    messages: list[Message] = [{"type": "http.request", "body": bytes(mega)}]
+    entrance = intake(128 * mega, 100 * mega)  # a part is 2 MB, and all of them share 64
+    client = Client(bytes(20 * mega), bytes(30 * mega), b"")
+    with Body(entrance, sized(40 * mega), client.receive) as other:
+        with Body(entrance, NO_HEADERS, client.receive) as body:
+            body.admit_bulk()
+            await body.receive()
+            with pytest.raises(Overloaded, match="bulk"):
+                other.admit_bulk()  # 8 MB are free for smaller ones
+            with contextlib.ExitStack() as small:
+                for length in (2 * mega,) * 20:
+                    small.enter_context(Body(entrance, sized(length), client.receive)).admit_bulk()
+                with pytest.raises(Overloaded, match="bulk"):  # 50 MB do not fit
+                    await body.receive()
+        other.admit_bulk()  # all of it was released
 
-    async def receive() -> Message:
-        return messages.pop()
 
-    entrance = intake(60 * mega, 20 * mega)
-    with Body(entrance, NO_HEADERS, receive) as body, Body(entrance, NO_HEADERS, receive) as other:
+async def test_a_bulk_request_without_a_length_that_is_alone_is_not_refused() -> None:
+    mega = 2**20
+    entrance = intake(32 * mega, 100 * mega)
+    client = Client(*[bytes(10 * mega)] * 5)
+    with Body(entrance, NO_HEADERS, client.receive) as body:
         body.admit_bulk()
-        with pytest.raises(Overloaded, match="bulk"):
-            other.admit_bulk()
-        await body.receive()
-        other.admit_bulk()
+        for _ in range(5):
+            assert len((await body.receive())["body"]) == 10 * mega
+        with pytest.raises(Overloaded), Body(entrance, sized(1), client.receive):
+            pass
 
 
 async def test_large_bulk_requests_that_arrive_slowly_leave_room_for_small_ones() -> None:
     """Two slow ones without a Content-Length stopped all others for a minute."""
     mega = 2**20
-    entrance, client = intake(1024 * mega, 256 * mega), Client()
-    with contextlib.ExitStack() as slow:
-        for headers in (NO_HEADERS, NO_HEADERS, sized(256 * mega), sized(100 * mega), sized(17 * mega)):
+    entrance, silent = intake(1024 * mega, 256 * mega), Client()
+    slow = [(NO_HEADERS, 1, 0), (NO_HEADERS, 1.75, 0), (NO_HEADERS, 1, 250), (NO_HEADERS, 1, 100)]
+    slow += [(sized(length * mega), 1, 0) for length in (256, 100, 17)]
+    with contextlib.ExitStack() as bodies:
+        for headers, weight, arrived in slow:
+            client = Client(bytes(arrived * mega))
             with contextlib.suppress(Overloaded):
-                slow.enter_context(Body(entrance, headers, client.receive)).admit_bulk()
-        for _ in range(4):
-            slow.enter_context(Body(entrance, sized(16 * mega), client.receive)).admit_bulk()
+                body = bodies.enter_context(Body(entrance, headers, client.receive, weight))
+                body.admit_bulk()
+                await body.receive()
+        for headers in (sized(16 * mega), NO_HEADERS) * 2:
+            bodies.enter_context(Body(entrance, headers, silent.receive)).admit_bulk()
 
 
 async def test_a_bulk_request_of_weight_acquires_it_before_its_body_is_read() -> None:
     mega = 2**20
     entrance, client = intake(80 * mega, 20 * mega), Client(bytes(20 * mega))
     with (
-        Body(entrance, NO_HEADERS, client.receive, weight=1.75) as body,
+        Body(entrance, sized(20 * mega), client.receive, weight=1.75) as body,
         Body(entrance, NO_HEADERS, client.receive) as other,
     ):
         body.admit_bulk()
@@ -193,6 +212,18 @@ async def test_a_bulk_request_of_weight_acquires_it_before_its_body_is_read() ->
             while True:
                 other.acquire(mega)
         assert len((await body.receive())["body"]) == 20 * mega
+
+
+async def test_bytes_are_released_when_the_response_starts_unless_they_were_transferred() -> None:
+    entrance = intake()
+    with Body(entrance, sized(60), Client().receive) as body, Body(entrance, sized(40), Client().receive):
+        body.release()
+        with Body(entrance, sized(60), Client().receive) as other:
+            write = other.transfer()
+        with pytest.raises(Overloaded), Body(entrance, sized(1), Client().receive):
+            pass
+        write.close()
+    assert entrance.budget.acquire(100)
 
 
 async def test_a_slow_body_times_out() -> None:
