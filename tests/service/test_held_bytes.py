@@ -1,7 +1,6 @@
 """Bytes in flight: released when the response starts, and held until an abandoned write ends."""
 
 import asyncio
-import threading
 from pathlib import Path
 
 import httpx
@@ -9,28 +8,15 @@ import pytest
 from starlette.types import Message
 
 from service.core import Core
-from service.index import Item
 from tests.support.images import encode, noise
+from tests.support.indexes import occupied
 from tests.support.live import PNG, embedding_of, problem_of
 from tests.support.serving import serving
-from tests.support.waiting import LIMIT_S, until
+from tests.support.waiting import until
 
 MEGA = 2**20
 IMAGE = encode(noise(1, 32, 32))
 VECTOR = [0.125] * 64
-
-
-def blocked(core: Core) -> threading.Event:
-    """Stop the writes of the index until the event is set."""
-    gate, index = threading.Event(), core.index._index
-    upsert = index.upsert
-
-    def wait(items: list[Item]) -> None:
-        assert gate.wait(LIMIT_S)
-        upsert(items)
-
-    index.upsert = wait  # type: ignore[assignment,method-assign]
-    return gate
 
 
 async def abandoned(core: Core, client: httpx.AsyncClient, body: object) -> None:
@@ -56,13 +42,12 @@ def bulk(name: str, payload_bytes: int = 0) -> dict[str, object]:
 async def test_abandoned_writes_hold_their_bytes(tmp_path: Path) -> None:
     """They queued without limit: the service had released the bytes at the 504, or at the disconnect."""
     async with serving(tmp_path, max_bytes_in_flight=8 * MEGA) as (core, client):
-        gate = blocked(core)
-        for number in range(3):  # each counts as 1 MB of the 4 MB, and a part must stay free
-            await abandoned(core, client, bulk(str(number), 60_000))
-        refused = await client.post("/v1/items", json=bulk("refused"))
-        assert problem_of(refused) == (429, "overloaded")
-        assert core.metrics.shed.labels("", "bulk")._value.get() == 1
-        gate.set()
+        async with occupied(core.index):
+            for number in range(3):  # each counts as 1 MB of the 4 MB, and a part must stay free
+                await abandoned(core, client, bulk(str(number), 60_000))
+            refused = await client.post("/v1/items", json=bulk("refused"))
+            assert problem_of(refused) == (429, "overloaded")
+            assert core.metrics.shed.labels("", "bulk")._value.get() == 1
         await until(lambda: core.index._calls == 0)
         assert (await client.post("/v1/items", json=bulk("3"))).json() == {"results": [{"id": "3"}]}
         assert await core.index.counts() == (4, 0)
@@ -73,13 +58,12 @@ async def test_a_bulk_upload_is_refused_before_it_is_read_if_the_index_is_full(
     tmp_path: Path, kind: str
 ) -> None:
     async with serving(tmp_path, queue_limit=2) as (core, client):
-        gate = blocked(core)
-        for number in range(2):
-            await abandoned(core, client, bulk(str(number)))
-        refused = await client.post("/v1/items", content=b"not read", headers={"Content-Type": kind})
-        assert problem_of(refused) == (429, "overloaded")
-        assert core.metrics.shed.labels("", "index")._value.get() == 1
-        gate.set()
+        async with occupied(core.index):
+            for number in range(2):
+                await abandoned(core, client, bulk(str(number)))
+            refused = await client.post("/v1/items", content=b"not read", headers={"Content-Type": kind})
+            assert problem_of(refused) == (429, "overloaded")
+            assert core.metrics.shed.labels("", "index")._value.get() == 1
         await until(lambda: core.index._calls == 0)
 
 
@@ -110,7 +94,7 @@ async def test_a_response_that_waits_for_the_client_holds_no_bytes(tmp_path: Pat
         }
         transport = client._transport
         assert isinstance(transport, httpx.ASGITransport)
-        waiting = asyncio.create_task(transport.app({**scope, "raw_path": b"/v1/embed"}, receive, send))
+        waiting = asyncio.ensure_future(transport.app({**scope, "raw_path": b"/v1/embed"}, receive, send))
         await started.wait()
         embedding_of(await client.post("/v1/embed", content=body, headers=PNG))
         read.set()
