@@ -17,7 +17,7 @@ class Search(msgspec.Struct, tag=True, array_like=True, frozen=True):
 
 
 class Upsert(msgspec.Struct, tag=True, array_like=True, frozen=True):
-    """Adds or replaces items; of equal ids the last counts. Returns True for each new id."""
+    """Adds or replaces items with distinct ids. Returns the ids that existed."""
 
     items: Sequence[Item]
 
@@ -45,7 +45,7 @@ class Counts(msgspec.Struct, tag=True, array_like=True, frozen=True):
 Command = Search | Upsert | Get | Delete | Domains | Counts
 RESULTS: dict[type, Any] = {
     Search: list[Hit],
-    Upsert: list[bool],
+    Upsert: set[str],
     Get: Item | None,
     Delete: bool,
     Domains: dict[str, int],
@@ -59,7 +59,7 @@ def run(index: VectorIndex, command: Command) -> Any:
         case Search(query):
             return _search(index, query)
         case Upsert(items):
-            return _upsert(index, items)
+            return index.upsert(items)
         case Get(item_id):
             return index.get(item_id)
         case Delete(item_id):
@@ -85,9 +85,3 @@ def _search(index: VectorIndex, query: Query) -> list[Hit]:
             domains=unknown,
         )
     return hits
-
-
-def _upsert(index: VectorIndex, items: Sequence[Item]) -> list[bool]:
-    last = {item.id: item for item in items}
-    replaced = index.upsert(list(last.values()))
-    return [item.id not in replaced for item in items]

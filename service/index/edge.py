@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import qdrant_edge as edge
 from qdrant_edge import EdgeShard, UpdateOperation
@@ -21,12 +21,7 @@ from service.index import base
 from service.index.base import Candidates, IndexedItem, Item, Nearest, PointId, Query, Stats
 from service.settings import Quantization
 
-T = TypeVar("T")
-
 GRAPH_FROM_ITEMS = 40_000  # where a graph begins to pay off at 64 dimensions; the engine's default
-# Of items with payloads in one call, which holds Python's lock: 1,000 payloads of 16 KB take 90 ms to write
-# and up to 130 ms to look up; 32 of 60 KB take 13 ms.
-_PART = 32
 _EF_CONSTRUCT = 100  # the engine's default, like m = 16
 _UNKNOWN_TIME = "9999-12-31T23:59:59+00:00"  # when an older version built the graph: all items count as in it
 _Config = edge.ScalarQuantizationConfig | edge.TurboQuantQuantizationConfig | None
@@ -82,12 +77,11 @@ class EdgeIndex:
 
     def upsert(self, items: Sequence[Item]) -> set[str]:
         replaced = self._payloads([item.id for item in items])
-        for part in _parts(items):
-            points = [
-                edge.Point(base.point_id(item.id), item.embedding.tolist(), base.payload_of(item))
-                for item in part
-            ]
-            self._shard.update(UpdateOperation.upsert_points(points))
+        points = [
+            edge.Point(base.point_id(item.id), item.embedding.tolist(), base.payload_of(item))
+            for item in items
+        ]
+        self._shard.update(UpdateOperation.upsert_points(points))
         self._domains.update(item.domain for item in items)
         return self._subtract(replaced)
 
@@ -168,14 +162,9 @@ class EdgeIndex:
 
     def _payloads(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """Return the fields `INDEXED_FIELDS` of those of the items that exist."""
-        return [
-            record.payload
-            for part in _parts(list(dict.fromkeys(ids)))
-            for record in self._shard.retrieve(
-                [base.point_id(i) for i in part], base.INDEXED_FIELDS, with_vector=False
-            )
-            if record.payload
-        ]
+        points: list[PointId] = [base.point_id(i) for i in ids]
+        records = self._shard.retrieve(points, with_payload=base.INDEXED_FIELDS, with_vector=False)
+        return [record.payload for record in records if record.payload]
 
     def _subtract(self, payloads: Sequence[dict[str, Any]]) -> set[str]:
         """Count items as deleted or replaced. Return their ids."""
@@ -225,10 +214,6 @@ def build_graph(folder: Path, dim: int, quantization: Quantization, from_items: 
         info = shard.info()
         shard.close()
     return info.points_count, info.indexed_vectors_count
-
-
-def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (rows[start : start + _PART] for start in range(0, len(rows), _PART))
 
 
 @contextmanager

@@ -104,6 +104,8 @@ class IndexProcess:
                 pause_s = min(2 * pause_s, longest_s)
                 try:
                     self._process = self._start()
+                    if self._stopping.is_set():  # meanwhile
+                        self._process.terminate()
                     break
                 except StartupError as error:
                     _log.error("the index process does not start: %s", error)
