@@ -1,35 +1,35 @@
 """Bytes in flight: released when the response starts, and held until an abandoned write ends."""
 
 import asyncio
-import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from starlette.types import Message
+from starlette.types import ASGIApp, Message
 
 from service.core import Core
-from service.index import Item
+from service.index.commands import Command
 from tests.support.images import encode, noise
 from tests.support.live import PNG, embedding_of, problem_of
 from tests.support.serving import serving
-from tests.support.waiting import LIMIT_S, until
+from tests.support.waiting import until
 
 MEGA = 2**20
 IMAGE = encode(noise(1, 32, 32))
 VECTOR = [0.125] * 64
 
 
-def blocked(core: Core) -> threading.Event:
-    """Stop the writes of the index until the event is set."""
-    gate, index = threading.Event(), core.index._index
-    upsert = index.upsert
+def blocked(core: Core, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Stop the commands of the index until the event is set."""
+    gate, link = asyncio.Event(), core.index._link
+    run = link.run
 
-    def wait(items: list[Item]) -> None:
-        assert gate.wait(LIMIT_S)
-        upsert(items)
+    async def wait(command: Command) -> Any:
+        await gate.wait()
+        return await run(command)
 
-    index.upsert = wait  # type: ignore[assignment,method-assign]
+    monkeypatch.setattr(link, "run", wait)
     return gate
 
 
@@ -53,10 +53,10 @@ def bulk(name: str, payload_bytes: int = 0) -> dict[str, object]:
     return {"items": [item]}
 
 
-async def test_abandoned_writes_hold_their_bytes(tmp_path: Path) -> None:
+async def test_abandoned_writes_hold_their_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They queued without limit: the service had released the bytes at the 504, or at the disconnect."""
     async with serving(tmp_path, max_bytes_in_flight=8 * MEGA) as (core, client):
-        gate = blocked(core)
+        gate = blocked(core, monkeypatch)
         for number in range(3):  # each counts as 1 MB of the 4 MB, and a part must stay free
             await abandoned(core, client, bulk(str(number), 60_000))
         refused = await client.post("/v1/items", json=bulk("refused"))
@@ -70,10 +70,10 @@ async def test_abandoned_writes_hold_their_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
 async def test_a_bulk_upload_is_refused_before_it_is_read_if_the_index_is_full(
-    tmp_path: Path, kind: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     async with serving(tmp_path, queue_limit=2) as (core, client):
-        gate = blocked(core)
+        gate = blocked(core, monkeypatch)
         for number in range(2):
             await abandoned(core, client, bulk(str(number)))
         refused = await client.post("/v1/items", content=b"not read", headers={"Content-Type": kind})
@@ -81,6 +81,10 @@ async def test_a_bulk_upload_is_refused_before_it_is_read_if_the_index_is_full(
         assert core.metrics.shed.labels("", "index")._value.get() == 1
         gate.set()
         await until(lambda: core.index._calls == 0)
+
+
+async def respond(app: ASGIApp, *arguments: Any) -> None:
+    await app(*arguments)
 
 
 async def test_a_response_that_waits_for_the_client_holds_no_bytes(tmp_path: Path) -> None:
@@ -110,8 +114,8 @@ async def test_a_response_that_waits_for_the_client_holds_no_bytes(tmp_path: Pat
         }
         transport = client._transport
         assert isinstance(transport, httpx.ASGITransport)
-        waiting = asyncio.create_task(transport.app({**scope, "raw_path": b"/v1/embed"}, receive, send))
-        await started.wait()
-        embedding_of(await client.post("/v1/embed", content=body, headers=PNG))
-        read.set()
-        await waiting
+        async with asyncio.TaskGroup() as requests:
+            requests.create_task(respond(transport.app, scope, receive, send))
+            await started.wait()
+            embedding_of(await client.post("/v1/embed", content=body, headers=PNG))
+            read.set()
