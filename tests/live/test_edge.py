@@ -104,7 +104,7 @@ def test_another_host_is_refused_except_by_probes(http: httpx.Client, host: str)
 
 
 @pytest.mark.parametrize("path", ["/embed", "/search"])
-def test_bentoml_has_no_endpoints_of_its_own(http: httpx.Client, path: str) -> None:
+def test_bentomls_native_endpoints_do_not_exist(http: httpx.Client, path: str) -> None:
     assert problem_of(http.post(path, files={"image": IMAGE})) == (404, "not-found")
 
 
