@@ -1,5 +1,5 @@
 # `make demo` and `make test` need nothing else. `PORT` sets the port, `UIE_*` the service.
-.PHONY: demo serve test lint fuzz lock env test-env clean
+.PHONY: demo serve test test-qdrant lint fuzz lock env test-env clean
 .DELETE_ON_ERROR:
 
 export BENTOML_DO_NOT_TRACK := true
@@ -26,6 +26,12 @@ serve: env
 test: test-env
 	$(MAKE) --no-print-directory lint
 	$(PYTHON) -m pytest --durations=20
+
+# The index on a real Qdrant server, for example `docker run -p 6333:6333 qdrant/qdrant`. It makes and deletes
+# collections named `test-*`.
+QDRANT_URL ?= http://127.0.0.1:6333
+test-qdrant: test-env
+	QDRANT_URL=$(QDRANT_URL) $(PYTHON) -m pytest tests/service/test_index.py
 
 # Without service processes, torch and network; tests/conftest.py has the rule.
 .PHONY: test-unit

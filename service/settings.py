@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=MAX_EF,
-        description="Candidates of an HNSW search, at least k + 8. None: engine default.",
+        description="Candidates of an HNSW search, at least k + 8. None: by the index's size.",
     )
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(

@@ -77,6 +77,7 @@ class Nearest:
     limit: int
     exact: bool
     ef: int  # candidates, if the search uses a graph
+    acorn: bool = False  # follow links across points that do not match
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,7 @@ class EdgeIndex:
                     hnsw_ef=request.ef,
                     exact=request.exact,
                     quantization=edge.QuantizationSearchParams(rescore=True, oversampling=base.OVERSAMPLING),
-                    acorn=edge.AcornSearchParams(True, max_selectivity=1),
+                    acorn=edge.AcornSearchParams(request.acorn, max_selectivity=1),
                 ),
                 with_payload=False,
                 with_vector=True,

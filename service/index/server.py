@@ -115,7 +115,7 @@ class ServerIndex:
                 exact=request.exact,
                 hnsw_ef=request.ef,
                 quantization=models.QuantizationSearchParams(rescore=True, oversampling=base.OVERSAMPLING),
-                acorn=models.AcornSearchParams(enable=True, max_selectivity=1),
+                acorn=models.AcornSearchParams(enable=request.acorn, max_selectivity=1),
             ),
             limit=request.limit,
             with_payload=False,

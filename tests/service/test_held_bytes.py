@@ -2,15 +2,14 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from starlette.types import ASGIApp, Message
+from starlette.types import Message
 
 from service.core import Core
-from service.index.commands import Command
 from tests.support.images import encode, noise
+from tests.support.indexes import occupied
 from tests.support.live import PNG, embedding_of, problem_of
 from tests.support.serving import serving
 from tests.support.waiting import until
@@ -18,19 +17,6 @@ from tests.support.waiting import until
 MEGA = 2**20
 IMAGE = encode(noise(1, 32, 32))
 VECTOR = [0.125] * 64
-
-
-def blocked(core: Core, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Stop the commands of the index until the event is set."""
-    gate, link = asyncio.Event(), core.index._link
-    run = link.run
-
-    async def wait(command: Command) -> Any:
-        await gate.wait()
-        return await run(command)
-
-    monkeypatch.setattr(link, "run", wait)
-    return gate
 
 
 async def abandoned(core: Core, client: httpx.AsyncClient, body: object) -> None:
@@ -53,16 +39,15 @@ def bulk(name: str, payload_bytes: int = 0) -> dict[str, object]:
     return {"items": [item]}
 
 
-async def test_abandoned_writes_hold_their_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_abandoned_writes_hold_their_bytes(tmp_path: Path) -> None:
     """They queued without limit: the service had released the bytes at the 504, or at the disconnect."""
     async with serving(tmp_path, max_bytes_in_flight=8 * MEGA) as (core, client):
-        gate = blocked(core, monkeypatch)
-        for number in range(3):  # each counts as 1 MB of the 4 MB, and a part must stay free
-            await abandoned(core, client, bulk(str(number), 60_000))
-        refused = await client.post("/v1/items", json=bulk("refused"))
-        assert problem_of(refused) == (429, "overloaded")
-        assert core.metrics.shed.labels("", "bulk")._value.get() == 1
-        gate.set()
+        async with occupied(core.index):
+            for number in range(3):  # each counts as 1 MB of the 4 MB, and a part must stay free
+                await abandoned(core, client, bulk(str(number), 60_000))
+            refused = await client.post("/v1/items", json=bulk("refused"))
+            assert problem_of(refused) == (429, "overloaded")
+            assert core.metrics.shed.labels("", "bulk")._value.get() == 1
         await until(lambda: core.index._calls == 0)
         assert (await client.post("/v1/items", json=bulk("3"))).json() == {"results": [{"id": "3"}]}
         assert await core.index.counts() == (4, 0)
@@ -70,21 +55,16 @@ async def test_abandoned_writes_hold_their_bytes(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
 async def test_a_bulk_upload_is_refused_before_it_is_read_if_the_index_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, kind: str
 ) -> None:
     async with serving(tmp_path, queue_limit=2) as (core, client):
-        gate = blocked(core, monkeypatch)
-        for number in range(2):
-            await abandoned(core, client, bulk(str(number)))
-        refused = await client.post("/v1/items", content=b"not read", headers={"Content-Type": kind})
-        assert problem_of(refused) == (429, "overloaded")
-        assert core.metrics.shed.labels("", "index")._value.get() == 1
-        gate.set()
+        async with occupied(core.index):
+            for number in range(2):
+                await abandoned(core, client, bulk(str(number)))
+            refused = await client.post("/v1/items", content=b"not read", headers={"Content-Type": kind})
+            assert problem_of(refused) == (429, "overloaded")
+            assert core.metrics.shed.labels("", "index")._value.get() == 1
         await until(lambda: core.index._calls == 0)
-
-
-async def respond(app: ASGIApp, *arguments: Any) -> None:
-    await app(*arguments)
 
 
 async def test_a_response_that_waits_for_the_client_holds_no_bytes(tmp_path: Path) -> None:
@@ -114,8 +94,8 @@ async def test_a_response_that_waits_for_the_client_holds_no_bytes(tmp_path: Pat
         }
         transport = client._transport
         assert isinstance(transport, httpx.ASGITransport)
-        async with asyncio.TaskGroup() as requests:
-            requests.create_task(respond(transport.app, scope, receive, send))
-            await started.wait()
-            embedding_of(await client.post("/v1/embed", content=body, headers=PNG))
-            read.set()
+        waiting = asyncio.ensure_future(transport.app({**scope, "raw_path": b"/v1/embed"}, receive, send))
+        await started.wait()
+        embedding_of(await client.post("/v1/embed", content=body, headers=PNG))
+        read.set()
+        await waiting

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,12 +34,30 @@ def in_memory_server(fingerprint: str = "model-a", client: QdrantClient | None =
     return ServerIndex(client or QdrantClient(":memory:"), "items", DIM, fingerprint)
 
 
-@pytest.fixture(params=["edge", "server"])
+# A real server takes part if there is one: `make test-qdrant`.
+SERVER_URL = os.environ.get("QDRANT_URL")
+
+
+def real_server() -> ServerIndex:
+    """A ServerIndex with a new collection on the server."""
+    client = QdrantClient(SERVER_URL, timeout=60, check_compatibility=False)
+    return ServerIndex(client, f"test-{uuid.uuid4()}", DIM, "model-a")
+
+
+@pytest.fixture(params=["edge", "stand-in", *(["server"] if SERVER_URL else [])])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorIndex]:
-    index: VectorIndex = (
-        EdgeIndex(tmp_path / "items", DIM, "model-a") if request.param == "edge" else in_memory_server()
-    )
+    index: VectorIndex
+    match request.param:
+        case "edge":
+            index = EdgeIndex(tmp_path / "items", DIM, "model-a")
+        case "stand-in":
+            index = in_memory_server()
+        case _:
+            index = real_server()
     yield index
+    if request.param == "server":
+        assert isinstance(index, ServerIndex)
+        index._client.delete_collection(index._collection)
     index.close()
 
 

@@ -31,6 +31,7 @@ class NoCollection(BaseHTTPRequestHandler):
     requests: list[str]
 
     def do_GET(self) -> None:
+        self.requests.append(f"{self.command} {self.path}")  # before the client has the response
         result = {"exists": False} if self.command == "GET" else True
         version = {"title": "qdrant", "version": metadata.version("qdrant-client")}
         body = json.dumps({**version, "result": result, "status": "ok"}).encode()
@@ -39,7 +40,6 @@ class NoCollection(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-        self.requests.append(f"{self.command} {self.path}")
 
     do_PUT = do_GET  # noqa: N815 (the name that http.server calls)
 

@@ -58,7 +58,7 @@ FALLING = [0.9 - n / 1000 for n in range(300)]
 def test_the_best_are_ranked_by_the_stored_vectors() -> None:
     engine = Engine([0.1, 0.5, 0.3] + [0.0 - n / 100 for n in range(8)])
     assert [point for point, _ in engine.run(Query(NORTH, 3), stats())] == ["p1", "p2", "p0"]
-    assert engine.requests == [Nearest(11, False, 1545)]  # 15 times the cube root of a million, and 3% for k
+    assert engine.requests == [Nearest(11, False, 1484)]  # 14 times the cube root of a million, and 6% for k
 
 
 def test_an_index_without_a_graph_is_searched_once() -> None:
@@ -90,19 +90,19 @@ def test_the_first_request_is_the_cheaper_that_finds_enough(query: Query, sizes:
 
 def test_a_filter_takes_more_candidates_and_one_of_all_items_does_not() -> None:
     sizes = stats(a=400_000, b=600_000)
-    efs = [
-        request.ef
+    plans = [
+        (request.ef, request.acorn)
         for domains in ((), ("b",), ("a", "b"))
         if isinstance(request := next(plan(Query(NORTH, 10, domains), sizes)), Nearest)
     ]
-    assert efs == [1650, 2420, 1650]
+    assert plans == [(1680, False), (2400, True), (1680, False)]
 
 
 def test_short_hits_of_a_graph_are_searched_again_exactly() -> None:
     engine = Engine([0.5], FALLING)
     ranked = engine.run(Query(NORTH, 10), stats())
     assert [point for point, _ in ranked] == [f"p{n}" for n in range(10)]
-    assert engine.requests == [Nearest(18, False, 1650), Nearest(18, True, 1650)]
+    assert engine.requests == [Nearest(18, False, 1680), Nearest(18, True, 1680)]
 
 
 def test_all_that_match_are_not_short() -> None:
@@ -130,7 +130,7 @@ def test_ties_that_fill_the_limit_are_searched_again_with_more_candidates() -> N
     engine = Engine([0.5] * 100, [0.5] * 100, names=names)
     ranked = engine.run(Query(NORTH, 5), stats())
     assert [point for point, _ in ranked] == ["p99", "p98", "p97", "p96", "p95"]
-    assert engine.requests[:2] == [Nearest(13, False, 1575), Nearest(104, True, 1575)]
+    assert engine.requests[:2] == [Nearest(13, False, 1540), Nearest(104, True, 1540)]
     assert [type(request) for request in engine.requests[2:]] == [ItemIds]
 
 
