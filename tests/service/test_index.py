@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +20,7 @@ from service.index.edge import EdgeIndex
 from service.index.planner import search
 from service.index.server import ServerIndex
 from tests.support.images import unit
-from tests.support.indexes import worker_of
+from tests.support.indexes import SERVER_URL, delete_collection, server_index, worker_of
 
 DIM = 8
 
@@ -34,16 +33,6 @@ def in_memory_server(fingerprint: str = "model-a", client: QdrantClient | None =
     return ServerIndex(client or QdrantClient(":memory:"), "items", DIM, fingerprint)
 
 
-# A real server takes part if there is one: `make test-qdrant`.
-SERVER_URL = os.environ.get("QDRANT_URL")
-
-
-def real_server() -> ServerIndex:
-    """A ServerIndex with a new collection on the server."""
-    client = QdrantClient(SERVER_URL, timeout=60, check_compatibility=False)
-    return ServerIndex(client, f"test-{uuid.uuid4()}", DIM, "model-a")
-
-
 @pytest.fixture(params=["edge", "stand-in", *(["server"] if SERVER_URL else [])])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorIndex]:
     index: VectorIndex
@@ -53,11 +42,10 @@ def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorInde
         case "stand-in":
             index = in_memory_server()
         case _:
-            index = real_server()
+            index = server_index(DIM, "model-a")
     yield index
     if request.param == "server":
-        assert isinstance(index, ServerIndex)
-        index._client.delete_collection(index._collection)
+        delete_collection(index)
     index.close()
 
 
@@ -177,26 +165,6 @@ def test_edge_recovers_from_an_interrupted_creation(tmp_path: Path) -> None:
     index = EdgeIndex(tmp_path / "items", DIM, "model-a")
     assert index.count() == 0
     index.close()
-
-
-def test_the_error_names_a_damaged_edge_index(tmp_path: Path) -> None:
-    EdgeIndex(tmp_path / "items", DIM, "model-a").close()
-    (tmp_path / "items" / "index.json").write_text("{")
-    with pytest.raises(StartupError, match=str(tmp_path)):
-        EdgeIndex(tmp_path / "items", DIM, "model-a")
-
-
-def test_a_foreign_server_collection_is_refused() -> None:
-    client = QdrantClient(":memory:")
-    client.create_collection("items", vectors_config={})
-    with pytest.raises(StartupError, match="not created by this service"):
-        in_memory_server(client=client)
-
-
-def test_an_unreachable_server_is_a_startup_error() -> None:
-    client = QdrantClient(url="http://127.0.0.1:9", timeout=1, check_compatibility=False)
-    with pytest.raises(StartupError, match="cannot open"):
-        in_memory_server(client=client)
 
 
 WRITER = """

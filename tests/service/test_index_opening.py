@@ -16,6 +16,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_edge import EdgeShard, UpdateOperation
 
 from service.__main__ import main
+from service.errors import StartupError
 from service.index import Item
 from service.index.edge import EdgeIndex
 from service.index.server import ServerIndex
@@ -133,3 +134,23 @@ def test_an_older_collection_gets_its_payload_indexes() -> None:
     ServerIndex(client, "items", 8, "m")
     assert client.created[2:] == [("indexed_at", False)]  # of many items it takes longer than a timeout
     assert client.schema["indexed_at"].enable_hnsw is False
+
+
+def test_the_error_names_a_damaged_edge_index(tmp_path: Path) -> None:
+    EdgeIndex(tmp_path / "items", 8, "model-a").close()
+    (tmp_path / "items" / "index.json").write_text("{")
+    with pytest.raises(StartupError, match=str(tmp_path)):
+        EdgeIndex(tmp_path / "items", 8, "model-a")
+
+
+def test_a_foreign_server_collection_is_refused() -> None:
+    client = QdrantClient(":memory:")
+    client.create_collection("items", vectors_config={})
+    with pytest.raises(StartupError, match="not created by this service"):
+        ServerIndex(client, "items", 8, "model-a")
+
+
+def test_an_unreachable_server_is_a_startup_error() -> None:
+    client = QdrantClient(url="http://127.0.0.1:9", timeout=1, check_compatibility=False)
+    with pytest.raises(StartupError, match="cannot open"):
+        ServerIndex(client, "items", 8, "model-a")
