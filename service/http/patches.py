@@ -32,12 +32,7 @@ from service.settings import Settings
 def apply(settings: Settings) -> None:
     """Patch the frameworks. Must run before BentoML builds its app."""
     _separate_metrics()
-
-    class Protocol(BoundedHeads):
-        keep_alive_s = settings.keep_alive_s
-
-    # uvicorn chooses its protocol by this table; BentoML leaves the choice to it.
-    HTTP_PROTOCOLS["auto"] = Protocol  # type: ignore[assignment]  # uvicorn also takes a class
+    _replace_protocol(settings)
     _stop_listening_first(Arbiter)
     # It sets a timer for each request and never cancels it: 3.6 KB stay allocated for ten minutes, 200 MB
     # at a hundred requests a second (decision 13).
@@ -58,6 +53,15 @@ def tracing(settings: Settings) -> Any:
 def flush_traces() -> None:
     """Export the last traces: workers end without their exit handlers."""
     BentoMLContainer.tracer_provider.get().shutdown()
+
+
+def _replace_protocol(settings: Settings) -> None:
+    """Replace the protocol that uvicorn chooses by this table; BentoML leaves the choice to it."""
+
+    class Protocol(BoundedHeads):
+        keep_alive_s = settings.keep_alive_s
+
+    HTTP_PROTOCOLS["auto"] = Protocol  # type: ignore[assignment]  # uvicorn also takes a class
 
 
 def _stop_listening_first(arbiter: type[Arbiter]) -> None:

@@ -167,12 +167,18 @@ def test_many_ids_are_excluded_in_the_body() -> None:
 def test_concurrent_uploads_are_complete(service: ServiceProcess, http: httpx.Client) -> None:
     """Ten uploads of 120 images: 324 of the 1,200 items were refused within responses of status 200."""
     images = [encode(noise(seed, 48, 48)) for seed in range(12)]
+    answers = list[httpx.Response]()
+
+    class Recording(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            answers.append(super().handle_request(request))
+            return answers[-1]
 
     def upload(number: int) -> list[Problem | None]:
         items = [
             NewItem(f"concurrent/{number}/{row}", images[row % 12], "concurrent", "l") for row in range(120)
         ]
-        with Client(service.url) as client:
+        with Client(service.url, transport=Recording()) as client:
             return client.put_many(items)
 
     singles = []
@@ -182,6 +188,7 @@ def test_concurrent_uploads_are_complete(service: ServiceProcess, http: httpx.Cl
             response = http.post("/v1/embed", content=images[0], headers=PNG)
             singles.append(response.status_code)
     assert [upload.result() for upload in uploads] == [[None] * 120] * 10
+    assert not [answer.text for answer in answers if answer.is_success and "error" in answer.text]
     assert singles
     assert set(singles) == {200}
     with Client(service.url, timeout_s=LIMIT_S) as client:

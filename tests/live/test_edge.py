@@ -103,6 +103,11 @@ def test_another_host_is_refused_except_by_probes(http: httpx.Client, host: str)
         assert http.get(path, headers={"Host": host}).is_success
 
 
+@pytest.mark.parametrize("path", ["/embed", "/search"])
+def test_bentomls_native_endpoints_do_not_exist(http: httpx.Client, path: str) -> None:
+    assert problem_of(http.post(path, files={"image": IMAGE})) == (404, "not-found")
+
+
 def test_an_asterisk_as_target_is_not_a_route(service: ServiceProcess) -> None:
     with closing(connected(service)) as connection:
         connection.sendall(b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

@@ -5,9 +5,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import uvicorn
 from starlette.types import Receive, Scope, Send
+from uvicorn.config import HTTP_PROTOCOLS
+from uvicorn.server import ServerState
 
+from service.http import patches
 from service.http.heads import BoundedHeads
+from service.settings import Settings
 from tests.support.served_app import served_app
 from tests.support.waiting import LIMIT_S
 
@@ -93,3 +98,17 @@ async def test_the_rest_of_an_answered_body_is_not_awaited_indefinitely() -> Non
         assert (await responded(connection, BODY)).startswith(REFUSAL)
         connection[1].write(b"x")
         assert await connection[0].read() == b""
+
+
+async def test_the_keep_alive_setting_applies_to_every_way_of_starting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`bentoml serve` ignored it: only `python -m service serve` passed it on."""
+    monkeypatch.setitem(HTTP_PROTOCOLS, "auto", HTTP_PROTOCOLS["auto"])
+    patches._replace_protocol(Settings(keep_alive_s=12))
+    config = uvicorn.Config(app, timeout_keep_alive=5)
+    config.load()
+    protocol = config.http_protocol_class
+    assert issubclass(protocol, BoundedHeads)
+    connection = protocol(config, ServerState(), {})
+    assert connection.timeout_keep_alive == 12

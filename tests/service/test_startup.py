@@ -9,11 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
 from benchmarks.errors import TargetError
-from benchmarks.targets.process import running_service
+from benchmarks.targets.process import running_module, running_service
 from service.__main__ import serve
 from service.errors import ManifestError, SettingsError, StartupError
 from service.inference.encoder import Encoder
@@ -21,6 +22,7 @@ from service.inference.images import decode
 from service.manifest import Manifest, fingerprint, load_canonical, load_manifest, sha256_of
 from service.settings import Settings, load_settings
 from tests.support.images import encode, noise
+from tests.support.waiting import LIMIT_S
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +96,7 @@ def test_the_variables_that_kubernetes_adds_for_a_service_are_ignored(
     ("host", "address"),
     [("::", "::"), ("::1", "::1"), ("localhost", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")],  # noqa: S104
 )
-def test_the_service_listens_on_an_address_of_either_family(
+def test_a_host_is_resolved_to_an_address_of_either_family(
     monkeypatch: pytest.MonkeyPatch, host: str, address: str
 ) -> None:
     commands: list[list[str]] = []
@@ -221,6 +223,15 @@ def test_the_command_reports_a_wrong_setting_without_a_traceback(tmp_path: Path)
     log = (tmp_path / "log").read_text()
     assert "UIE_LANES=2 exceeds UIE_THREADS=1" in str(refusal.value)
     assert "Traceback" not in log
+
+
+@pytest.mark.integration
+def test_the_service_listens_on_both_families(tmp_path: Path) -> None:
+    command, variables = ("service", "serve", "--host", "::"), {"UIE_DATA_DIR": str(tmp_path / "index")}
+    with running_module(tmp_path / "log", None, command, variables) as service:
+        port = service.url.rpartition(":")[2]
+        for host in ("[::1]", "127.0.0.1", "localhost"):
+            assert httpx.get(f"http://{host}:{port}/v1/domains", timeout=LIMIT_S).status_code == 200
 
 
 @pytest.mark.integration
