@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# qdrant-edge-py 0.9.0: after most points behind an HNSW graph were deleted, searches return too few hits.
+# qdrant-edge-py 0.9.0: after most points behind an HNSW graph were deleted, searches miss most neighbours.
 #
 # A search asks for the 10 nearest of the points that are left, thousands of them. One might expect 10 hits,
 # perhaps not the nearest ones. But deleted points stay in the graph until `optimize()`, and the search ends when
 # its candidates are exhausted: without an error, with a fraction of the nearest, and sometimes with fewer hits.
 #
 # Seen: 30,000 random unit vectors of 64 dimensions with a graph, default `ef`, 50 queries, 10 hits requested.
-# Recall@10 and mean number of hits by the share that was deleted: none .87 and 10; 50 % .73 and 10; 80 % .46 and
-# 9.5; 90 % .28 and 7.7, though 3,000 points are left; 95 % .14 and 10. With `exact=True` 1.00 and 10 in each
-# state, and after `optimize()` as well. With 60,000 clustered vectors every search was empty at 90 %.
+# Recall@10 by the share that was deleted: none .87; 50 % .73; 80 % .46; 90 % .28 to .35, though 3,000 points are
+# left; 95 % .14 to .17. The mean number of hits fell to 7.7 in a state that differed from run to run. With
+# `exact=True` 1.00 and 10 hits in each state, and after `optimize()` as well. With 60,000 clustered vectors every
+# search was empty at 90 %.
 #
 # Why it matters here: a gallery that is replaced item by item ends in this state. `service/index/planner.py`
 # counts the points of the graph that were removed, and searches exactly if their share is too large or if hits
@@ -77,8 +78,7 @@ shard.optimize()
 repaired = measure(before)
 print(f"after optimize(): recall@10 {repaired[0]:.2f}, hits {repaired[1]:.1f}")
 exact = all(result[2] > 0.99 and result[3] == K for result in results.values())
-few = results[0.9][0] < 0.5 and results[0.9][1] < 9.5
-same = results[0.0][0] > 0.8 and few and repaired[1] == K and exact
+same = results[0.0][0] > 0.75 and results[0.9][0] < 0.55 and repaired[0] > 0.99 and exact
 sys.exit(0 if same else "the behaviour has changed")
 PY
 "$folder/venv/bin/python" "$folder/deleted.py" "$folder"
