@@ -73,7 +73,7 @@ class Encoder:
             self._buckets: tuple[int, ...] = (self.fixed_batch,)
         else:
             self._buckets = buckets(max_batch) if provider != "cpu" else (1,)
-        for size in self._buckets:
+        for size in self._buckets if provider != "cpu" or self.fixed_batch else ():
             try:
                 self.encode(np.zeros((size, manifest.input_px, manifest.input_px, 3), dtype=np.uint8))
             except EncoderFailed as error:
