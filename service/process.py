@@ -91,14 +91,14 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def end_with_parent(parent: int) -> None:
-    """Let the kernel end this process when its parent dies, even if an engine holds Python's lock.
+def end_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Let the kernel send this process a signal when its parent dies, even if an engine holds Python's lock.
 
-    For processes that would keep the index open and have nothing to finish.
+    For processes that would keep the index open. SIGKILL: for those that have nothing to finish.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it died before this call
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), number)
 
 
 def end_with_supervisor() -> None:

@@ -20,6 +20,7 @@ from service.index import wire
 from service.index.base import VectorIndex
 from service.index.commands import Command, changes, run
 from service.index.edge import EdgeIndex
+from service.process import end_with_parent
 from service.settings import Quantization
 
 _FLUSH_S = 5.0  # at most this long after a write: the engine's log grows until then
@@ -95,7 +96,8 @@ def _report(line: str) -> None:
 
 def main() -> None:
     """Serve until SIGTERM. Prints `ready`, or the reason why the index cannot be opened."""
-    name, folder, dim, fingerprint, quantization = sys.argv[1:]
+    parent, name, folder, dim, fingerprint, quantization = sys.argv[1:]
+    end_with_parent(int(parent), signal.SIGTERM)
     socket = Path(name)
     try:
         index = EdgeIndex(Path(folder), int(dim), fingerprint, msgspec.convert(quantization, Quantization))

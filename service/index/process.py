@@ -20,13 +20,6 @@ _LASTED_S = 60  # a process that lived as long is restarted without a pause agai
 _STOP_S = 60  # to flush the index
 _ROOT = Path(__file__).resolve().parents[2]
 _log = logging.getLogger(__name__)
-# Before the module runs: the kernel sends SIGTERM when the parent dies (PR_SET_PDEATHSIG).
-_PROGRAM = (
-    "import ctypes, os, runpy, signal, sys\n"
-    "ctypes.CDLL(None).prctl(1, signal.SIGTERM)\n"
-    "os.getppid() == int(sys.argv.pop()) or sys.exit()\n"
-    "runpy.run_module('service.index.daemon', run_name='__main__', alter_sys=True)\n"
-)
 
 
 class IndexProcess:
@@ -75,7 +68,7 @@ class IndexProcess:
         """Start the process, and wait until it serves."""
         search_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, self.socket, *self._arguments, str(os.getpid())],
+            [sys.executable, "-m", "service.index.daemon", str(os.getpid()), self.socket, *self._arguments],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": search_path},
