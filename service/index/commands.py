@@ -77,9 +77,8 @@ def changes(command: Command) -> bool:
 
 def _search(index: VectorIndex, query: Query) -> list[Hit]:
     hits = search(index, query)
-    absent = sorted(set(query.domains) - {hit.item.domain for hit in hits})
-    unknown = [name for name in absent if name not in index.domains()] if absent else []
-    if unknown:
+    absent = set(query.domains) - {hit.item.domain for hit in hits}
+    if absent and (unknown := sorted(absent.difference(index.domains()))):
         raise UnknownDomain(
             f"no item is indexed in: {', '.join(unknown)[:200]}; GET /v1/domains lists the domains",
             domains=unknown,

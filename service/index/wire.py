@@ -12,7 +12,7 @@ from service.settings import Quantization
 
 _LENGTH_BYTES = 4
 # Errors of commands that the client of the service gets; all others mean that the index failed.
-_ERRORS: dict[str, type[ServiceError]] = {kind.slug: kind for kind in (UnknownDomain, IndexUnavailable)}
+_ERRORS: dict[str, type[ServiceError]] = {UnknownDomain.slug: UnknownDomain}
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True):
@@ -38,7 +38,7 @@ class Fault(msgspec.Struct, array_like=True, frozen=True):
 
     def error(self) -> ServiceError:
         """Return the error to raise."""
-        return _ERRORS[self.slug](self.detail, **self.members)
+        return _ERRORS.get(self.slug, IndexUnavailable)(self.detail, **self.members)
 
 
 class Response(msgspec.Struct, array_like=True, frozen=True):

@@ -86,16 +86,17 @@ class Encoder:
             session = self._wide if single else self._narrow
             self._running += 1
         try:
-            runs = [session.run(["embedding"], {"pixels": part})[0] for part in self._parts(pixels)]
+            parts = list(self._parts(pixels))
+            runs = [session.run(["embedding"], {"pixels": part})[0] for part in parts]
         except Exception as error:  # the bindings raise several unrelated classes
             raise EncoderFailed(f"inference failed on a batch of {len(pixels)}") from error
         finally:
             with self._lock:
                 self._running -= 1
-        embeddings = np.concatenate(runs)
-        if embeddings.shape[1:] != (self.manifest.dim,) or len(embeddings) < len(pixels):
-            raise EncoderFailed(f"{len(pixels)} images in, embeddings {embeddings.shape} out")
-        return np.asarray(embeddings[: len(pixels)], dtype=np.float32)
+        for part, run in zip(parts, runs, strict=True):
+            if run.shape != (len(part), self.manifest.dim):
+                raise EncoderFailed(f"{len(part)} images in, embeddings {run.shape} out")
+        return np.asarray(np.concatenate(runs)[: len(pixels)], dtype=np.float32)
 
     def _parts(self, pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
         """Yield the images of each run. Only the last run is padded."""

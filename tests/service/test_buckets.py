@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.errors import StartupError
+from service.errors import EncoderFailed, StartupError
 from service.inference.budget import Budget
 from service.inference.encoder import Encoder, buckets
 from service.inference.pipeline import Pipeline
@@ -101,3 +101,22 @@ def test_only_a_single_image_in_flight_uses_all_threads(zoo_model: Path, manifes
     encoder.encode(np.concatenate([image, image]))
     pipeline.close()
     assert {threads: session.sizes for threads, session in sessions.items()} == {4: [1], 2: [1, 1, 1]}
+
+
+class WideSession(Session):
+    """Returns two rows for each image."""
+
+    def run(self, names: list[str], feed: dict[str, NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        return [np.repeat(super().run(names, feed)[0], 2, axis=0)]
+
+
+@pytest.mark.parametrize("provider", ["cpu", "other"])
+def test_another_number_of_rows_than_images_is_an_error(
+    zoo_model: Path, manifest: Manifest, provider: str
+) -> None:
+    """The rows would go to the wrong images."""
+    session = WideSession(manifest)
+    with pytest.raises((EncoderFailed, StartupError), match="1 images in, embeddings"):
+        Encoder(zoo_model, manifest, provider, threads=1, session_factory=lambda *_: session).encode(
+            np.zeros((3, manifest.input_px, manifest.input_px, 3), dtype=np.uint8)
+        )
